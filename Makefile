@@ -1,0 +1,45 @@
+# make demo    set up .venv and train on the digits that come with scikit-learn: the run is in runs/demo
+# make test    set up .venv for developers, then lint, format check, types and tests
+# make clean   remove .venv and the tools' caches; runs and data stay
+#
+# Another Python:            make demo PYTHON=python3.12
+# Linux without a graphics card: pip's default PyTorch for Linux brings gigabytes of CUDA; the small build is
+#                            make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: demo install test clean
+
+demo: .venv/demo.stamp
+	rm -rf runs/demo
+	$(BIN)/forwardonly train --out runs/demo
+
+install: .venv/all.stamp
+
+test: .venv/all.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is older than the files it depends on when an installation is due, so a repeated call costs nothing.
+.venv/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing forwardonly and PyTorch into .venv (a minute or two)"
+	$(INSTALL) -e '.[sklearn]'
+	@touch $@
+
+.venv/all.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing forwardonly, PyTorch and the developer's tools into .venv (a minute or two)"
+	$(INSTALL) -e '.[all]'
+	@touch $@ .venv/demo.stamp
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "forwardonly needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv

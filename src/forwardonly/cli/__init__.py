@@ -1,0 +1,105 @@
+"""The command line: `forwardonly COMMAND [OPTIONS]`.
+
+A command is a module in this package with
+    options(argv) -> type          the dataclass of its options (`parse.Common` and its own fields)
+    run(options, screen) -> dict   does the work; the result is what `--json` prints
+    show(result, screen) -> None   draws the result for people
+and a line in COMMANDS. It is imported when it is called, so that help and mistakes do not wait for PyTorch.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from forwardonly.cli.parse import nearest, parse
+from forwardonly.cli.screen import Screen
+
+
+class Command(NamedTuple):
+    module: str
+    does: str
+
+
+COMMANDS = {
+    "train": Command("forwardonly.cli.train", "Train one network and save it as a run."),
+    "evaluate": Command("forwardonly.cli.evaluate", "Measure a run: accuracy, each block's own, confusion matrix."),
+    "predict": Command("forwardonly.cli.predict", "Classify images with a run."),
+    "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
+}
+
+OK, MISTAKE, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 after a mistake (one line on stderr), 130 after Ctrl-C."""
+    try:
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except SystemExit as stop:  # tyro has printed help
+        return _flushed(OK if stop.code is None else int(stop.code))
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        return _deaf()
+    except OSError as error:
+        return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", MISTAKE)
+    except ValueError as error:
+        return _say(str(error), MISTAKE)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv:
+        raise ValueError(f"name a command: {', '.join(COMMANDS)} (forwardonly --help explains them)")
+    name, rest = argv[0], argv[1:]
+    if name in ("-h", "--help"):
+        print(_help())
+        return OK
+    if name == "--version":
+        print("forwardonly", importlib.metadata.version("forward-only"))
+        return OK
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+    command = importlib.import_module(COMMANDS[name].module)
+    options = parse(command.options(rest), rest, prog=f"forwardonly {name}", description=COMMANDS[name].does)
+    screen = Screen(quiet=options.json and not sys.stderr.isatty())
+    result = command.run(options, screen)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        command.show(result, screen)
+    return OK
+
+
+def _help() -> str:
+    rows = "\n".join(f"    {name:<12}{command.does}" for name, command in COMMANDS.items())
+    return (
+        "usage: forwardonly COMMAND [OPTIONS]\n\n"
+        "Train deep networks without backpropagation: every block learns by its own rule.\n\n"
+        f"commands:\n{rows}\n\n"
+        "`forwardonly COMMAND --help` explains a command's options, `forwardonly --version` tells the version."
+    )
+
+
+def _say(message: str, status: int) -> int:
+    """Print a message as exactly one line."""
+    print("forwardonly:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _flushed(status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _deaf()
+    return status
+
+
+def _deaf() -> int:
+    """Nobody reads standard output any more, as after `| head`: not an error, and nothing to say at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK

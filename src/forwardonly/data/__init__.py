@@ -1,0 +1,27 @@
+"""Data: known sets, folders and arrays as uint8 tensors, in batches, augmented where they lie."""
+
+from forwardonly.data.augment import Augment
+from forwardonly.data.batches import batches
+from forwardonly.data.fetching import fetch
+from forwardonly.data.images import Images, Splits, hold_out
+from forwardonly.data.loading import load
+from forwardonly.data.pictures import list_images, read_images
+from forwardonly.data.sources import NAMES, Check, Description, describe, table, verify
+
+__all__ = [
+    "NAMES",
+    "Augment",
+    "Check",
+    "Description",
+    "Images",
+    "Splits",
+    "batches",
+    "describe",
+    "fetch",
+    "hold_out",
+    "list_images",
+    "load",
+    "read_images",
+    "table",
+    "verify",
+]

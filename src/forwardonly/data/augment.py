@@ -1,0 +1,114 @@
+"""Augmentation of a whole batch where it lies: uint8 in, uint8 out, no loop over samples.
+
+The alternating flip is the idea of Keller Jordan's airbench (arXiv 2404.00498): each image is seen in one
+direction in even epochs and in the other in odd ones, so that two epochs show each of both exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Flip = Literal["none", "random", "alternating"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training images. Raises ValueError for a negative size or an unknown flip."""
+
+    crop: int = 0
+    """Pixels of reflected border from which a crop of the old size is cut at random; 0 for none."""
+    flip: Flip = "none"
+    """Left-right flip: none, random (a coin an image), or alternating (each image every other epoch)."""
+    cutout: int = 0
+    """Side of a square, centred at random, that is painted in its image's mean colour; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("crop", self.crop), ("cutout", self.cutout)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more pixels, not {value}")
+        if self.flip not in get_args(Flip):
+            raise ValueError(f"flip must be none, random or alternating, not {self.flip!r}")
+
+    @property
+    def draws(self) -> bool:
+        """Whether it needs random numbers."""
+        return self.crop > 0 or self.cutout > 0 or self.flip == "random"
+
+    def __call__(
+        self,
+        images_BCHW: Tensor,
+        generator: torch.Generator | None,
+        epoch: int = 0,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        """A batch of the same shape, type and device, decided by generator, `epoch` and `indices`.
+
+        images: (B, C, H, W); indices: (B,) their places in the data set, which the alternating flip needs.
+        """
+        if self.draws and generator is None:
+            raise ValueError("crop, cutout and random flip need a generator")
+        if self.crop and self.crop >= min(images_BCHW.shape[-2:]):
+            height, width = images_BCHW.shape[-2:]
+            raise ValueError(f"crop must be less than the image's sides, {height} x {width}, not {self.crop}")
+        if self.crop or self.flip != "none":
+            images_BCHW = self._shift_and_flip(images_BCHW, generator, epoch, indices)
+        return _cutout(images_BCHW, self.cutout, generator) if self.cutout else images_BCHW
+
+    def _shift_and_flip(
+        self, images: Tensor, generator: torch.Generator | None, epoch: int, indices: Tensor | None
+    ) -> Tensor:
+        """Crop and flip only say where each pixel comes from, so they are one gather."""
+        count, channels, height, width = images.shape
+        rows = torch.arange(height, device=images.device).expand(count, -1)  # (B, H), the row each row shows
+        columns = torch.arange(width, device=images.device).expand(count, -1)  # (B, W)
+        if self.crop:
+            rows = _mirrored(rows + _draw(2 * self.crop + 1, images, generator)[:, None] - self.crop, height)
+            columns = _mirrored(
+                columns + _draw(2 * self.crop + 1, images, generator)[:, None] - self.crop, width
+            )
+        if self.flip != "none":
+            if self.flip == "random":
+                turned = _draw(2, images, generator) == 1
+            elif indices is None:
+                raise ValueError("the alternating flip needs the images' indices in their data set")
+            else:
+                turned = (_coin(indices.to(images.device)) + epoch) % 2 == 1
+            columns = torch.where(turned[:, None], columns.flip(1), columns)
+        places = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, height * width)
+        return images.flatten(2).gather(2, places.expand(-1, channels, -1)).view(images.shape)
+
+
+def _draw(below: int, images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(B,) whole numbers from 0 to below-1 on the images' device, drawn on the generator's."""
+    device = images.device if generator is None else generator.device
+    return torch.randint(below, (len(images),), generator=generator, device=device).to(images.device)
+
+
+def _mirrored(places: Tensor, size: int) -> Tensor:
+    """Places beyond 0 to size-1 reflected into it; the edge itself is not repeated."""
+    places = places.abs()
+    return torch.where(places >= size, 2 * (size - 1) - places, places)
+
+
+def _coin(indices: Tensor) -> Tensor:
+    """(B,) 0 or 1 for each index, always the same: one bit of a multiplicative hash with two rounds."""
+    mixed = indices.long() & 0xFFFFFFFF
+    for _ in range(2):
+        mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return (mixed >> 16) & 1
+
+
+def _cutout(images: Tensor, side: int, generator: torch.Generator | None) -> Tensor:
+    height, width = images.shape[-2:]
+    top = _draw(height, images, generator)[:, None] - side // 2  # the square may hang over the edge
+    left = _draw(width, images, generator)[:, None] - side // 2
+    rows = torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    in_rows, in_columns = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
+    square = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    colour = (images.sum(dim=(2, 3), keepdim=True) // (height * width)).to(images.dtype)
+    return torch.where(square, colour, images)

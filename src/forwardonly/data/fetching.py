@@ -1,0 +1,184 @@
+"""Downloads: checked by hash, shown by a bar, continued where they broke off, explained where impossible."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from forwardonly.data.reading import UnreadableError, reading
+from forwardonly.data.sources import File, Source, find, folders, locate, md5, source, verify
+
+ATTEMPTS = 3  # a broken connection is taken up again this often before the user is asked to
+
+
+class _Stopped(Exception):
+    """The download broke off; what came is kept for the next attempt."""
+
+
+def fetch(name: str, data_dir: Path | str | None = None, *, progress: bool = True) -> Path | None:
+    """The folder that holds the whole, verified set, after downloading what is missing or damaged.
+
+    It goes to `data_dir`, else to $FORWARDONLY_DATA if that can be written to, else to the user's cache.
+    None for `digits`, which comes with scikit-learn. Raises ValueError that says which files to put where if it
+    cannot be fetched.
+    """
+    known = source(name)
+    if not known.url:
+        return None
+    root = find(name, data_dir)
+    if root is not None and all(check["status"] in ("ok", "unchecked") for check in verify(name, data_dir)):
+        return unpack(known, root)
+    choices = folders(data_dir)
+    root = next((folder for folder in choices if _writable(folder)), None)
+    if root is None:
+        raise ValueError(f"{choices[0]}: no permission to write there, so {name} cannot be fetched into it")
+    wanted = [known.archive] if known.archive else list(known.files)
+    for file in wanted:
+        assert file is not None
+        _download(name, known, file, root, progress)
+    return unpack(known, root, again=True)
+
+
+def missing(name: str, data_dir: Path | str | None) -> str:
+    """The sentence for a set that is not here: which files to put where."""
+    known, root = source(name), folders(data_dir)[0]
+    if known.archive:
+        wanted, where = known.archive.path, root
+    else:
+        wanted = ", ".join(Path(file.path).name for file in known.files)
+        where = root / Path(known.files[0].path).parent
+    return (
+        f"put {wanted} from {known.url} into {where}, or name their folder by --data-dir or FORWARDONLY_DATA"
+    )
+
+
+def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
+    """`root`, after taking the files we know, and only those, out of the archive there if one is missing.
+
+    Paths in the archive are never followed: a member gets our own name for it once its checksum is right.
+    """
+    if known.archive is None or not known.files or (not again and all(locate(root, f) for f in known.files)):
+        return root
+    archive = root / known.archive.path
+    wanted = {file.path: file for file in known.files}
+    with reading(archive, "a .tar.gz archive"), tarfile.open(archive, "r:gz") as opened:
+        for member in opened:
+            file = wanted.get(member.name.removeprefix("./"))
+            stream = opened.extractfile(member) if file is not None and member.isreg() else None
+            if file is None or stream is None:
+                continue
+            target = root / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as copy:
+                shutil.copyfileobj(stream, copy, 1 << 20)
+            try:
+                if md5(Path(copy.name)) != file.md5:
+                    raise UnreadableError(f"{archive}: {file.path} in it is not the published file")
+                os.chmod(copy.name, 0o644)
+                os.replace(copy.name, target)
+            finally:
+                Path(copy.name).unlink(missing_ok=True)
+            del wanted[file.path]
+    if wanted:
+        raise ValueError(f"{archive}: it has no {next(iter(wanted))} in it")
+    return root
+
+
+def _writable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _download(name: str, known: Source, file: File, root: Path, progress: bool) -> None:
+    import pooch
+    import requests
+
+    target = root / file.path
+    url = known.url + target.name
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # the bar says what pooch would say
+    try:
+        pooch.retrieve(
+            url,
+            known_hash=f"md5:{file.md5}",
+            fname=target.name,
+            path=target.parent,
+            downloader=_Resumable(target.with_name(target.name + ".part"), file.size, progress),
+        )
+    except _Stopped as error:
+        raise ValueError(
+            f"the download of {url} stopped after {error}: run the same command again to go on from there"
+        ) from error
+    except requests.RequestException as error:
+        reason = f"status {error.response.status_code}" if error.response is not None else "no connection"
+        raise ValueError(f"cannot download {name} ({reason}): {missing(name, root)}") from error
+    except ValueError as error:  # pooch's, for a wrong hash
+        raise ValueError(
+            f"{url}: what came does not match the published checksum, nothing was kept; {missing(name, root)}"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        logger.setLevel(level)
+
+
+class _Resumable:
+    """A downloader for pooch that gathers a file in `part` and asks only for what is not there yet."""
+
+    def __init__(self, part: Path, size: int, progress: bool) -> None:
+        self.part, self.size, self.progress = part, size, progress
+
+    def __call__(self, url: str, output_file: str, _pooch: Any) -> None:
+        from rich import progress as bars
+        from rich.console import Console
+
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.DownloadColumn(),
+            bars.TransferSpeedColumn(),
+            bars.TimeRemainingColumn(),
+        )
+        with bars.Progress(*columns, console=Console(stderr=True), disable=not self.progress) as bar:
+            task = bar.add_task(self.part.stem, total=self.size or None)
+            for attempt in range(ATTEMPTS):
+                try:
+                    self._gather(url, bar, task)
+                    break
+                except _Stopped:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+        os.replace(self.part, output_file)
+
+    def _gather(self, url: str, bar: Any, task: Any) -> None:
+        import requests
+
+        have = self.part.stat().st_size if self.part.exists() else 0
+        if self.size and have == self.size:
+            return
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
+            goes_on = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
+                f"bytes {have}-"
+            )
+            if response.status_code == 416 or (response.status_code == 206 and not goes_on):
+                self.part.unlink(missing_ok=True)  # what is there cannot be the beginning of that file
+                raise _Stopped("0 bytes")
+            response.raise_for_status()
+            with self.part.open("ab" if goes_on else "wb") as part:
+                bar.update(task, completed=part.tell())
+                try:
+                    for piece in response.iter_content(1 << 18):
+                        part.write(piece)
+                        bar.update(task, completed=part.tell())
+                        if self.size and part.tell() > self.size:
+                            return  # not the published file: its checksum will say so
+                except requests.RequestException as error:
+                    raise _Stopped(f"{part.tell():,} bytes") from error

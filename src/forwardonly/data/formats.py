@@ -1,0 +1,219 @@
+"""Files that hold a whole set of images: idx (MNIST's), CIFAR's pickles, numpy's npz.
+
+Each reader compares what a header promises with the bytes that are there before it makes room for them, and
+raises ValueError, one sentence that names the file, for anything wrong.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from forwardonly.data.images import Images, hold_out
+from forwardonly.data.pickles import read_pickle
+from forwardonly.data.reading import GIB, UnreadableError, reading
+
+DEFLATE_LIMIT = 1040  # deflate never shrinks further than 1032 to 1; a little more for headers
+TEST_SHARE, SPLIT_SEED = 0.2, 0  # of a set without a test split of its own; fixed, so that all runs agree
+
+
+def split_test(everything: Images) -> tuple[Images, Images]:
+    """(train, test) of a set that has no test split: always the same stratified 20 %."""
+    return hold_out(everything, max(1, round(TEST_SHARE * len(everything))), SPLIT_SEED)
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array in an idx file, plain or `.gz`, which must have `dimensions` axes (3 images, 1 labels).
+
+    Format: two zero bytes, a type byte (8 = uint8), the number of axes, each size as big-endian uint32, data.
+    """
+    start = 4 + 4 * dimensions
+    with reading(path, "an idx file"):
+        raw = path.read_bytes()
+        zipped = raw[:2] == b"\x1f\x8b"
+        head = zlib.decompressobj(31).decompress(raw, start) if zipped else raw[:start]
+        if len(head) < start:
+            raise UnreadableError(f"{path}: it ends within its header, so it was cut short")
+        if head[:4] != bytes([0, 0, 8, dimensions]):
+            raise UnreadableError(
+                f"{path}: it begins with {head[:4].hex(' ')}, an idx file of bytes with {dimensions} "
+                f"dimension(s) begins with 00 00 08 {dimensions:02x}"
+            )
+        shape = [int.from_bytes(head[i : i + 4]) for i in range(4, start, 4)]
+        promised = start + int(np.prod(shape, dtype=object))
+        if zipped and promised <= min(2 * GIB, DEFLATE_LIMIT * len(raw)):
+            inflate = zlib.decompressobj(31)
+            raw = inflate.decompress(raw, promised + 1)
+            if len(raw) == promised and not inflate.eof:
+                raise UnreadableError(f"{path}: its compressed data lack their end, so it was cut short")
+        if len(raw) != promised:
+            found = f"there are {len(raw)}" if not zipped or len(raw) <= promised else "there are more"
+            raise UnreadableError(f"{path}: its header promises {promised} bytes, {found}")
+        return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
+
+
+def read_mnist(images: Path, labels: Path, classes: tuple[str, ...], name: str) -> Images:
+    """One split of MNIST or a set in its format."""
+    pixels, digits = read_idx(images, 3), read_idx(labels, 1)
+    if len(pixels) != len(digits):
+        raise ValueError(
+            f"{images} has {len(pixels)} images, {labels} has {len(digits)} labels: they must agree"
+        )
+    if not pixels.size:
+        raise ValueError(f"{images}: it has no images in it")
+    return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(digits).long(), classes, name)
+
+
+def read_cifar(files: list[Path], labels_key: str, classes: tuple[str, ...], name: str) -> Images:
+    """One split of CIFAR-10 (`labels`) or CIFAR-100 (`fine_labels`) from its batch files: (N, 3, 32, 32)."""
+    pixels: list[np.ndarray] = []
+    numbers: list[int] = []
+    for path in files:
+        batch = read_pickle(path)
+        data, labels = batch.get("data"), batch.get(labels_key)
+        if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
+            raise ValueError(f"{path}: it has no 'data' of 3072 bytes an image")
+        if not isinstance(labels, list) or not all(type(n) is int and 0 <= n < len(classes) for n in labels):
+            raise ValueError(
+                f"{path}: it has no {labels_key!r} that are numbers from 0 to {len(classes) - 1}"
+            )
+        if len(labels) != len(data):
+            raise ValueError(f"{path}: {len(data)} images but {len(labels)} labels")
+        pixels.append(data)
+        numbers.extend(labels)
+    images = torch.from_numpy(np.concatenate(pixels)).view(-1, 3, 32, 32)
+    return Images(images, torch.tensor(numbers, dtype=torch.int64), classes, name)
+
+
+def read_cifar_classes(path: Path, key: str) -> tuple[str, ...]:
+    """The class names in CIFAR's `batches.meta` (`label_names`) or `meta` (`fine_label_names`)."""
+    names = read_pickle(path).get(key)
+    if not isinstance(names, list) or not names or not all(isinstance(n, str | bytes) for n in names):
+        raise ValueError(f"{path}: it has no list of {key!r}")
+    return tuple(n.decode("latin-1") if isinstance(n, bytes) else n for n in names)
+
+
+def read_npz(path: Path) -> tuple[Images, Images]:
+    """(train, test) from numpy's `np.savez(path, x=..., y=...)`; also `x_test`, `y_test`, else a fixed 20 %.
+
+    x: (N, H, W), (N, C, H, W), (N, H, W, C) with 1, 3 or 4 channels, or features (N, D), which become images
+    of (1, 1, D); whole numbers 0 to 255 or floats 0 to 1. y: (N,) whole numbers 0 to C-1, all of them there.
+    """
+    arrays = _read_arrays(path)
+    needed = ["x", "y", "x_test", "y_test"] if {"x_test", "y_test"} & arrays.keys() else ["x", "y"]
+    for key in needed:
+        if key not in arrays:
+            raise ValueError(f"{path}: it has no array {key!r}; it needs x and y, or x, y, x_test and y_test")
+    x, y = _pixels(arrays["x"], f"{path}: x"), _labels(arrays["y"], f"{path}: y")
+    present = np.unique(y)
+    if not len(y) or present[-1] >= len(y) or len(present) != present[-1] + 1 or len(present) < 2:
+        gap = next((i for i, n in enumerate(present) if i != n), len(present))
+        raise ValueError(
+            f"{path}: y must use each of 0 to C-1 and at least two classes, but class {gap} has no examples"
+        )
+    classes = tuple(str(n) for n in range(len(present)))
+    train = _images(x, y, classes, path)
+    if "x_test" not in arrays:
+        return split_test(train)
+    test_x = _pixels(arrays["x_test"], f"{path}: x_test")
+    if test_x.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"{path}: images in x_test are {test_x.shape[1:]}, in x {x.shape[1:]}: they must agree"
+        )
+    return train, _images(test_x, _labels(arrays["y_test"], f"{path}: y_test"), classes, path)
+
+
+def _images(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], path: Path) -> Images:
+    if len(x) != len(y) or not len(x):
+        raise ValueError(
+            f"{path}: {len(x)} images but {len(y)} labels, there must be as many and at least one"
+        )
+    return Images(torch.from_numpy(x), torch.from_numpy(y), classes, path.stem)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Those of `read_npz`'s arrays that are there; never unpickles, never trusts a header's shape."""
+    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        size = path.stat().st_size
+        arrays = {}
+        for key in ("x", "y", "x_test", "y_test"):
+            if f"{key}.npy" not in archive.namelist():
+                continue
+            member = archive.getinfo(f"{key}.npy")
+            if member.compress_size > size or member.file_size > DEFLATE_LIMIT * max(member.compress_size, 1):
+                raise UnreadableError(f"{path}: it promises more data for {key!r} than it can hold")
+            if member.file_size > max(GIB, 100 * size):
+                raise UnreadableError(
+                    f"{path}: {key!r} would unpack to {member.file_size >> 20} MiB, refused"
+                )
+            with archive.open(member) as stream, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # numpy remarks on arrays Python 2 wrote; they read well
+                # A zip member is a BinaryIO in all that is used here: read().
+                arrays[key] = _read_npy(stream, member.file_size, f"{path}: {key!r}")  # type: ignore[arg-type]
+        return arrays
+
+
+def _read_npy(stream: BinaryIO, size: int, what: str) -> np.ndarray:
+    read_header: Any = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    version = np.lib.format.read_magic(stream)
+    if version not in read_header:
+        raise UnreadableError(f"{what} is in npy version {version}, not 1.0 or 2.0")
+    shape, fortran, dtype = read_header[version](stream)
+    if dtype.kind not in "biuf":
+        raise UnreadableError(f"{what} holds {dtype}, not numbers")
+    if not all(n >= 0 for n in shape):
+        raise UnreadableError(f"{what} has a negative size in its shape {shape}")
+    promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if promised > size:
+        raise UnreadableError(f"{what} promises {promised} bytes but has fewer, so it was cut short")
+    data = stream.read(promised + 1)
+    if len(data) != promised:
+        raise UnreadableError(f"{what} promises {promised} bytes but has {len(data)}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _pixels(x: np.ndarray, what: str) -> np.ndarray:
+    """Any accepted x as contiguous uint8 (N, C, H, W)."""
+    if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{what} has shape {x.shape}, it must be (N, H, W), (N, C, H, W), (N, H, W, C) or (N, D)"
+        )
+    if x.size and x.dtype.kind == "f":
+        if not np.isfinite(x).all():
+            bad = int(np.nonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))[0][0])
+            raise ValueError(f"{what} has NaN or infinity in image {bad}")
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError(f"{what} holds floats from {x.min():g} to {x.max():g}, they must be 0 to 1")
+        x = np.rint(x.astype(np.float32, copy=False) * 255)
+    elif x.size and x.dtype.kind == "b":
+        x = x.astype(np.uint8) * np.uint8(255)
+    elif x.size and (x.min() < 0 or x.max() > 255):
+        raise ValueError(f"{what} holds numbers from {x.min()} to {x.max()}, they must be 0 to 255")
+    if x.ndim == 2:
+        x = x[:, None, None, :]
+    elif x.ndim == 3:
+        x = x[:, None]
+    elif x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        x = x.transpose(0, 3, 1, 2)
+    return np.array(x, np.uint8, order="C")
+
+
+def _labels(y: np.ndarray, what: str) -> np.ndarray:
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(f"{what} has shape {y.shape}, it must be (N,): one class number an image")
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"{what} holds {y.dtype}, labels must be whole numbers from 0")
+    if y.size and (y.min() < 0 or y.max() > 2**31):
+        raise ValueError(f"{what} holds the label {y.min() if y.min() < 0 else y.max()}, labels count from 0")
+    return y.astype(np.int64)

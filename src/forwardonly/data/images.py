@@ -1,0 +1,112 @@
+"""A set of labelled images as tensors, and how one set becomes two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split of a data set, whole and on one device.
+
+    images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`.
+    Raises ValueError where the tensors do not fit each other.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"{self.name}: images must be uint8 of shape (N, channels, height, width), "
+                f"not {self.images.dtype} of shape {tuple(self.images.shape)}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"{self.name}: labels must be int64 of shape ({len(self.images)},), one for each image, "
+                f"not {self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            )
+        if len(self.labels):
+            low, high = (int(x) for x in self.labels.aminmax())
+            if low < 0 or high >= len(self.classes):
+                raise ValueError(
+                    f"{self.name}: label {low if low < 0 else high} is out of range, "
+                    f"labels must be 0 to {len(self.classes) - 1}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same split on `device`."""
+        return Images(self.images.to(device), self.labels.to(device), self.classes, self.name)
+
+    def subset(self, indices: Tensor) -> Images:
+        """The images at `indices`, (M,) int64, in that order, as a copy."""
+        indices = indices.to(self.labels.device)
+        return Images(
+            self.images.index_select(0, indices),
+            self.labels.index_select(0, indices),
+            self.classes,
+            self.name,
+        )
+
+
+class Splits(NamedTuple):
+    """What `load` returns; `validation` is None where none was held out."""
+
+    train: Images
+    validation: Images | None
+    test: Images
+
+
+def require_every_class(train: Images) -> Images:
+    """`train` itself; ValueError where one of its classes has no example."""
+    counts = torch.bincount(train.labels, minlength=len(train.classes))
+    if bool((counts == 0).any()):
+        empty = train.classes[int((counts == 0).nonzero()[0])]
+        raise ValueError(f"{train.name}: class {empty!r} has no examples to train on")
+    return train
+
+
+def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
+    """(kept, held): `count` images held out by a generator seeded with `seed`, each class by its share.
+
+    At least one image of each class is kept; ValueError where that cannot be.
+    """
+    sizes = torch.bincount(split.labels, minlength=len(split.classes))
+    possible = int((sizes - 1).clamp(min=0).sum())
+    if not 0 <= count <= possible:
+        raise ValueError(
+            f"{split.name}: cannot hold out {count} of {len(split)} images in {len(split.classes)} classes, "
+            f"it must be 0 to {possible} so that each class keeps one"
+        )
+    # Whole shares first; what rounding left goes to the classes with the largest remainders.
+    exact = sizes.double() * count / max(len(split), 1)
+    quota = torch.minimum(exact.floor().long(), (sizes - 1).clamp(min=0))
+    while (short := count - int(quota.sum())) > 0:
+        remainder = torch.where(quota < sizes - 1, exact - quota, -torch.inf)
+        quota[
+            remainder.argsort(descending=True, stable=True)[: min(short, int(remainder.isfinite().sum()))]
+        ] += 1
+
+    shuffled = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    labels = split.labels.cpu()[shuffled]
+    by_class = labels.argsort(stable=True)
+    place = torch.arange(len(split)) - (sizes.cumsum(0) - sizes)[labels[by_class]]  # rank within its class
+    held = torch.zeros(len(split), dtype=torch.bool)
+    held[shuffled[by_class[place < quota[labels[by_class]]]]] = True
+    return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])

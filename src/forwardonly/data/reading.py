@@ -1,0 +1,32 @@
+"""Turning whatever a broken file makes a reader raise into one clear sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+GIB = 1 << 30
+
+
+class UnreadableError(ValueError):
+    """A sentence that already names the file and needs no wrapping."""
+
+
+@contextmanager
+def reading(path: object, kind: str) -> Iterator[None]:
+    """Around code that reads `path`: every failure leaves as one ValueError that names the file.
+
+    Pillow's plugins, zipfile, zlib and numpy raise some fifteen types on bytes that are not what they
+    claim to be, so this catches Exception: a damaged file is the user's to know of, whatever tripped.
+    """
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except FileNotFoundError as error:
+        raise UnreadableError(f"{path}: there is no such file") from error
+    except PermissionError as error:
+        raise UnreadableError(f"{path}: no permission to read it") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnreadableError(f"{path}: damaged or not {kind} ({reason})") from error

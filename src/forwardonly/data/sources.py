@@ -1,0 +1,249 @@
+"""The sets known by name: their files, whence they come, their checksums and terms, and where they lie here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from forwardonly.data.reading import reading
+from forwardonly.names import nearest
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, by its path under the data folder, and its published MD5; `plain` is its MD5 once un-gzipped."""
+
+    path: str
+    md5: str
+    size: int = 0
+    plain: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A known set: what is in it, which files hold it (torchvision's layout), who offers them on what terms."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    test: int
+    terms: str
+    page: str
+    files: tuple[File, ...] = ()
+    archive: File | None = None  # holds `files` under their own paths, or (Tiny ImageNet) is read as it is
+    url: str = ""  # folder of the archive if there is one, else of the files, by their last name
+
+
+class Description(TypedDict):
+    """One row of `forwardonly data list`; `found` is the folder where the set lies, or None."""
+
+    name: str
+    images: tuple[int, int, int]
+    classes: int
+    train: int
+    test: int
+    download_bytes: int
+    found: str | None
+    terms: str
+    page: str
+
+
+class Check(TypedDict):
+    """One row of `forwardonly data verify`."""
+
+    file: str
+    path: str
+    status: Literal["ok", "missing", "damaged", "unchecked"]
+
+
+def _idx_files(folder: str, *sums: tuple[str, int, str]) -> tuple[File, ...]:
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(
+        File(f"{folder}/raw/{name}-ubyte.gz", md5, size, plain)
+        for name, (md5, size, plain) in zip(names, sums, strict=True)
+    )
+
+
+SOURCES = {
+    "digits": Source(
+        shape=(1, 8, 8),
+        classes=10,
+        train=1438,
+        test=359,
+        terms="CC BY 4.0; comes with scikit-learn",
+        page="https://archive.ics.uci.edu/dataset/80",
+    ),
+    "mnist": Source(
+        shape=(1, 28, 28),
+        classes=10,
+        train=60_000,
+        test=10_000,
+        terms="CC BY-SA 3.0, Yann LeCun and Corinna Cortes",
+        page="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        files=_idx_files(
+            "MNIST",
+            ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422, "6bbc9ace898e44ae57da46a324031adb"),
+            ("d53e105ee54ea40749a09fcbcd1e9432", 28_881, "a25bea736e30d166cdddb491f175f624"),
+            ("9fb629c4189551a2d022fa330f9573f3", 1_648_877, "2646ac647ad5339dbf082846283269ea"),
+            ("ec29112dd5afa0611ce80d1b7f02629c", 4_542, "27ae3e4e09519cfbb04c329615203637"),
+        ),
+    ),
+    "fashion-mnist": Source(
+        shape=(1, 28, 28),
+        classes=10,
+        train=60_000,
+        test=10_000,
+        terms="MIT, Zalando SE",
+        page="https://github.com/zalandoresearch/fashion-mnist",
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        files=_idx_files(
+            "FashionMNIST",
+            ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+            ("25c81989df183df01b3e8a0aad5dffbe", 29_515, "9018921c3c673c538a1fc5bad174d6f9"),
+            ("bef4ecab320f06d8554ea6380940ec79", 4_422_102, "8181f5470baa50b63fa0f6fddb340f0a"),
+            ("bb300cfdad3c16e7a12a480ee83cd310", 5_148, "15d484375f8d13e6eb1aabb0c3f46965"),
+        ),
+    ),
+    "cifar-10": Source(
+        shape=(3, 32, 32),
+        classes=10,
+        train=50_000,
+        test=10_000,
+        terms="no licence stated, cite Krizhevsky 2009",
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        url="https://www.cs.toronto.edu/~kriz/",
+        archive=File("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071),
+        files=(
+            File("cifar-10-batches-py/data_batch_1", "c99cafc152244af753f735de768cd75f"),
+            File("cifar-10-batches-py/data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+            File("cifar-10-batches-py/data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+            File("cifar-10-batches-py/data_batch_4", "634d18415352ddfa80567beed471001a"),
+            File("cifar-10-batches-py/data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+            File("cifar-10-batches-py/test_batch", "40351d587109b95175f43aff81a1287e"),
+            File("cifar-10-batches-py/batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+        ),
+    ),
+    "cifar-100": Source(
+        shape=(3, 32, 32),
+        classes=100,
+        train=50_000,
+        test=10_000,
+        terms="no licence stated, cite Krizhevsky 2009",
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        url="https://www.cs.toronto.edu/~kriz/",
+        archive=File("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437),
+        files=(
+            File("cifar-100-python/train", "16019d7e3df5f24257cddd939b257f8d"),
+            File("cifar-100-python/test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
+            File("cifar-100-python/meta", "7973b15100ade9c7d40fb424638fde48"),
+        ),
+    ),
+    "tiny-imagenet": Source(
+        shape=(3, 64, 64),
+        classes=200,
+        train=100_000,
+        test=10_000,
+        terms="ImageNet's: research and education, not commerce",
+        page="http://cs231n.stanford.edu/",
+        url="http://cs231n.stanford.edu/",
+        archive=File("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", 248_100_043),
+    ),
+}
+NAMES = tuple(SOURCES)
+
+
+def source(name: str) -> Source:
+    """The known set `name`; ValueError that suggests the nearest one."""
+    if name not in SOURCES:
+        raise ValueError(f"there is no data set, folder or .npz file {name!r}: {nearest(name, NAMES)}")
+    return SOURCES[name]
+
+
+def folders(data_dir: Path | str | None) -> list[Path]:
+    """Where sets are looked for: `data_dir` alone if given, else $FORWARDONLY_DATA, then the user's cache."""
+    if data_dir is not None:
+        return [Path(data_dir).expanduser()]
+    import pooch
+
+    cache = Path(pooch.os_cache("forwardonly"))
+    named = os.environ.get("FORWARDONLY_DATA")
+    return [Path(named).expanduser(), cache] if named else [cache]
+
+
+def locate(root: Path, file: File) -> Path | None:
+    """The file under `root` as published or un-gzipped; None if it is not there."""
+    for path in (root / file.path, root / file.path.removesuffix(".gz")):
+        if path.is_file():
+            return path
+    return None
+
+
+def find(name: str, data_dir: Path | str | None = None) -> Path | None:
+    """The first of `folders` that holds the whole set (or an archive of it), None if none does."""
+    known = source(name)
+    for root in folders(data_dir):
+        if known.archive is not None and locate(root, known.archive):
+            return root
+        if known.files and all(locate(root, file) for file in known.files):
+            return root
+        if name == "tiny-imagenet" and (root / "tiny-imagenet-200").is_dir():
+            return root
+    return None
+
+
+def describe(name: str, data_dir: Path | str | None = None) -> Description:
+    """What is known of a set and whether it is here; ready for JSON."""
+    known = source(name)
+    root = find(name, data_dir)
+    download = sum(file.size for file in ((known.archive,) if known.archive else known.files))
+    return Description(
+        name=name,
+        images=known.shape,
+        classes=known.classes,
+        train=known.train,
+        test=known.test,
+        download_bytes=download,
+        found="scikit-learn" if name == "digits" else str(root) if root else None,
+        terms=known.terms,
+        page=known.page,
+    )
+
+
+def table(data_dir: Path | str | None = None) -> list[Description]:
+    """`describe` of every known set."""
+    return [describe(name, data_dir) for name in NAMES]
+
+
+def md5(path: Path) -> str:
+    """The MD5 of a file's bytes, read a piece at a time."""
+    with reading(path, "a readable file"), path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def verify(name: str, data_dir: Path | str | None = None) -> list[Check]:
+    """Each file of a set checked against its published MD5; empty for `digits`, which has none of its own.
+
+    `unchecked` is a folder unpacked from an archive for whose members no checksums are published.
+    """
+    known = source(name)
+    root = find(name, data_dir) or folders(data_dir)[0]
+    files = list(known.files)
+    if known.archive is not None and (locate(root, known.archive) or not files):
+        unpacked = root / "tiny-imagenet-200"
+        if name == "tiny-imagenet" and unpacked.is_dir():
+            return [Check(file=unpacked.name, path=str(unpacked), status="unchecked")]
+        if not any(locate(root, file) for file in files):
+            files = [known.archive]
+    checks = []
+    for file in files:
+        path = locate(root, file)
+        expected = file.plain if path and path.suffix != ".gz" and file.plain else file.md5
+        status: Literal["ok", "missing", "damaged"] = "missing"
+        if path is not None:
+            status = "ok" if md5(path) == expected else "damaged"
+        checks.append(Check(file=file.path, path=str(path or root / file.path), status=status))
+    return checks

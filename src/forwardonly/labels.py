@@ -1,0 +1,47 @@
+"""Labels as input: embedding them in the first features, and drawing wrong ones.
+
+Hinton 2022, arXiv 2212.13345: the first C features carry a one-hot code whose "1" is the input's maximum; a negative is
+the same image with a wrong label, any or a hard one; under a neutral label every class gets 0.1.
+
+Shapes: B batch, C classes, D features.
+"""
+
+import torch
+from torch import Tensor
+
+NEUTRAL = 0.1
+
+
+def embed(images: Tensor, codes: Tensor, high: float) -> Tensor:
+    """A copy of images (B, ...) whose first C features hold codes (B, C) times `high`, the input's maximum.
+
+    Raises:
+        ValueError: an image has fewer features than there are classes.
+    """
+    flat = images.flatten(1)
+    classes = codes.shape[1]
+    if flat.shape[1] < classes:
+        raise ValueError(f"The image has {flat.shape[1]} features: too few to carry the label of {classes} classes.")
+    return torch.cat([codes.to(flat.dtype) * high, flat[:, classes:]], dim=1).view_as(images)
+
+
+def embed_labels(images: Tensor, labels: Tensor, classes: int, high: float = 1.0) -> Tensor:
+    """Images that carry their labels (B,) as a one-hot code."""
+    return embed(images, torch.nn.functional.one_hot(labels, classes), high)
+
+
+def embed_neutral(images: Tensor, classes: int, high: float = 1.0) -> Tensor:
+    """Images that carry no label: 0.1 for every class."""
+    return embed(images, images.new_full((len(images), classes), NEUTRAL), high)
+
+
+def wrong_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """For each label (B,) another one, every wrong class with the same chance."""
+    shift = torch.randint(1, classes, labels.shape, generator=generator, device=labels.device)
+    return (labels + shift) % classes
+
+
+def hard_labels(labels: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
+    """For each label (B,) a wrong one, drawn from softmax(logits (B, C)) without the right class."""
+    chances = torch.softmax(logits.float(), dim=1).clamp_min(1e-6).scatter(1, labels[:, None], 0.0)
+    return torch.multinomial(chances, 1, generator=generator).squeeze(1)

@@ -1,0 +1,168 @@
+"""A row of blocks, and what it can tell: activations, class scores, predictions.
+
+Shapes: B batch, C classes, L blocks; images are (B, channels, height, width).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forwardonly import labels as label_code
+from forwardonly.block import Block, Signal, main_path
+from forwardonly.prepare import Prepare
+from forwardonly.reader import Reader
+from forwardonly.readout import Kind, Readout
+from forwardonly.rules import ContrastiveRule, OnePassRule, Rule
+
+
+class Network(nn.Module):
+    """Blocks in a row, each with a rule of its own.
+
+    Args:
+        blocks: at least one; all contrastive or all one-pass.
+        shape: of one image: channels, height, width.
+        readout: how the blocks' scores become the network's.
+        config: what `fo.load` needs to build this network again; empty for a network built by hand.
+
+    Raises:
+        ValueError: no blocks, or blocks of both families.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        shape: Sequence[int],
+        readout: Kind = "sum",
+        config: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        if not blocks:
+            raise ValueError("A network needs at least one block.")
+        if len({isinstance(block.rule, ContrastiveRule) for block in blocks}) > 1:
+            raise ValueError("A network cannot mix contrastive and one-pass rules: they are fed differently.")
+        rule = blocks[0].rule
+        self.shape = tuple(shape)
+        self.classes = rule.classes
+        self.config: dict[str, Any] = dict(config or {})
+        self.prepare = Prepare(self.shape, standardise=rule.standardise)
+        self.blocks = nn.ModuleList(blocks)
+        self.readout = Readout(readout, len(blocks))
+        self.reader: Reader | None = None
+        if getattr(rule, "needs_reader", False):
+            sizes = [math.prod(shape) for shape in activation_shapes(self.row, self.shape)]
+            self.reader = Reader(sizes, self.classes)
+
+    @property
+    def row(self) -> list[Block]:
+        """The blocks, from the input on."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    @property
+    def rule(self) -> Rule:
+        """The first block's rule: its options hold for the network."""
+        return self.row[0].rule
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.prepare.mean.device
+
+    def present(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Signal:
+        """What the first block receives in training.
+
+        For one-pass rules the prepared images (B, ...); for contrastive ones the positive stream, images with their
+        labels, and behind it the negative one, the same images with wrong labels: (2B, ...).
+        """
+        prepared = self.prepare(images)
+        if not isinstance(self.rule, ContrastiveRule):
+            return prepared
+        if getattr(self.rule, "negatives", "uniform") == "hard":
+            assert self.reader is not None
+            with torch.no_grad():
+                logits = self.reader(self.read(prepared)).sum(0)
+            wrong = label_code.hard_labels(labels, logits, generator)
+        else:
+            wrong = label_code.wrong_labels(labels, self.classes, generator)
+        return torch.cat([self.with_labels(prepared, labels), self.with_labels(prepared, wrong)])
+
+    def with_labels(self, prepared: Tensor, labels: Tensor) -> Tensor:
+        """Prepared images that carry labels (B,) in their first features."""
+        return label_code.embed_labels(prepared, labels, self.classes, self.prepare.high)
+
+    def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
+        """Each block with its activation and what it passes on, one after another; no tape is built."""
+        with torch.no_grad():
+            for block in self.row:
+                activation = block(incoming)
+                incoming = block.pass_on(activation, incoming)
+                yield block, activation, incoming
+
+    def read(self, prepared: Tensor) -> list[Tensor]:
+        """What every block passes on for images under a neutral label: the reader's input."""
+        neutral = label_code.embed_neutral(prepared, self.classes, self.prepare.high)
+        return [main_path(passed) for _, _, passed in self.activations(neutral)]
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Every block's class scores, (L, B, C) in float32.
+
+        One pass for one-pass rules and softmax prediction; a contrastive rule's goodness under each label takes C.
+
+        Raises:
+            ValueError: images of another shape than the network's, or not finite.
+        """
+        with torch.no_grad():
+            prepared = self.prepare(images.to(self.device))
+            if isinstance(self.rule, ContrastiveRule):
+                if getattr(self.rule, "predict", "goodness") == "softmax":
+                    assert self.reader is not None
+                    return self.reader(self.read(prepared))
+                return torch.stack([self._goodness(prepared, label) for label in range(self.classes)], dim=2)
+            return torch.stack([_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)])
+
+    def _goodness(self, prepared: Tensor, label: int) -> Tensor:
+        """Every block's goodness (L, B) if all images carried `label`."""
+        labels = torch.full((len(prepared),), label, device=prepared.device)
+        signal = self.with_labels(prepared, labels)
+        rows = []
+        for block, activation, _ in self.activations(signal):
+            assert isinstance(block.rule, ContrastiveRule)
+            rows.append(block.rule.goodness(activation))
+        return torch.stack(rows)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's class scores (B, C): the readout of `scores`."""
+        return self.readout(self.scores(images))
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The class index of each image, (B,); in evaluation mode, whatever mode the network is in.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        training = self.training
+        self.eval()
+        try:
+            return self(images).argmax(1)
+        finally:
+            self.train(training)
+
+
+def activation_shapes(blocks: Sequence[Block], shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """The shape of each block's activation, without the batch, for images of `shape`."""
+    shapes = []
+    signal: Signal = torch.zeros(1, *shape)
+    with torch.no_grad():
+        for block in blocks:
+            activation = block(signal)
+            signal = block.pass_on(activation, signal)
+            shapes.append(tuple(activation.shape[1:]))
+    return shapes
+
+
+def _one_pass_scores(block: Block, activation: Tensor) -> Tensor:
+    assert isinstance(block.rule, OnePassRule)
+    return block.rule.scores(activation)

@@ -1,0 +1,61 @@
+"""From stored images to what the first block sees: float, and if the rule wants it zero mean and unit deviation."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Prepare(nn.Module):
+    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std.
+
+    `mean` and `std` (C, 1, 1) are kept with the model; they stay 0 and 1 until `fit` has seen training images, and
+    for ever if `standardise` is false.
+
+    Raises:
+        ValueError: images of another shape, of another type, or with NaN or infinite values.
+    """
+
+    mean: Tensor
+    std: Tensor
+    fitted: Tensor
+
+    def __init__(self, shape: tuple[int, ...], *, standardise: bool):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.standardise = standardise
+        self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
+        self.register_buffer("std", torch.ones(shape[0], 1, 1))
+        self.register_buffer("fitted", torch.tensor(not standardise))
+
+    @property
+    def high(self) -> float:
+        """The largest value a pixel can have after preparation."""
+        return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
+
+    def fit(self, images: Tensor) -> None:
+        """Takes mean and deviation from uint8 training images (N, C, H, W), once."""
+        if self.fitted:
+            return
+        levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+        for channel in range(self.shape[0]):  # a histogram is exact and needs no float copy of the whole set
+            share = torch.bincount(images[:, channel].flatten(), minlength=256).double()
+            share /= share.sum()
+            mean = (share * levels).sum()
+            std = (share * (levels - mean).square()).sum().sqrt()
+            self.mean[channel] = mean.float()
+            self.std[channel] = std.float().clamp_min(1e-3)
+        self.fitted.fill_(True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
+            got = " x ".join(map(str, images.shape[1:]))
+            want = " x ".join(map(str, self.shape))
+            raise ValueError(f"The network takes images of {want} (channels, height, width), not {got}.")
+        if images.dtype == torch.uint8:
+            values = images.float() / 255
+        elif images.is_floating_point():
+            values = images.float()
+            if not torch.isfinite(values).all():
+                raise ValueError("The images hold NaN or infinite values; pixels must be finite.")
+        else:
+            raise ValueError(f"Images must be uint8 or float, not {images.dtype}.")
+        return (values - self.mean) / self.std if self.standardise else values

@@ -1,0 +1,129 @@
+"""What a rule is: a local objective for one block, and what that block lets through to the next.
+
+Two families share one contract. A *one-pass* rule gives a score for every class from one activation; a *contrastive*
+rule gives one number, the goodness, and learns by comparing a positive with a negative stream.
+
+Shapes: B batch, C classes, L blocks; an activation is (B, D) or (B, K, H, W).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+Wants = Literal["none", "earlier", "all"]
+
+
+class Place(NamedTuple):
+    """Where a block stands: its index from 0, and how many blocks the network has."""
+
+    index: int
+    depth: int
+
+
+class Heard(NamedTuple):
+    """Other blocks' goodness, detached: two tensors (blocks, B), in the order of the blocks.
+
+    A rule that wants `earlier` hears the blocks before its own; one that wants `all` hears every block, its own
+    included, and leaves that row out itself.
+    """
+
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class Rule(nn.Module):
+    """A local objective. Its fields are its options; `for_block` makes the copy that one block owns.
+
+    `recipe` holds the training options that suit the rule, `standardise` says whether it wants zero-mean input,
+    and `end_to_end` is true of backprop alone: the network is then one block, so that nothing else is special.
+    """
+
+    classes: int
+    """Number of classes."""
+
+    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    standardise: ClassVar[bool] = True
+    end_to_end: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.classes < 2:
+            raise ValueError(f"A rule needs at least 2 classes, not {self.classes}.")
+
+    def options(self) -> dict[str, Any]:
+        """The values of all options, as JSON can hold them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def for_block(self, shape: Sequence[int], place: Place) -> Self:
+        """A fresh copy with the parameters that an activation of `shape` (without the batch) needs."""
+        rule = copy.deepcopy(self)
+        rule.setup(tuple(shape), place)
+        return rule
+
+    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        """Create parameters for an activation of `shape` (without the batch), if the rule has any."""
+
+    def pass_on(self, activation: Tensor) -> Tensor:
+        """What the next block receives, same shape as the activation. The block detaches it."""
+        return activation
+
+
+@dataclass(kw_only=True, eq=False)
+class OnePassRule(Rule):
+    """A rule that scores all classes from one activation."""
+
+    def scores(self, activation: Tensor) -> Tensor:
+        """Class scores (B, C) in float32."""
+        raise NotImplementedError
+
+    def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
+        """The block's own loss, a scalar in float32."""
+        raise NotImplementedError
+
+    def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, None]:
+        """What the training loop calls; a one-pass rule has no goodness to tell the others."""
+        return self.loss(activation, labels), None
+
+
+@dataclass(kw_only=True, eq=False)
+class ContrastiveRule(Rule):
+    """A rule that compares the goodness of a positive and a negative stream."""
+
+    wants: ClassVar[Wants] = "none"
+
+    def goodness(self, activation: Tensor) -> Tensor:
+        """One number an example, (B,) in float32."""
+        raise NotImplementedError
+
+    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
+        """The block's own loss from its goodness on both streams, each (B,); a scalar in float32."""
+        raise NotImplementedError
+
+    def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Heard]:
+        """What the training loop calls: the loss, and this block's goodness for the others to hear.
+
+        `activation` holds the positive stream and then the negative one, (2B, ...).
+        """
+        positive, negative = self.goodness(activation).chunk(2)
+        return self.loss(positive, negative, heard), Heard(positive.detach(), negative.detach())
+
+
+def float32(activation: Tensor) -> Tensor:
+    """The activation in float32: sums and losses in bf16 keep only 8 bits."""
+    return activation.to(torch.float32)
+
+
+def unit_rms(activation: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """The activation divided by its root mean square over all features, so that only its direction is left.
+
+    A length of sqrt(D) rather than 1 keeps the next block's inputs at the scale its initial weights expect.
+    """
+    square = float32(activation).square().flatten(1).mean(1)
+    scale = torch.rsqrt(square + epsilon).to(activation.dtype)
+    return activation * scale.view(-1, *[1] * (activation.dim() - 1))

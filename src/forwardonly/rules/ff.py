@@ -1,0 +1,76 @@
+"""Forward-Forward. Hinton 2022, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 2212.13345.
+
+Each block makes its goodness high on real data with the right label and low with a wrong one. Given by the paper: the
+goodness, the threshold loss, length normalisation, label embedding, hard negatives, both ways of predicting. The margin
+loss is SymBa's (arXiv 2303.08418). Reconstruction: the default hyperparameters, found on a validation split.
+
+Shapes: B batch, D features.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from forwardonly.rules.base import ContrastiveRule, Heard, float32, unit_rms
+
+
+def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Mean or sum of squared activations: (B, ...) -> (B,), in float32."""
+    squares = float32(activation).square().flatten(1)
+    return squares.mean(1) if reduction == "mean" else squares.sum(1)
+
+
+def threshold_loss(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
+    """softplus(theta - g_pos) + softplus(g_neg - theta), averaged over the batch."""
+    return (F.softplus(threshold - positive) + F.softplus(negative - threshold)).mean()
+
+
+def margin_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
+    """SymBa: softplus(-beta (g_pos - g_neg)), averaged over the batch; no threshold."""
+    return F.softplus(-beta * (positive - negative)).mean()
+
+
+@dataclass(kw_only=True, eq=False)
+class ForwardForward(ContrastiveRule):
+    """Forward-Forward with labels in the input: one positive and one negative stream.
+
+    `setup` creates no parameters: the weights are the body's alone.
+    """
+
+    objective: Literal["threshold", "margin"] = "threshold"
+    """Compare each stream with a threshold (Hinton), or the two streams with each other (SymBa)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Goodness is the mean or the sum of squared activations."""
+    threshold: float = 2.0
+    """Goodness that separates positive from negative, in units of goodness (threshold objective)."""
+    beta: float = 4.0
+    """Steepness of the margin objective."""
+    negatives: Literal["uniform", "hard"] = "uniform"
+    """Wrong labels: any with equal chance, or drawn by the network's own one-pass softmax."""
+    predict: Literal["goodness", "softmax"] = "goodness"
+    """Predict by trying every label, or in one pass by a softmax on the activations under a neutral label."""
+
+    standardise = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold <= 0 or self.beta <= 0:
+            raise ValueError(f"threshold and beta must be positive, not {self.threshold} and {self.beta}.")
+
+    @property
+    def needs_reader(self) -> bool:
+        """Whether the network must also learn a softmax on its activations."""
+        return self.negatives == "hard" or self.predict == "softmax"
+
+    def goodness(self, activation: Tensor) -> Tensor:
+        return goodness(activation, self.reduction)
+
+    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
+        if self.objective == "threshold":
+            return threshold_loss(positive, negative, self.threshold)
+        return margin_loss(positive, negative, self.beta)
+
+    def pass_on(self, activation: Tensor) -> Tensor:
+        return unit_rms(activation)

@@ -1,0 +1,75 @@
+"""Hyperspherical Forward-Forward (HFF). Sarode, Moser, ..., Dengel 2026, arXiv 2605.00082.
+
+Each block solves the C-class problem on the unit sphere: its features are normalised and compared with learned unit
+prototypes, and the prototypes of the other classes are the negatives, so one pass serves learning and predicting. Given
+by the paper: unit features and prototypes, several prototypes a class joined by log-sum-exp, a smooth margin loss. The
+exact form below and its defaults are our reconstruction, tuned on a validation split.
+
+Shapes: B batch, C classes, D features, Q prototypes a class.
+"""
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forwardonly.rules.base import OnePassRule, Place, float32, unit_rms
+
+
+def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> Tensor:
+    """G_c = (1/tau) log mean_k exp(tau cos(u, p_ck)): (B, D), (C, Q, D) -> (B, C), between -1 and 1."""
+    classes, per_class, size = prototypes_CQD.shape
+    unit_BD = F.normalize(features_BD, dim=1)
+    cosine_BCQ = (unit_BD @ F.normalize(prototypes_CQD, dim=2).view(-1, size).T).view(-1, classes, per_class)
+    if per_class == 1:
+        return cosine_BCQ.squeeze(2)
+    return (torch.logsumexp(tau * cosine_BCQ, dim=2) - math.log(per_class)) / tau
+
+
+def margin_loss(goodness_BC: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
+    """log(1 + sum_{c != y} exp(s (G_c - G_y + m))), averaged over the batch.
+
+    It is the cross-entropy of s G after the right class has given up the margin m.
+    """
+    handicap = margin * F.one_hot(labels, goodness_BC.shape[1])
+    return F.cross_entropy(scale * (goodness_BC - handicap), labels)
+
+
+@dataclass(kw_only=True, eq=False)
+class Hyperspherical(OnePassRule):
+    """Cosine to learned class prototypes, with a margin. Owns `prototypes` (C, Q, D)."""
+
+    scale: float = 16.0
+    """Inverse temperature s of the loss."""
+    tau: float = 16.0
+    """Sharpness of the log-sum-exp that joins the prototypes of a class."""
+    margin: float = 0.1
+    """Margin m, as a difference of cosines, by which the right class must win."""
+    prototypes_per_class: int = 1
+    """Prototypes Q that each class has."""
+
+    recipe = MappingProxyType({})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale <= 0 or self.tau <= 0 or self.prototypes_per_class < 1:
+            raise ValueError("scale and tau must be positive, and prototypes_per_class at least 1.")
+
+    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        self.prototypes = nn.Parameter(
+            F.normalize(torch.randn(self.classes, self.prototypes_per_class, math.prod(shape)), dim=2)
+        )
+
+    def scores(self, activation: Tensor) -> Tensor:
+        # The product with C prototypes is small beside the body's, and cosines in bf16 are off by up to 0.004.
+        with torch.autocast(activation.device.type, enabled=False):
+            return class_goodness(float32(activation).flatten(1), self.prototypes, self.tau)
+
+    def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
+        return margin_loss(self.scores(activation), labels, self.scale, self.margin)
+
+    def pass_on(self, activation: Tensor) -> Tensor:
+        return unit_rms(activation)

@@ -1,0 +1,95 @@
+"""Networks as files: `config.json` says how to build one, `model.safetensors` holds its weights. Nothing is unpickled."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from forwardonly.build import from_config
+from forwardonly.network import Network
+
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+
+
+def save(network: Network, folder: str | Path, **more: Any) -> None:
+    """Writes a network to a folder, which is made if it is not there; `more` goes into the config beside it.
+
+    Raises:
+        ValueError: the folder cannot be written, or the network was built by hand and has no config.
+    """
+    folder = Path(folder)
+    if not network.config:
+        raise ValueError(
+            "This network was built by hand, so no config can rebuild it: save its state_dict() instead, "
+            "or build it with fo.build."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        write_atomically(folder / MODEL, safetensors.torch.save(tensors))
+        write_json(folder / CONFIG, {"network": network.config, **more})
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+
+
+def load(folder: str | Path) -> Network:
+    """The network that `save` or a run wrote to a folder, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: a file is missing, damaged, or not of this library.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    network = from_config(config["network"])
+    try:
+        tensors = safetensors.torch.load_file(folder / MODEL)
+    except FileNotFoundError:
+        raise ValueError(f"{folder} has no {MODEL}: the run was not finished.") from None
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"{folder / MODEL} is damaged: {problem}.") from None
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError:
+        raise ValueError(f"{folder / MODEL} does not hold the weights of the network in {CONFIG}.") from None
+    return network.eval()
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The `config.json` of a run folder.
+
+    Raises:
+        ValueError: there is none, or it is not one that this library wrote.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not a run folder: it has no {CONFIG}.") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ValueError(f"{path} cannot be read: {problem}.") from None
+    if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
+        raise ValueError(f"{path} is not a forwardonly config: it describes no network.")
+    return config
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file that is either the old one or the whole new one."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes under a temporary name, syncs and renames, so that a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""How a network is trained: every option that is not the rule's or the body's own."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
+
+from forwardonly.data import Augment
+from forwardonly.names import nearest
+from forwardonly.rules import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Training options. A rule's `recipe` overrides the defaults here, and what a caller gives overrides both."""
+
+    epochs: int = 30
+    """Passes over the training images (for each block, if blocks train one after another)."""
+    batch_size: int = 128
+    """Images in a step; the last images of an epoch that do not fill a batch wait for the next epoch."""
+    optimiser: str = "adamw"
+    """Optimiser that each block has: the name of any class in torch.optim, in any case."""
+    learning_rate: float = 1e-3
+    """Highest learning rate of the run."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimiser."""
+    momentum: float = 0.9
+    """Momentum, for optimisers that take one."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls from its highest value to zero."""
+    warmup: float = 0.0
+    """Share of the run in which the learning rate rises to its highest value."""
+    clip: float | None = None
+    """Largest norm of a block's gradient; none leaves it as it is."""
+    schedule: Literal["simultaneous", "greedy"] = "simultaneous"
+    """Train all blocks on every batch, or one block after another, each to its end."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda or cuda:N."""
+    crop: int = 0
+    """Augmentation: pad by this many pixels and cut out the old size at random."""
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Augmentation: mirror images at random, or each one in every other epoch."""
+    cutout: int = 0
+    """Augmentation: side in pixels of a square that is blanked at random."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip must be positive, not {self.clip}.")
+        for field in fields(self):
+            choices = get_args(field.type)
+            if choices and all(isinstance(choice, str) for choice in choices):
+                if getattr(self, field.name) not in choices:
+                    raise ValueError(
+                        f"{field.name} must be one of {', '.join(choices)}, not {getattr(self, field.name)!r}."
+                    )
+
+    @classmethod
+    def for_rule(cls, rule: Rule, **given: Any) -> Self:
+        """Defaults, overridden by the rule's recipe, overridden by what is given (None gives nothing).
+
+        Raises:
+            ValueError: an unknown option, or a value that makes no sense.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}.")
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return replace(cls(), **{**rule.recipe, **chosen})
+
+    @property
+    def augment(self) -> Augment | None:
+        """What happens to a batch of training images, or None if nothing does."""
+        chosen = Augment(crop=self.crop, flip=self.flip, cutout=self.cutout)
+        return None if chosen == Augment() else chosen
