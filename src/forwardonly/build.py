@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-
 from forwardonly import bodies, rules
 from forwardonly.block import Block, Signal
 from forwardonly.names import name_in, nearest
@@ -27,11 +26,25 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = body.layers(shape)
-        if rule.end_to_end:
-            layers = [bodies.Layer(bodies.Chain(layers))]
-        blocks = _fit_rules(layers, shape, rule)
-        return Network(blocks, shape=shape, readout=readout, config=_config(body, shape, rule, readout))
+        config = _config(body, shape, rule, readout)
+        return assemble(body.layers(shape), shape, rule, readout=readout, stem=body.stem(shape), config=config)
+
+
+def assemble(
+    layers: Sequence[bodies.Layer],
+    shape: Sequence[int],
+    rule: rules.Rule,
+    *,
+    readout: Kind = "sum",
+    stem: bodies.Stem | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Network:
+    """A network of layers behind a stem, with the rule on each of them, or on all together if it is backprop."""
+    if rule.end_to_end:
+        layers = [bodies.Layer(bodies.Chain(layers))]
+    images = torch.zeros(2, *shape)
+    blocks = _fit_rules(layers, images if stem is None else stem(images), rule)
+    return Network(blocks, shape=shape, readout=readout, stem=stem, config=config)
 
 
 def mlp(
@@ -62,16 +75,15 @@ def from_config(config: Mapping[str, Any]) -> Network:
         raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
 
 
-def _fit_rules(layers: Sequence[bodies.Layer], shape: Sequence[int], rule: rules.Rule) -> list[Block]:
+def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule) -> list[Block]:
     """Blocks whose rules are set up for the activation each body makes of what the block before passes on."""
     blocks = []
-    signal: Signal = torch.zeros(2, *shape)
     for index, layer in enumerate(layers):
         layer.body.eval()  # the trial must not move running statistics
         with torch.no_grad():
             activation = layer.body(signal if isinstance(signal, torch.Tensor) else signal[0])
         own = rule.for_block(activation.shape[1:], rules.Place(index, len(layers)))
-        block = Block(layer.body, own, layer.join)
+        block = Block(layer.body, own, layer.behind(rule.normalises))
         signal = block.pass_on(activation, signal)
         blocks.append(block.train())
     return blocks
@@ -88,7 +100,7 @@ def _config(body: bodies.Body, shape: Sequence[int], rule: rules.Rule, readout: 
 
 def _make(table: Mapping[str, type], kind: str, config: Mapping[str, Any]) -> Any:
     """The entry of a table that a config names, with the options it gives."""
-    options = dict(config)
+    options = {**config}
     name = options.pop("name")
     if name not in table:
         raise ValueError(f"Unknown {kind} {name!r}: {nearest(name, table)}.")

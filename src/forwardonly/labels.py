@@ -7,13 +7,14 @@ Shapes: B batch, C classes, D features.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NEUTRAL = 0.1
 
 
-def embed(images: Tensor, codes: Tensor, high: float) -> Tensor:
-    """A copy of images (B, ...) whose first C features hold codes (B, C) times `high`, the input's maximum.
+def embed(images: Tensor, codes: Tensor, value: float) -> Tensor:
+    """A copy of images (B, ...) whose first C features hold codes (B, C) times `value`.
 
     Raises:
         ValueError: an image has fewer features than there are classes.
@@ -22,17 +23,17 @@ def embed(images: Tensor, codes: Tensor, high: float) -> Tensor:
     classes = codes.shape[1]
     if flat.shape[1] < classes:
         raise ValueError(f"The image has {flat.shape[1]} features: too few to carry the label of {classes} classes.")
-    return torch.cat([codes.to(flat.dtype) * high, flat[:, classes:]], dim=1).view_as(images)
+    return torch.cat([codes.to(flat.dtype) * value, flat[:, classes:]], dim=1).view_as(images)
 
 
-def embed_labels(images: Tensor, labels: Tensor, classes: int, high: float = 1.0) -> Tensor:
-    """Images that carry their labels (B,) as a one-hot code."""
-    return embed(images, torch.nn.functional.one_hot(labels, classes), high)
+def embed_labels(images: Tensor, classes: int, value: float, labels: Tensor) -> Tensor:
+    """Images that carry their labels (B,) as a one-hot code, its "1" being `value`."""
+    return embed(images, F.one_hot(labels, classes), value)
 
 
-def embed_neutral(images: Tensor, classes: int, high: float = 1.0) -> Tensor:
-    """Images that carry no label: 0.1 for every class."""
-    return embed(images, images.new_full((len(images), classes), NEUTRAL), high)
+def embed_neutral(images: Tensor, classes: int, value: float) -> Tensor:
+    """Images that carry no label: 0.1 of `value` for every class."""
+    return embed(images, images.new_full((len(images), classes), NEUTRAL), value)
 
 
 def wrong_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from forwardonly import labels as label_code
 from forwardonly.block import Block, Signal, main_path
+from forwardonly.bodies import Stem
 from forwardonly.prepare import Prepare
 from forwardonly.reader import Reader
 from forwardonly.readout import Kind, Readout
 from forwardonly.rules import ContrastiveRule, OnePassRule, Rule
+from forwardonly.rules.base import unit_rms
 
 
 class Network(nn.Module):
@@ -25,6 +27,7 @@ class Network(nn.Module):
         blocks: at least one; all contrastive or all one-pass.
         shape: of one image: channels, height, width.
         readout: how the blocks' scores become the network's.
+        stem: what stands before the first block and is not trained.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
     Raises:
@@ -37,6 +40,7 @@ class Network(nn.Module):
         *,
         shape: Sequence[int],
         readout: Kind = "sum",
+        stem: Stem | None = None,
         config: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -48,12 +52,12 @@ class Network(nn.Module):
         self.shape = tuple(shape)
         self.classes = rule.classes
         self.config: dict[str, Any] = dict(config or {})
-        self.prepare = Prepare(self.shape, standardise=rule.standardise)
+        self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem)
         self.blocks = nn.ModuleList(blocks)
         self.readout = Readout(readout, len(blocks))
         self.reader: Reader | None = None
         if getattr(rule, "needs_reader", False):
-            sizes = [math.prod(shape) for shape in activation_shapes(self.row, self.shape)]
+            sizes = [math.prod(shape) for shape in activation_shapes(self.row, self.prepare(torch.zeros(1, *self.shape)))]
             self.reader = Reader(sizes, self.classes)
 
     @property
@@ -91,7 +95,14 @@ class Network(nn.Module):
 
     def with_labels(self, prepared: Tensor, labels: Tensor) -> Tensor:
         """Prepared images that carry labels (B,) in their first features."""
-        return label_code.embed_labels(prepared, labels, self.classes, self.prepare.high)
+        return label_code.embed_labels(*self._label_input(prepared), labels)
+
+    def _label_input(self, prepared: Tensor) -> tuple[Tensor, int, float]:
+        """What a label is written into, the number of classes, and the value of the code's "1"."""
+        rule = self.rule
+        assert isinstance(rule, ContrastiveRule)
+        images = unit_rms(prepared) if rule.normalise_input else prepared
+        return images, self.classes, self.prepare.high if rule.label_value is None else rule.label_value
 
     def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
         """Each block with its activation and what it passes on, one after another; no tape is built."""
@@ -103,7 +114,7 @@ class Network(nn.Module):
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """What every block passes on for images under a neutral label: the reader's input."""
-        neutral = label_code.embed_neutral(prepared, self.classes, self.prepare.high)
+        neutral = label_code.embed_neutral(*self._label_input(prepared))
         return [main_path(passed) for _, _, passed in self.activations(neutral)]
 
     def scores(self, images: Tensor) -> Tensor:
@@ -151,10 +162,9 @@ class Network(nn.Module):
             self.train(training)
 
 
-def activation_shapes(blocks: Sequence[Block], shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """The shape of each block's activation, without the batch, for images of `shape`."""
+def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:
+    """The shape of each block's activation, without the batch, if the first one receives `signal`."""
     shapes = []
-    signal: Signal = torch.zeros(1, *shape)
     with torch.no_grad():
         for block in blocks:
             activation = block(signal)

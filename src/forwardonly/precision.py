@@ -31,8 +31,10 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     Raises:
         ValueError: an unknown precision.
     """
-    if name == "fp32" or name == "bf16":
-        return name
+    if name == "fp32":
+        return "fp32"
+    if name == "bf16":
+        return "bf16"
     if name != "auto":
         raise ValueError(f"Unknown precision {name!r}: choose one of auto, bf16, fp32.")
     return "bf16" if _native_bf16(device) else "fp32"

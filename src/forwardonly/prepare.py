@@ -1,11 +1,17 @@
-"""From stored images to what the first block sees: float, and if the rule wants it zero mean and unit deviation."""
+"""From stored images to what the first block sees: float, if the rule wants it zero mean and unit deviation, then the stem."""
 
 import torch
 from torch import Tensor, nn
 
+from forwardonly.bodies import Stem
+
+
+STEM_SAMPLE = 5_000  # the images that a stem sees: enough for a covariance, little enough to hold as floats
+
 
 class Prepare(nn.Module):
-    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std.
+    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, and through the body's stem if
+    it has one.
 
     `mean` and `std` (C, 1, 1) are kept with the model; they stay 0 and 1 until `fit` has seen training images, and
     for ever if `standardise` is false.
@@ -18,13 +24,14 @@ class Prepare(nn.Module):
     std: Tensor
     fitted: Tensor
 
-    def __init__(self, shape: tuple[int, ...], *, standardise: bool):
+    def __init__(self, shape: tuple[int, ...], *, standardise: bool, stem: Stem | None = None):
         super().__init__()
         self.shape = tuple(shape)
         self.standardise = standardise
         self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
         self.register_buffer("std", torch.ones(shape[0], 1, 1))
-        self.register_buffer("fitted", torch.tensor(not standardise))
+        self.register_buffer("fitted", torch.tensor(not standardise and stem is None))
+        self.stem = stem
 
     @property
     def high(self) -> float:
@@ -32,9 +39,16 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Takes mean and deviation from uint8 training images (N, C, H, W), once."""
+        """Takes mean and deviation from uint8 training images (N, C, H, W), and lets the stem see some of them, once."""
         if self.fitted:
             return
+        if self.standardise:
+            self._fit_deviation(images)
+        if self.stem is not None:
+            self.stem.fit(self._pixels(images[:STEM_SAMPLE]))
+        self.fitted.fill_(True)
+
+    def _fit_deviation(self, images: Tensor) -> None:
         levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
         for channel in range(self.shape[0]):  # a histogram is exact and needs no float copy of the whole set
             share = torch.bincount(images[:, channel].flatten(), minlength=256).double()
@@ -43,9 +57,12 @@ class Prepare(nn.Module):
             std = (share * (levels - mean).square()).sum().sqrt()
             self.mean[channel] = mean.float()
             self.std[channel] = std.float().clamp_min(1e-3)
-        self.fitted.fill_(True)
 
     def forward(self, images: Tensor) -> Tensor:
+        pixels = self._pixels(images)
+        return pixels if self.stem is None else self.stem(pixels)
+
+    def _pixels(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
             got = " x ".join(map(str, images.shape[1:]))
             want = " x ".join(map(str, self.shape))

@@ -1,7 +1,7 @@
 """A softmax that reads a whole network's activations: one-pass prediction for contrastive rules.
 
-Hinton 2022, arXiv 2212.13345: a linear softmax on the normalised activations of all blocks but the first, under a neutral
-label; nothing flows back from it into the blocks.
+Hinton 2022, arXiv 2212.13345: a linear softmax on the normalised activations of all blocks but the
+first, under a neutral label; nothing flows back from it into the blocks.
 
 Shapes: L blocks, B batch, C classes.
 """

@@ -1,4 +1,6 @@
-"""Networks as files: `config.json` says how to build one, `model.safetensors` holds its weights. Nothing is unpickled."""
+"""Networks as files: `config.json` says how to build one, `model.safetensors` holds its weights.
+
+Nothing is unpickled."""
 
 import json
 import os

@@ -1,9 +1,33 @@
 """Bodies: the layers without their rules, and the table of them."""
 
-from forwardonly.bodies.layers import Body, Chain, Layer
+from forwardonly.bodies.convolutional import CNN, Conv, Six, VGG8b
+from forwardonly.bodies.layers import Body, Chain, Layer, Stem
 from forwardonly.bodies.mlp import MLP
+from forwardonly.bodies.residual import ResNet17
+from forwardonly.bodies.transformer import Transformer
 
-TABLE: dict[str, type[Body]] = {"mlp": MLP}
+TABLE: dict[str, type[Body]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "conv": Conv,
+    "six": Six,
+    "vgg8b": VGG8b,
+    "resnet17": ResNet17,
+    "transformer": Transformer,
+}
 """Every body by the name that the command line and config files use."""
 
-__all__ = ["MLP", "TABLE", "Body", "Chain", "Layer"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "TABLE",
+    "Body",
+    "Chain",
+    "Conv",
+    "Layer",
+    "ResNet17",
+    "Six",
+    "Stem",
+    "Transformer",
+    "VGG8b",
+]

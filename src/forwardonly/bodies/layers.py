@@ -1,8 +1,10 @@
-"""What every body is made of: a row of layers, each trained by itself."""
+"""What every body is made of: a row of layers, each trained by itself, behind a stem that is not trained."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -10,22 +12,51 @@ class Layer(NamedTuple):
     """One block's worth of a body.
 
     `join`, in residual bodies alone, makes the next signal from what the block passes on and what it received.
+    `norm` is what the body needs between this layer and the next, unless the rule normalises what it passes on. Neither has
+    parameters.
     """
 
     body: nn.Module
     join: Callable[[Tensor, Any], Any] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+
+    def behind(self, normalised: bool) -> Callable[[Tensor, Any], Any] | None:
+        """What makes the next signal of an activation, which the rule has `normalised` or not; None if nothing does."""
+        if normalised or self.norm is None:
+            return self.join
+        return partial(_normalise_and_join, self.norm, self.join)
 
 
-class Body(Protocol):
-    """A frozen dataclass whose fields are the body's options."""
+def _normalise_and_join(
+    norm: Callable[[Tensor], Tensor], join: Callable[[Tensor, Any], Any] | None, activation: Tensor, incoming: Any
+) -> Any:
+    return norm(activation) if join is None else join(norm(activation), incoming)
+
+
+class Stem(nn.Module):
+    """What stands before the first layer and is never trained; `fit` may look at training images once."""
+
+    def fit(self, images: Tensor) -> None:
+        """Takes what it needs from prepared training images (N, channels, height, width)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Body:
+    """Base of the bodies, frozen dataclasses whose fields are their options."""
+
+    def stem(self, shape: Sequence[int]) -> Stem | None:
+        """The untrained stem for images of `shape` (channels, height, width), if the body has one."""
+        return None
 
     def layers(self, shape: Sequence[int]) -> list[Layer]:
-        """Layers for images of `shape` (channels, height, width).
+        """Layers for images of `shape` (channels, height, width), behind the stem.
 
         Raises:
             ValueError: the options make no network for such images.
         """
-        ...
+        raise NotImplementedError
 
 
 class Chain(nn.Module):
@@ -34,12 +65,44 @@ class Chain(nn.Module):
     def __init__(self, layers: Sequence[Layer]):
         super().__init__()
         self.bodies = nn.ModuleList(layer.body for layer in layers)
-        self.joins = [layer.join for layer in layers]
+        self.between = [layer.behind(normalised=False) for layer in layers]
 
     def forward(self, signal: Tensor) -> Tensor:
         activation = signal
-        for body, join in zip(self.bodies, self.joins, strict=True):
+        for body, behind in zip(self.bodies, self.between, strict=True):
             incoming = signal
             activation = body(incoming if isinstance(incoming, Tensor) else incoming[0])
-            signal = activation if join is None else join(activation, incoming)
+            signal = activation if behind is None else behind(activation, incoming)
         return activation
+
+
+class LayerNormStem(Stem):
+    """Each image with zero mean and unit deviation over all its pixels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.layer_norm(images, images.shape[1:])
+
+
+class Whitening(Stem):
+    """A convolution that decorrelates 2 x 2 patches, then GELU: (B, c, H, W) -> (B, 8 c, H-1, W-1).
+
+    Its filters are the eigenvectors of the patches' covariance divided by the root of their eigenvalues, each with both signs,
+    so that nothing is lost at the GELU. The idea is from Keller Jordan's airbench, arXiv 2404.00498, section 3.2.
+    """
+
+    EPSILON = 5e-4
+    filters: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("filters", torch.zeros(8 * channels, channels, 2, 2))
+
+    def fit(self, images: Tensor) -> None:
+        patches = nn.functional.unfold(images, 2).transpose(1, 2).flatten(0, 1).double()
+        patches = patches - patches.mean(0)
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        rows = (vectors / (values.clamp_min(0) + self.EPSILON).sqrt()).T.view(-1, *self.filters.shape[1:])
+        self.filters.copy_(torch.cat([rows, -rows]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.gelu(nn.functional.conv2d(images, self.filters))

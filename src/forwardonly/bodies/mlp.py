@@ -1,16 +1,17 @@
 """The multilayer perceptron."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from forwardonly.bodies.layers import Layer
+from forwardonly.bodies.layers import Body, Layer
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP:
+class MLP(Body):
     """Fully connected layers with ReLU; the first one flattens the image."""
 
     hidden: tuple[int, ...] = (1000, 1000)
@@ -23,7 +24,11 @@ class MLP:
             raise ValueError(f"hidden must name at least one layer of 1 unit or more, not {self.hidden}.")
         sizes = [math.prod(shape), *self.hidden]
         layers = []
-        for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             first: nn.Module = nn.Flatten() if index == 0 else nn.Dropout(self.dropout)
-            layers.append(Layer(nn.Sequential(first, nn.Linear(fan_in, fan_out), nn.ReLU())))
+            linear = nn.Linear(fan_in, fan_out)
+            # Inputs have unit mean square under every rule here; He's start keeps that so for a layer with ReLU.
+            nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
+            layers.append(Layer(nn.Sequential(first, linear, nn.ReLU())))
         return layers

@@ -1,22 +1,23 @@
 """The command line: `forwardonly COMMAND [OPTIONS]`.
 
 A command is a module in this package with
-    options(argv) -> type          the dataclass of its options (`parse.Common` and its own fields)
+    options(argv)                  a dataclass that extends `parsing.Common`, or an instance of one with the defaults
     run(options, screen) -> dict   does the work; the result is what `--json` prints
     show(result, screen) -> None   draws the result for people
 and a line in COMMANDS. It is imported when it is called, so that help and mistakes do not wait for PyTorch.
 """
 
 import importlib
-import importlib.metadata
 import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from forwardonly.cli.parse import nearest, parse
+from forwardonly.cli.parsing import parse
 from forwardonly.cli.screen import Screen
+from forwardonly.names import nearest
+from forwardonly.version import __version__
 
 
 class Command(NamedTuple):
@@ -60,10 +61,10 @@ def _dispatch(argv: list[str]) -> int:
         print(_help())
         return OK
     if name == "--version":
-        print("forwardonly", importlib.metadata.version("forward-only"))
+        print("forwardonly", __version__)
         return OK
     if name not in COMMANDS:
-        raise ValueError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+        raise ValueError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
     command = importlib.import_module(COMMANDS[name].module)
     options = parse(command.options(rest), rest, prog=f"forwardonly {name}", description=COMMANDS[name].does)
     screen = Screen(quiet=options.json and not sys.stderr.isatty())

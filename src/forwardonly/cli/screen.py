@@ -2,11 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # the screen is there before PyTorch
+    from forwardonly import training
 
 
 class Screen:
@@ -19,11 +23,50 @@ class Screen:
         """One paragraph, as it is: brackets in it are not markup."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table whose first column is left-aligned and whose others are numbers."""
-        table = Table(title=title, title_justify="left")
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> None:
+        """A table whose first columns are words and whose others are numbers."""
+        self.say(title)
+        table = Table()
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            table.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
         for row in rows:
-            table.add_row(*[str(cell) for cell in row])
+            table.add_row(*[Text(str(cell)) for cell in row])  # as Text, so that a name may hold brackets
         self.console.print(table)
+
+    @contextlib.contextmanager
+    def progress(self, title: str) -> Iterator[Callable[["training.Progress"], None]]:
+        """A bar with the time left, moved by what it yields; where nobody watches, a line an epoch."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[latest]}"),
+        )
+        watched = self.console.is_terminal
+        with Progress(
+            *columns, console=self.console, transient=True, redirect_stdout=False, disable=not watched
+        ) as bar:
+            task = bar.add_task(title, latest="")
+
+            def draw(event: "training.Progress") -> None:
+                bar.update(task, completed=event.step, total=event.steps)
+                if event.row is not None:
+                    latest = _epoch(event.row)
+                    bar.update(task, latest=latest)
+                    if not watched:
+                        self.say(latest)
+
+            yield draw
+
+
+def percent(share: float) -> str:
+    """A fraction of 1 as people read it."""
+    return f"{100 * share:.2f} %"
+
+
+def _epoch(row: dict[str, Any]) -> str:
+    """An epoch's figures on one line."""
+    losses = ", ".join(f"{loss:.3f}" for loss in row["loss"])
+    measured = f", validation {percent(row['validation_accuracy'])}" if "validation_accuracy" in row else ""
+    return f"epoch {row['epoch'] + 1}: loss {losses}{measured}, {row['seconds']:.1f} s"

@@ -67,9 +67,7 @@ class Augment:
         columns = torch.arange(width, device=images.device).expand(count, -1)  # (B, W)
         if self.crop:
             rows = _mirrored(rows + _draw(2 * self.crop + 1, images, generator)[:, None] - self.crop, height)
-            columns = _mirrored(
-                columns + _draw(2 * self.crop + 1, images, generator)[:, None] - self.crop, width
-            )
+            columns = _mirrored(columns + _draw(2 * self.crop + 1, images, generator)[:, None] - self.crop, width)
         if self.flip != "none":
             if self.flip == "random":
                 turned = _draw(2, images, generator) == 1
@@ -103,12 +101,12 @@ def _coin(indices: Tensor) -> Tensor:
 
 
 def _cutout(images: Tensor, side: int, generator: torch.Generator | None) -> Tensor:
-    height, width = images.shape[-2:]
-    top = _draw(height, images, generator)[:, None] - side // 2  # the square may hang over the edge
-    left = _draw(width, images, generator)[:, None] - side // 2
-    rows = torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    in_rows, in_columns = (rows >= top) & (rows < top + side), (columns >= left) & (columns < left + side)
-    square = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    colour = (images.sum(dim=(2, 3), keepdim=True) // (height * width)).to(images.dtype)
-    return torch.where(square, colour, images)
+    count, channels, height, width = images.shape
+    # A square that hangs over the edge holds the edge, so its places beyond may be painted there again.
+    reach = torch.arange(side, device=images.device) - side // 2
+    rows = (_draw(height, images, generator)[:, None] + reach).clamp(0, height - 1)
+    columns = (_draw(width, images, generator)[:, None] + reach).clamp(0, width - 1)
+    places = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, side * side).expand(-1, channels, -1)
+    flat = images.flatten(2)
+    colour = flat.float().mean(dim=2, keepdim=True).to(images.dtype)
+    return flat.scatter(2, places, colour.expand(-1, -1, side * side)).view(images.shape)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from forwardonly.data.reading import UnreadableError, reading
+from forwardonly.data.reading import GIB, UnreadableError, reading
 from forwardonly.data.sources import File, Source, find, folders, locate, md5, source, verify
 
 ATTEMPTS = 3  # a broken connection is taken up again this often before the user is asked to
@@ -52,9 +52,7 @@ def missing(name: str, data_dir: Path | str | None) -> str:
     else:
         wanted = ", ".join(Path(file.path).name for file in known.files)
         where = root / Path(known.files[0].path).parent
-    return (
-        f"put {wanted} from {known.url} into {where}, or name their folder by --data-dir or FORWARDONLY_DATA"
-    )
+    return f"put {wanted} from {known.url} into {where}, or name their folder by --data-dir or FORWARDONLY_DATA"
 
 
 def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
@@ -69,14 +67,17 @@ def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
     with reading(archive, "a .tar.gz archive"), tarfile.open(archive, "r:gz") as opened:
         for member in opened:
             file = wanted.get(member.name.removeprefix("./"))
+            if member.size > GIB:
+                raise UnreadableError(f"{archive}: {member.name[:80]!r} in it is larger than 1 GiB, refused")
             stream = opened.extractfile(member) if file is not None and member.isreg() else None
             if file is None or stream is None:
                 continue
             target = root / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as copy:
-                shutil.copyfileobj(stream, copy, 1 << 20)
+            copy = tempfile.NamedTemporaryFile(dir=target.parent, delete=False)  # noqa: SIM115 - renamed below
             try:
+                with copy:
+                    shutil.copyfileobj(stream, copy, 1 << 20)
                 if md5(Path(copy.name)) != file.md5:
                     raise UnreadableError(f"{archive}: {file.path} in it is not the published file")
                 os.chmod(copy.name, 0o644)
@@ -90,9 +91,9 @@ def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
 
 
 def _writable(folder: Path) -> bool:
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK)
 
 
 def _download(name: str, known: Source, file: File, root: Path, progress: bool) -> None:
@@ -146,7 +147,8 @@ class _Resumable:
             bars.TransferSpeedColumn(),
             bars.TimeRemainingColumn(),
         )
-        with bars.Progress(*columns, console=Console(stderr=True), disable=not self.progress) as bar:
+        console = Console(stderr=True)
+        with bars.Progress(*columns, console=console, disable=not (self.progress and console.is_terminal)) as bar:
             task = bar.add_task(self.part.stem, total=self.size or None)
             for attempt in range(ATTEMPTS):
                 try:
@@ -172,8 +174,10 @@ class _Resumable:
                 self.part.unlink(missing_ok=True)  # what is there cannot be the beginning of that file
                 raise _Stopped("0 bytes")
             response.raise_for_status()
+            response.raw.enforce_content_length = False  # it would drop what a short answer brought; checked below
             with self.part.open("ab" if goes_on else "wb") as part:
                 bar.update(task, completed=part.tell())
+                end = part.tell() + int(response.headers.get("Content-Length", 0))
                 try:
                     for piece in response.iter_content(1 << 18):
                         part.write(piece)
@@ -182,3 +186,5 @@ class _Resumable:
                             return  # not the published file: its checksum will say so
                 except requests.RequestException as error:
                     raise _Stopped(f"{part.tell():,} bytes") from error
+                if part.tell() < end:
+                    raise _Stopped(f"{part.tell():,} bytes")

@@ -62,9 +62,7 @@ def read_mnist(images: Path, labels: Path, classes: tuple[str, ...], name: str) 
     """One split of MNIST or a set in its format."""
     pixels, digits = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(digits):
-        raise ValueError(
-            f"{images} has {len(pixels)} images, {labels} has {len(digits)} labels: they must agree"
-        )
+        raise ValueError(f"{images} has {len(pixels)} images, {labels} has {len(digits)} labels: they must agree")
     if not pixels.size:
         raise ValueError(f"{images}: it has no images in it")
     return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(digits).long(), classes, name)
@@ -80,9 +78,7 @@ def read_cifar(files: list[Path], labels_key: str, classes: tuple[str, ...], nam
         if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
             raise ValueError(f"{path}: it has no 'data' of 3072 bytes an image")
         if not isinstance(labels, list) or not all(type(n) is int and 0 <= n < len(classes) for n in labels):
-            raise ValueError(
-                f"{path}: it has no {labels_key!r} that are numbers from 0 to {len(classes) - 1}"
-            )
+            raise ValueError(f"{path}: it has no {labels_key!r} that are numbers from 0 to {len(classes) - 1}")
         if len(labels) != len(data):
             raise ValueError(f"{path}: {len(data)} images but {len(labels)} labels")
         pixels.append(data)
@@ -123,17 +119,13 @@ def read_npz(path: Path) -> tuple[Images, Images]:
         return split_test(train)
     test_x = _pixels(arrays["x_test"], f"{path}: x_test")
     if test_x.shape[1:] != x.shape[1:]:
-        raise ValueError(
-            f"{path}: images in x_test are {test_x.shape[1:]}, in x {x.shape[1:]}: they must agree"
-        )
+        raise ValueError(f"{path}: images in x_test are {test_x.shape[1:]}, in x {x.shape[1:]}: they must agree")
     return train, _images(test_x, _labels(arrays["y_test"], f"{path}: y_test"), classes, path)
 
 
 def _images(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], path: Path) -> Images:
     if len(x) != len(y) or not len(x):
-        raise ValueError(
-            f"{path}: {len(x)} images but {len(y)} labels, there must be as many and at least one"
-        )
+        raise ValueError(f"{path}: {len(x)} images but {len(y)} labels, there must be as many and at least one")
     return Images(torch.from_numpy(x), torch.from_numpy(y), classes, path.stem)
 
 
@@ -149,9 +141,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             if member.compress_size > size or member.file_size > DEFLATE_LIMIT * max(member.compress_size, 1):
                 raise UnreadableError(f"{path}: it promises more data for {key!r} than it can hold")
             if member.file_size > max(GIB, 100 * size):
-                raise UnreadableError(
-                    f"{path}: {key!r} would unpack to {member.file_size >> 20} MiB, refused"
-                )
+                raise UnreadableError(f"{path}: {key!r} would unpack to {member.file_size >> 20} MiB, refused")
             with archive.open(member) as stream, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # numpy remarks on arrays Python 2 wrote; they read well
                 # A zip member is a BinaryIO in all that is used here: read().
@@ -184,9 +174,7 @@ def _read_npy(stream: BinaryIO, size: int, what: str) -> np.ndarray:
 def _pixels(x: np.ndarray, what: str) -> np.ndarray:
     """Any accepted x as contiguous uint8 (N, C, H, W)."""
     if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
-        raise ValueError(
-            f"{what} has shape {x.shape}, it must be (N, H, W), (N, C, H, W), (N, H, W, C) or (N, D)"
-        )
+        raise ValueError(f"{what} has shape {x.shape}, it must be (N, H, W), (N, C, H, W), (N, H, W, C) or (N, D)")
     if x.size and x.dtype.kind == "f":
         if not np.isfinite(x).all():
             bad = int(np.nonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))[0][0])

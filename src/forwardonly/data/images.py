@@ -99,9 +99,7 @@ def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
     quota = torch.minimum(exact.floor().long(), (sizes - 1).clamp(min=0))
     while (short := count - int(quota.sum())) > 0:
         remainder = torch.where(quota < sizes - 1, exact - quota, -torch.inf)
-        quota[
-            remainder.argsort(descending=True, stable=True)[: min(short, int(remainder.isfinite().sum()))]
-        ] += 1
+        quota[remainder.argsort(descending=True, stable=True)[: min(short, int(remainder.isfinite().sum()))]] += 1
 
     shuffled = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     labels = split.labels.cpu()[shuffled]

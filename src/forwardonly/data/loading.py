@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -65,14 +66,14 @@ def load(
 
 
 def _read_path(path: Path, name: str, image_size: int | None) -> tuple[Images, Images | None, Images]:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, never raises
         return read_folder(path, image_size)
     if path.suffix.lower() == ".npz":
         if image_size is not None:
             raise ValueError("image_size is for folders of images, arrays keep their size")
         train, test = read_npz(path)
         return train, None, test
-    if path.exists():
+    if os.path.exists(path):
         raise ValueError(f"{path}: it is neither a folder of images nor an .npz file")
     source(name)  # raises, with the nearest name
     raise ValueError(f"{path}: there is no such folder or file")

@@ -182,11 +182,7 @@ def _build(target: Any, state: Any) -> None:
         case _Array(), (_, tuple(shape), _Uint8(), fortran, str() | bytes() as data):
             if isinstance(data, str):
                 data = data.encode("latin-1")
-            if (
-                not all(type(n) is int and n >= 0 for n in shape)
-                or prod(shape) != len(data)
-                or len(shape) > 4
-            ):
+            if not all(type(n) is int and n >= 0 for n in shape) or prod(shape) != len(data) or len(shape) > 4:
                 raise ValueError(f"an array in it has {len(data)} bytes, which its shape does not fit")
             target.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
         case _:

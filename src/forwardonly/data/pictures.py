@@ -103,23 +103,17 @@ def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | No
     for part, folders in listed.items():
         for name, members in folders:
             if name not in classes:
-                raise ValueError(
-                    f"{parts[part] / name}: the class {name!r} has no directory in {parts['train']}"
-                )
+                raise ValueError(f"{parts[part] / name}: the class {name!r} has no directory in {parts['train']}")
             files += members
             labels += [classes.index(name)] * len(members)
             where += [part] * len(members)
     # All parts in one go, so that one grey part and one coloured part come out alike.
-    everything = Images(
-        read_images(files, image_size=image_size), torch.tensor(labels), classes, root.resolve().name
-    )
+    everything = Images(read_images(files, image_size=image_size), torch.tensor(labels), classes, root.resolve().name)
     if len(listed) == 1:
         train, test = split_test(everything)
         return train, None, test
     split = {
-        part: everything.subset(
-            torch.tensor([i for i, w in enumerate(where) if w == part], dtype=torch.int64)
-        )
+        part: everything.subset(torch.tensor([i for i, w in enumerate(where) if w == part], dtype=torch.int64))
         for part in listed
     }
     if "test" not in split:
@@ -151,9 +145,7 @@ def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: s
     ids = sorted(line[0] for line in lines("wnids.txt"))
     words = {line[0]: line[1].split(",")[0] for line in lines("words.txt") if len(line) > 1}
     shared = Counter(words.get(i, i) for i in ids)
-    classes = tuple(
-        words.get(i, i) if shared[words.get(i, i)] == 1 else f"{words.get(i, i)} ({i})" for i in ids
-    )
+    classes = tuple(words.get(i, i) if shared[words.get(i, i)] == 1 else f"{words.get(i, i)} ({i})" for i in ids)
     place = {wnid: number for number, wnid in enumerate(ids)}
 
     def images(named: list[tuple[str, str]], part: str) -> Images:
@@ -164,23 +156,17 @@ def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: s
         return Images(pixels, torch.tensor([place[wnid] for _, wnid in named]), classes, part)
 
     train = [(n, n.split("/")[2]) for n in sorted(listed) if n.count("/") == 4 and n.split("/")[1] == "train"]
-    test = [
-        (f"tiny-imagenet-200/val/images/{x[0]}", x[1]) for x in lines("val/val_annotations.txt") if len(x) > 1
-    ]
+    test = [(f"tiny-imagenet-200/val/images/{x[0]}", x[1]) for x in lines("val/val_annotations.txt") if len(x) > 1]
     if any(".." in name or name.count("/") != 3 for name, _ in test):
         raise ValueError(f"{where}: val_annotations.txt names a file outside its own folder")
-    return images([(n, w) for n, w in train if n.endswith(".JPEG")], "tiny-imagenet"), images(
-        test, "tiny-imagenet"
-    )
+    return images([(n, w) for n, w in train if n.endswith(".JPEG")], "tiny-imagenet"), images(test, "tiny-imagenet")
 
 
 def list_images(folder: Path) -> list[Path]:
     """The image files directly in `folder`, sorted; hidden files and those of other kinds are passed over."""
     with reading(folder, "a folder"):
         _, suffixes = _pillow()
-        return sorted(
-            p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()
-        )
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
 
 
 def _class_files(folder: Path) -> list[tuple[str, list[Path]]]:
@@ -192,9 +178,7 @@ def _class_files(folder: Path) -> list[tuple[str, list[Path]]]:
     found = [(d.name, list_images(d)) for d in directories]
     for name, files in found:
         if not files:
-            raise ValueError(
-                f"{folder / name}: the class {name!r} has no examples, there is no image in its directory"
-            )
+            raise ValueError(f"{folder / name}: the class {name!r} has no examples, there is no image in its directory")
     return found
 
 
@@ -216,9 +200,7 @@ def _open(file: Picture, stream: BinaryIO) -> Image:
 
     image = Image.open(stream, formats=formats)
     if image.width * image.height > MAX_PIXELS:
-        raise UnreadableError(
-            f"{file}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,} are refused"
-        )
+        raise UnreadableError(f"{file}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,} are refused")
     return image
 
 
@@ -254,7 +236,5 @@ def _decode(file: Picture, shape: tuple[int, int, int], image_size: int | None) 
         if image_size is not None:
             image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
         if image.size != (width, height):
-            raise UnreadableError(
-                f"{file}: it is {image.width} x {image.height} pixels, it must be {width} x {height}"
-            )
+            raise UnreadableError(f"{file}: it is {image.width} x {image.height} pixels, it must be {width} x {height}")
         return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

@@ -26,7 +26,7 @@ def reading(path: object, kind: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UnreadableError(f"{path}: there is no such file") from error
     except PermissionError as error:
-        raise UnreadableError(f"{path}: no permission to read it") from error
+        raise UnreadableError(f"{error.filename or path}: permission denied") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnreadableError(f"{path}: damaged or not {kind} ({reason})") from error

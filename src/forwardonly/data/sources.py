@@ -1,4 +1,4 @@
-"""The sets known by name: their files, whence they come, their checksums and terms, and where they lie here."""
+"""The sets known by name: their files, origin, checksums and terms, and where they lie here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwardonly.names import nearest
 
 @dataclass(frozen=True)
 class File:
-    """A file, by its path under the data folder, and its published MD5; `plain` is its MD5 once un-gzipped."""
+    """A file, by its path under the data folder; its published MD5, and that of its un-gzipped self (`plain`)."""
 
     path: str
     md5: str
@@ -24,7 +24,7 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A known set: what is in it, which files hold it (torchvision's layout), who offers them on what terms."""
+    """A known set: what is in it, which files hold it (torchvision's layout), who offers it on what terms."""
 
     shape: tuple[int, int, int]
     classes: int
@@ -177,7 +177,7 @@ def folders(data_dir: Path | str | None) -> list[Path]:
 def locate(root: Path, file: File) -> Path | None:
     """The file under `root` as published or un-gzipped; None if it is not there."""
     for path in (root / file.path, root / file.path.removesuffix(".gz")):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path's, False also for a folder we may not enter
             return path
     return None
 
@@ -190,7 +190,7 @@ def find(name: str, data_dir: Path | str | None = None) -> Path | None:
             return root
         if known.files and all(locate(root, file) for file in known.files):
             return root
-        if name == "tiny-imagenet" and (root / "tiny-imagenet-200").is_dir():
+        if name == "tiny-imagenet" and os.path.isdir(root / "tiny-imagenet-200"):
             return root
     return None
 

@@ -22,9 +22,7 @@ class Evaluation:
     confusion: Tensor
 
 
-def evaluate(
-    network: Network, images: Images, *, batch_size: int = 1000, precision: str = "auto"
-) -> Evaluation:
+def evaluate(network: Network, images: Images, *, batch_size: int = 1000, precision: str = "auto") -> Evaluation:
     """The network's accuracy on labelled images, where the network is.
 
     Raises:

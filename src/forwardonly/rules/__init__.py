@@ -2,12 +2,29 @@
 
 from forwardonly.rules.backprop import Backprop
 from forwardonly.rules.base import ContrastiveRule, Heard, OnePassRule, Place, Rule
+from forwardonly.rules.channel_learnable import ChannelLearnable
+from forwardonly.rules.channel_static import ChannelStatic
+from forwardonly.rules.collaborative import CollaborativeAdaptive, CollaborativeFixed
+from forwardonly.rules.cumulative import Cumulative
 from forwardonly.rules.ff import ForwardForward
 from forwardonly.rules.hyperspherical import Hyperspherical
+from forwardonly.rules.layer_collaboration import LayerCollaboration
+from forwardonly.rules.projection import Projection
+from forwardonly.rules.similarity import Similarity
+from forwardonly.rules.spatial import Spatial
 
 TABLE: dict[str, type[Rule]] = {
     "ff": ForwardForward,
+    "cff-fixed": CollaborativeFixed,
+    "cff-adaptive": CollaborativeAdaptive,
+    "layer-collaboration": LayerCollaboration,
+    "cumulative": Cumulative,
     "hyperspherical": Hyperspherical,
+    "channel-static": ChannelStatic,
+    "channel-learnable": ChannelLearnable,
+    "projection": Projection,
+    "similarity": Similarity,
+    "spatial": Spatial,
     "backprop": Backprop,
 }
 """Every rule by the name that the command line and result tables use."""
@@ -16,11 +33,20 @@ TABLE: dict[str, type[Rule]] = {
 __all__ = [
     "TABLE",
     "Backprop",
+    "ChannelLearnable",
+    "ChannelStatic",
+    "CollaborativeAdaptive",
+    "CollaborativeFixed",
     "ContrastiveRule",
+    "Cumulative",
     "ForwardForward",
     "Heard",
     "Hyperspherical",
+    "LayerCollaboration",
     "OnePassRule",
     "Place",
+    "Projection",
     "Rule",
+    "Similarity",
+    "Spatial",
 ]

@@ -15,10 +15,14 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from forwardonly.rules.contrast import supervised_contrastive
+from forwardonly.maps import grid_pool
+
 Wants = Literal["none", "earlier", "all"]
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a block stands: its index from 0, and how many blocks the network has."""
 
     index: int
@@ -26,10 +30,11 @@ class Place(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """Other blocks' goodness, detached: two tensors (blocks, B), in the order of the blocks.
+    """Blocks' goodness on both streams: two tensors (blocks, B) in the order of the blocks, or (B,) of one block.
 
-    A rule that wants `earlier` hears the blocks before its own; one that wants `all` hears every block, its own
-    included, and leaves that row out itself.
+    A rule that wants `earlier` hears the blocks before its own, detached. One that wants `all` hears every block, its
+    own included, and leaves that row out itself; in simultaneous training the rows then still hang on their blocks'
+    graphs, and the rule detaches them.
     """
 
     positive: Tensor
@@ -41,7 +46,8 @@ class Rule(nn.Module):
     """A local objective. Its fields are its options; `for_block` makes the copy that one block owns.
 
     `recipe` holds the training options that suit the rule, `standardise` says whether it wants zero-mean input,
-    and `end_to_end` is true of backprop alone: the network is then one block, so that nothing else is special.
+    `normalises` whether `pass_on` already does what a body would otherwise put between its layers, and `end_to_end` is
+    true of backprop alone: the network is then one block, so that nothing else is special.
     """
 
     classes: int
@@ -50,6 +56,7 @@ class Rule(nn.Module):
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     standardise: ClassVar[bool] = True
     end_to_end: ClassVar[bool] = False
+    normalises: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -69,6 +76,21 @@ class Rule(nn.Module):
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         """Create parameters for an activation of `shape` (without the batch), if the rule has any."""
 
+    def watched(self) -> dict[str, float]:
+        """Numbers of the block worth a place in the history, such as a learned weight of the loss."""
+        return {}
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch, counted from 0, for rules with a schedule of their own."""
+
+    def optimiser_options(self) -> dict[str, dict[str, Any]]:
+        """Options of the optimiser, such as `lr`, for own parameters by name, where they differ from the block's."""
+        return {}
+
+    def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Heard | None]:
+        """What the training loop calls: the block's loss, and for contrastive rules its goodness for others to hear."""
+        raise NotImplementedError
+
     def pass_on(self, activation: Tensor) -> Tensor:
         """What the next block receives, same shape as the activation. The block detaches it."""
         return activation
@@ -77,6 +99,11 @@ class Rule(nn.Module):
 @dataclass(kw_only=True, eq=False)
 class OnePassRule(Rule):
     """A rule that scores all classes from one activation."""
+
+    contrast: float = 0.0
+    """Weight of a supervised contrastive term on the activation, added to the rule's own loss."""
+    contrast_temperature: float = 0.1
+    """Temperature of the contrastive term."""
 
     def scores(self, activation: Tensor) -> Tensor:
         """Class scores (B, C) in float32."""
@@ -87,15 +114,26 @@ class OnePassRule(Rule):
         raise NotImplementedError
 
     def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, None]:
-        """What the training loop calls; a one-pass rule has no goodness to tell the others."""
-        return self.loss(activation, labels), None
+        loss = self.loss(activation, labels)
+        if self.contrast:
+            features = grid_pool(activation, 2)
+            loss = loss + self.contrast * supervised_contrastive(features, labels, self.contrast_temperature)
+        return loss, None
 
 
 @dataclass(kw_only=True, eq=False)
 class ContrastiveRule(Rule):
     """A rule that compares the goodness of a positive and a negative stream."""
 
-    wants: ClassVar[Wants] = "none"
+    label_value: float | None = None
+    """Value of the label code's "1" in the input; by default the largest value that a pixel can have."""
+    normalise_input: bool = False
+    """Divide each image by its root mean square before its label is written into it."""
+
+    @property
+    def wants(self) -> Wants:
+        """Which other blocks' goodness the loss needs."""
+        return "none"
 
     def goodness(self, activation: Tensor) -> Tensor:
         """One number an example, (B,) in float32."""
@@ -106,12 +144,18 @@ class ContrastiveRule(Rule):
         raise NotImplementedError
 
     def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Heard]:
-        """What the training loop calls: the loss, and this block's goodness for the others to hear.
+        """See `Rule`; `activation` holds the positive stream and then the negative one, (2B, ...)."""
+        own = self.streams(activation)
+        return self.loss(own.positive, own.negative, heard), Heard(own.positive.detach(), own.negative.detach())
 
-        `activation` holds the positive stream and then the negative one, (2B, ...).
-        """
+    def streams(self, activation: Tensor) -> Heard:
+        """The goodness (B,) of both halves of an activation (2B, ...), its graph still on it."""
         positive, negative = self.goodness(activation).chunk(2)
-        return self.loss(positive, negative, heard), Heard(positive.detach(), negative.detach())
+        return Heard(positive, negative)
+
+    def unaided(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """The loss of a block that hears nothing: what free-riding is measured against."""
+        return self.loss(positive, negative, None)
 
 
 def float32(activation: Tensor) -> Tensor:

@@ -22,9 +22,13 @@ def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> 
     return squares.mean(1) if reduction == "mean" else squares.sum(1)
 
 
-def threshold_loss(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
-    """softplus(theta - g_pos) + softplus(g_neg - theta), averaged over the batch."""
-    return (F.softplus(threshold - positive) + F.softplus(negative - threshold)).mean()
+def threshold_loss(positive: Tensor, negative: Tensor, threshold: float, sharpness: float = 1.0) -> Tensor:
+    """softplus(theta - g_pos) + softplus(g_neg - theta), averaged over the batch.
+
+    A sharpness k other than 1 is ours: softplus(k z) / k, the same loss at a lower temperature.
+    """
+    losses = F.softplus(threshold - positive, beta=sharpness) + F.softplus(negative - threshold, beta=sharpness)
+    return losses.mean()
 
 
 def margin_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
@@ -45,6 +49,8 @@ class ForwardForward(ContrastiveRule):
     """Goodness is the mean or the sum of squared activations."""
     threshold: float = 2.0
     """Goodness that separates positive from negative, in units of goodness (threshold objective)."""
+    sharpness: float = 1.0
+    """Inverse temperature of the threshold objective; 1 is Hinton's."""
     beta: float = 4.0
     """Steepness of the margin objective."""
     negatives: Literal["uniform", "hard"] = "uniform"
@@ -53,11 +59,13 @@ class ForwardForward(ContrastiveRule):
     """Predict by trying every label, or in one pass by a softmax on the activations under a neutral label."""
 
     standardise = False
+    normalises = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threshold <= 0 or self.beta <= 0:
-            raise ValueError(f"threshold and beta must be positive, not {self.threshold} and {self.beta}.")
+        for name in ("threshold", "sharpness", "beta"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
 
     @property
     def needs_reader(self) -> bool:
@@ -69,7 +77,7 @@ class ForwardForward(ContrastiveRule):
 
     def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
         if self.objective == "threshold":
-            return threshold_loss(positive, negative, self.threshold)
+            return threshold_loss(positive, negative, self.threshold, self.sharpness)
         return margin_loss(positive, negative, self.beta)
 
     def pass_on(self, activation: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from forwardonly.block import Block, Signal
+from forwardonly.block import Block, Signal, main_path
 from forwardonly.network import Network
-from forwardonly.rules import ContrastiveRule, Heard
 from forwardonly.precision import Precision, autocast
+from forwardonly.rules import ContrastiveRule, Heard
+from forwardonly.rules.base import Wants
 from forwardonly.training.update import Update
 
 
@@ -20,6 +21,8 @@ def learn_all(
     blocks: Sequence[Block], updates: Sequence[Update], incoming: Signal, labels: Tensor, precision: Precision
 ) -> Tensor:
     """One training step of every block on one batch. Returns the losses (L,)."""
+    if hears(blocks[0]) == "all":
+        return learn_together(blocks, updates, incoming, precision)
     losses, heard = [], None
     for block, update in zip(blocks, updates, strict=True):
         loss, told, incoming = learn(block, update, incoming, labels, heard, precision)
@@ -28,19 +31,64 @@ def learn_all(
     return torch.stack(losses)
 
 
-def learn_one(
-    blocks: Sequence[Block], index: int, update: Update, incoming: Signal, labels: Tensor, precision: Precision
+def learn_together(
+    blocks: Sequence[Block], updates: Sequence[Update], incoming: Signal, precision: Precision
 ) -> Tensor:
-    """One training step of block `index` alone, behind blocks that stay as they are. Returns its loss."""
-    heard = None
-    with torch.no_grad(), autocast(precision, labels.device):
-        for block in blocks[:index]:
+    """`learn_all` where every block hears all others: no loss is known before the last block's goodness.
+
+    So the graphs of all L blocks are alive at once, and memory is not flat in depth; no block is computed twice.
+    """
+    told = []
+    with autocast(precision, main_path(incoming).device):
+        for block in blocks:
+            activation = block(incoming)
+            told.append(contrastive(block).streams(activation))
+            incoming = block.pass_on(activation, incoming)
+    heard = Heard(*(torch.stack(rows) for rows in zip(*told, strict=True)))
+    losses = torch.stack([contrastive(block).loss(*own, heard) for block, own in zip(blocks, told, strict=True)])
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    for update in updates:
+        update.step()
+    return losses.detach()
+
+
+def learn_one(
+    blocks: Sequence[Block],
+    index: int,
+    update: Update,
+    incoming: Signal,
+    labels: Tensor,
+    heard: Heard | None,
+    precision: Precision,
+) -> Tensor:
+    """One training step of block `index` alone; `incoming` and `heard` are what `reach` gives for the blocks before it.
+
+    Returns its loss.
+    """
+    block = blocks[index]
+    if hears(block) != "all":
+        return learn(block, update, incoming, labels, heard, precision)[0]
+    with autocast(precision, labels.device):
+        activation = block(incoming)
+        own = contrastive(block).streams(activation)
+    so_far = hear(block, heard, Heard(*(goodness.detach() for goodness in own)))
+    _, everyone = reach(blocks[index + 1 :], block.pass_on(activation, incoming), so_far, precision)
+    loss = contrastive(block).loss(*own, everyone)
+    update(loss)
+    return loss.detach()
+
+
+def reach(
+    blocks: Sequence[Block], incoming: Signal, heard: Heard | None, precision: Precision
+) -> tuple[Signal, Heard | None]:
+    """The signal behind blocks that stay as they are, and what a block there hears: `heard` with their rows below."""
+    with torch.no_grad(), autocast(precision, main_path(incoming).device):
+        for block in blocks:
             activation = block(incoming)
             incoming = block.pass_on(activation, incoming)
-            if isinstance(block.rule, ContrastiveRule) and block.rule.wants == "earlier":
-                heard = hear(block, heard, Heard(*block.rule.goodness(activation).chunk(2)))
-    loss, _, _ = learn(blocks[index], update, incoming, labels, heard, precision)
-    return loss
+            if hears(block) != "none":
+                heard = hear(block, heard, contrastive(block).streams(activation))
+    return incoming, heard
 
 
 def learn(
@@ -55,11 +103,22 @@ def learn(
 
 
 def hear(block: Block, heard: Heard | None, told: Heard | None) -> Heard | None:
-    """What the next block hears: earlier goodness with this block's own row below it, if its rule wants that."""
-    if told is None or not isinstance(block.rule, ContrastiveRule) or block.rule.wants != "earlier":
+    """What the next block hears: `heard` with this block's own row below it, if its rule wants to hear any."""
+    if told is None or hears(block) == "none":
         return None
     rows = Heard(*(goodness.unsqueeze(0) for goodness in told))
     return rows if heard is None else Heard(*(torch.cat(pair) for pair in zip(heard, rows, strict=True)))
+
+
+def hears(block: Block) -> Wants:
+    """Which other blocks' goodness the block's rule wants."""
+    return block.rule.wants if isinstance(block.rule, ContrastiveRule) else "none"
+
+
+def contrastive(block: Block) -> ContrastiveRule:
+    """The block's rule, known to be a contrastive one."""
+    assert isinstance(block.rule, ContrastiveRule)
+    return block.rule
 
 
 def read(network: Network, update: Update, images: Tensor, labels: Tensor, precision: Precision) -> None:

@@ -54,12 +54,9 @@ class Recipe:
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, not {self.clip}.")
         for field in fields(self):
-            choices = get_args(field.type)
-            if choices and all(isinstance(choice, str) for choice in choices):
-                if getattr(self, field.name) not in choices:
-                    raise ValueError(
-                        f"{field.name} must be one of {', '.join(choices)}, not {getattr(self, field.name)!r}."
-                    )
+            value, choices = getattr(self, field.name), get_args(field.type)
+            if choices and isinstance(choices[0], str) and value not in choices:
+                raise ValueError(f"{field.name} must be one of {', '.join(choices)}, not {value!r}.")
 
     @classmethod
     def for_rule(cls, rule: Rule, **given: Any) -> Self:

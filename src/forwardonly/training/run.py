@@ -18,10 +18,10 @@ from forwardonly.data import Images
 from forwardonly.measure.accuracy import evaluate
 from forwardonly.measure.memory import peak_memory_bytes
 from forwardonly.network import Network
+from forwardonly.precision import choose_device, choose_precision
 from forwardonly.storage import save, write_atomically, write_json
 from forwardonly.training import checkpoint
 from forwardonly.training.loop import learn_all, learn_one, read
-from forwardonly.precision import choose_device, choose_precision
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update, rate_factor
@@ -142,6 +142,8 @@ class _Trainer:
         while place.phase < self.phases:
             started = time.perf_counter()
             order = self._order()
+            for block in self.network.row:
+                block.rule.start_epoch(place.epoch)
             while place.step < self.steps:
                 self.losses[place.step] = self._step(order)
                 place.step += 1
@@ -178,9 +180,7 @@ class _Trainer:
             return learn_all(self.network.row, self.updates, incoming, labels, self.precision)
         losses = torch.zeros(len(self.updates), device=self.device)
         update = self.updates[place.phase]
-        losses[place.phase] = learn_one(
-            self.network.row, place.phase, update, incoming, labels, self.precision
-        )
+        losses[place.phase] = learn_one(self.network.row, place.phase, update, incoming, labels, self.precision)
         return losses
 
     def _order(self) -> Tensor:
@@ -190,9 +190,7 @@ class _Trainer:
 
     def _set_rates(self) -> None:
         done = self.place.epoch * self.steps + self.place.step
-        factor = rate_factor(
-            self.recipe.lr_schedule, self.recipe.warmup, done / (self.recipe.epochs * self.steps)
-        )
+        factor = rate_factor(self.recipe.lr_schedule, self.recipe.warmup, done / (self.recipe.epochs * self.steps))
         for update in self.updates if self.reader_update is None else [*self.updates, self.reader_update]:
             update.set_rate(factor)
 

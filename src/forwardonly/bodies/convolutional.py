@@ -1,0 +1,153 @@
+"""Convolutional bodies without shortcuts. A block is one convolution with what belongs to it: pooling, norm, activation.
+
+Batch norm learns no scale or shift of the blocks before, so it may stand inside a block under any rule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from forwardonly.bodies.layers import Body, Layer, Stem, Whitening
+
+
+class Plan(NamedTuple):
+    """One convolution: how many channels it makes, and whether 2 x 2 max-pooling follows."""
+
+    channels: int
+    pool: bool = False
+
+
+def scaled(channels: int, width: float) -> int:
+    """So many channels times a width factor, rounded.
+
+    Raises:
+        ValueError: the factor leaves no channel.
+    """
+    if round(channels * width) < 1:
+        raise ValueError(f"width {width} leaves no channel of {channels}: choose a larger one.")
+    return round(channels * width)
+
+
+def convolutions(
+    name: str,
+    shape: Sequence[int],
+    plan: Sequence[Plan],
+    *,
+    activation: type[nn.Module],
+    norm: bool = True,
+    dropout: float = 0.0,
+) -> list[Layer]:
+    """Layers of 3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation, dropout.
+
+    Raises:
+        ValueError: the maps are too small to be halved as often as planned, or dropout is not a share.
+    """
+    halvings = sum(step.pool for step in plan)
+    if min(shape[1:]) >> halvings == 0:
+        raise ValueError(
+            f"The body {name!r} halves its maps {halvings} times: they must be at least {1 << halvings} pixels a side, "
+            f"not {min(shape[1:])}."
+        )
+    check_dropout(dropout)
+    layers, channels = [], shape[0]
+    for step in plan:
+        parts: list[nn.Module] = [conv3x3(channels, step.channels, bias=not norm)]
+        if step.pool:
+            parts.append(nn.MaxPool2d(2))
+        if norm:
+            parts.append(nn.BatchNorm2d(step.channels))
+        parts.append(activation())
+        if dropout:
+            parts.append(nn.Dropout(dropout))
+        layers.append(Layer(nn.Sequential(*parts)))
+        channels = step.channels
+    return layers
+
+
+def conv3x3(fan_in: int, fan_out: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A 3x3 convolution with He's initial weights, which keep the size of the signal through ReLU."""
+    conv = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=bias)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def check_dropout(dropout: float) -> None:
+    """Raises ValueError unless dropout is a share that leaves something."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a share from 0 to below 1, not {dropout}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNN(Body):
+    """A small plain CNN, 4 convolutions of 64 to 256 channels; the papers do not print their own "TinyCNN"."""
+
+    width: float = 1.0
+    """Factor on the channels, 64-128-256-256 at 1."""
+    dropout: float = 0.0
+    """Share of each layer's outputs that is dropped in training."""
+
+    def layers(self, shape: Sequence[int]) -> list[Layer]:
+        plan = [Plan(scaled(channels, self.width), pool) for channels, pool in ((64, True), (128, True), (256, False))]
+        plan.append(Plan(scaled(256, self.width), pool=True))
+        return convolutions("cnn", shape, plan, activation=nn.ReLU, dropout=self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv(Body):
+    """A plain row of equal convolutions with ReLU and no norm, for measurements of time and memory."""
+
+    depth: int = 8
+    """Number of convolutions."""
+    channels: int = 128
+    """Channels of each."""
+
+    def layers(self, shape: Sequence[int]) -> list[Layer]:
+        if self.depth < 1 or self.channels < 1:
+            raise ValueError(f"depth and channels must be at least 1, not {self.depth} and {self.channels}.")
+        return convolutions("conv", shape, [Plan(self.channels)] * self.depth, activation=nn.ReLU, norm=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Six(Body):
+    """Six convolutions with batch norm and GELU behind a whitening stem, 2.0 M weights at width 1.
+
+    The shape of Keller Jordan's airbench94 (arXiv 2404.00498): three pairs of 64, 256 and 256 channels, each pair's first one
+    followed by 2 x 2 max-pooling.
+    """
+
+    width: float = 1.0
+    """Factor on the channels, 64-64-256-256-256-256 at 1."""
+    dropout: float = 0.0
+    """Share of each layer's outputs that is dropped in training."""
+
+    def stem(self, shape: Sequence[int]) -> Stem:
+        return Whitening(shape[0])
+
+    def layers(self, shape: Sequence[int]) -> list[Layer]:
+        plan = [Plan(scaled(channels, self.width), first) for channels in (64, 256, 256) for first in (True, False)]
+        behind_stem = (8 * shape[0], shape[1] - 1, shape[2] - 1)
+        return convolutions("six", behind_stem, plan, activation=nn.GELU, dropout=self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGG8b(Body):
+    """VGG8b of Nokland & Eidnes 2019, arXiv 1901.06656: six convolutions and one linear layer, batch norm and ReLU."""
+
+    width: float = 1.0
+    """Factor on the channels, 128-256-256-512-512-512 and 1024 units at 1."""
+    dropout: float = 0.05
+    """Share of each layer's outputs that is dropped in training."""
+
+    def layers(self, shape: Sequence[int]) -> list[Layer]:
+        sizes = ((128, False), (256, True), (256, False), (512, True), (512, True), (512, True))
+        plan = [Plan(scaled(channels, self.width), pool) for channels, pool in sizes]
+        layers = convolutions("vgg8b", shape, plan, activation=nn.ReLU, dropout=self.dropout)
+        features, units = plan[-1].channels * (shape[1] // 16) * (shape[2] // 16), scaled(1024, self.width)
+        linear = nn.Linear(features, units, bias=False)
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        parts = [nn.Flatten(), linear, nn.BatchNorm1d(units), nn.ReLU(), nn.Dropout(self.dropout)]
+        return [*layers, Layer(nn.Sequential(*parts))]

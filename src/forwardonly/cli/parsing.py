@@ -1,0 +1,162 @@
+"""From words on the command line to a dataclass of options, by tyro; mistakes become one sentence."""
+
+import ast
+import contextlib
+import difflib
+import inspect
+import io
+import itertools
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+UNSET = tyro.conf.arg(help_behavior_hint="")
+"""Beside a type with None: the option's own sentence says what happens without it."""
+
+_KINDS = {"INT": "a whole number", "FLOAT": "a number", "[INT [INT ...]]": "whole numbers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options that every command has."""
+
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+
+def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> Any:
+    """What `argv` makes of `options`: a dataclass, or an instance of one, whose values are the defaults then.
+
+    Raises:
+        ValueError: a mistake in `argv`, named in one sentence.
+        SystemExit: with status 0, after printing help.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            parsed, unknown = _tyro(options, argv, prog, description)
+        if not unknown:
+            return parsed
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        unknown = []
+    _refuse_unknown_option(argv, _flags(options, prog), prog)
+    if unknown:
+        raise ValueError(f"unexpected {unknown[0]!r}; see {prog} --help")
+    raise ValueError(_complaint(box.getvalue(), argv, prog))
+
+
+def given(argv: Sequence[str], flag: str, default: str) -> str:
+    """The value of an option, found before parsing: for those that decide which other options there are."""
+    values = _values_of(flag, argv)
+    return values[0] if values else default
+
+
+def own_options(cls: type[Any], without: Sequence[str] = ()) -> type[Any]:
+    """A plain dataclass with the options of `cls`, which may be more than one, and the sentence below each as help."""
+    hints, sentences = get_type_hints(cls, include_extras=True), _sentences(cls)
+    return make_dataclass(
+        f"{cls.__name__}Options",
+        [
+            (
+                own.name,
+                Annotated[hints[own.name], tyro.conf.arg(help=sentences.get(own.name, ""))],
+                _default(own),
+            )
+            for own in fields(cls)
+            if own.name not in without
+        ],
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _sentences(cls: type[Any]) -> dict[str, str]:
+    """The string below each field of a dataclass and of the dataclasses that it extends."""
+    found: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(cls.__mro__)):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for above, below in itertools.pairwise(body.body):
+            if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name) and isinstance(below, ast.Expr):
+                found[above.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    return found
+
+
+def _default(own: Field[Any]) -> Any:
+    if own.default is not MISSING:
+        return field(default=own.default)
+    return field(default_factory=own.default_factory) if own.default_factory is not MISSING else field()
+
+
+def _tyro(options: Any, argv: Sequence[str], prog: str, description: str) -> tuple[Any, list[str]]:
+    a_type = isinstance(options, type)
+    return tyro.cli(
+        options if a_type else type(options),
+        default=tyro.MISSING_NONPROP if a_type else options,
+        args=argv,
+        prog=prog,
+        description=description,
+        return_unknown_args=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _flags(options: Any, prog: str) -> list[str]:
+    """Every `--option` there is, as the help lists them."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        _tyro(options, ["--help"], prog, "")
+    return re.findall(r"^[│ ]+(?:-\w, )?(--[\w.-]+)", page.getvalue(), re.MULTILINE)
+
+
+def _refuse_unknown_option(argv: Sequence[str], flags: list[str], prog: str) -> None:
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in flags:
+            group = [flag for flag in flags if "." in flag and flag.startswith(name.partition(".")[0] + ".")]
+            close = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
+            if group and not close:
+                raise ValueError(f"unknown option {name!r}: choose one of {', '.join(group)}")
+            raise ValueError(
+                f"unknown option {name!r}" + (f": did you mean {close[0]!r}?" if close else f"; see {prog} --help")
+            )
+
+
+def _complaint(box: str, argv: Sequence[str], prog: str) -> str:
+    """What tyro's box says, as a sentence in our words; in its own where it has found something else to say."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # below the title, with or without a frame
+    text = " ".join(itertools.takewhile(_is_text, itertools.dropwhile(lambda line: not _is_text(line), lines)))
+    if found := re.match(r"Missing value for argument '(.+)'", text):
+        return f"{found[1]} needs a value; see {prog} --help"
+    if found := re.match(r"invalid choice '(.*)' for argument '(.+)'. Expected one of \((.*)\)", text):
+        choices = re.findall(r"'([^']*)'", found[3])
+        return f"{found[2]} cannot be {found[1]!r}: {nearest(found[1], choices)}"
+    if found := re.match(r"Missing from .*?: (\S+)", text):
+        return f"{found[1]} is missing; see {prog} --help"
+    if found := re.match(r"Error parsing (\S+):", text):
+        flag = found[1]
+        takes = next((line.removeprefix(f"{flag} ") for line in lines if line.startswith(f"{flag} ")), "something else")
+        kind = takes.removeprefix("{None}|")
+        return f"{flag} takes {_KINDS.get(kind, kind)}, not {' '.join(_values_of(flag, argv))!r}"
+    return f"{text}; see {prog} --help"
+
+
+def _is_text(line: str) -> bool:
+    return not set(line) <= set("╭╰╮╯─- ")
+
+
+def _values_of(flag: str, argv: Sequence[str]) -> list[str]:
+    """The words that `argv` gives to an option, the last time that it does."""
+    values: list[str] = []
+    for place, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            following = itertools.takewhile(lambda next_word: not next_word.startswith("--"), argv[place + 1 :])
+            values = [value] if equals else list(following)
+    return values

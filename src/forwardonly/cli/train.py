@@ -1,0 +1,200 @@
+"""`forwardonly train`: options of the command, of the chosen rule and of the chosen body become a network and a run."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import forwardonly as fo
+from forwardonly.cli.parsing import UNSET, Common, given, own_options
+from forwardonly.cli.screen import Screen, percent
+from forwardonly.names import nearest
+from forwardonly.readout import Kind
+from forwardonly.storage import read_config
+from forwardonly.training import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """What every training has; `options` adds those of the rule, the body and the recipe."""
+
+    rule: str = "hyperspherical"
+    """Learning rule of every block; `--rule NAME --help` shows its options."""
+    data: str = "digits"
+    """A data set's name (see `forwardonly data list`), a folder of images with a directory a class, or an .npz file."""
+    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Resize and cut the images of a folder to squares of this many pixels."""
+    validation: int = 0
+    """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
+    body: str = "mlp"
+    """Layers of the network; `--body NAME --help` shows their options."""
+    readout: Kind = "sum"
+    """How the blocks' scores become the network's: all of them, all but the first, or the last one's."""
+    seed: int = 0
+    """Decides every random draw: initial weights, order of the images, augmentation."""
+    out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder of the run; by default a new one, runs/DATA-RULE-seedSEED."""
+    resume: bool = False
+    """Go on with the run in `--out`, or with the newest default one, by the options that it was started with."""
+
+
+def options(argv: Sequence[str]) -> Any:
+    """The defaults, as an instance of `Train` with three more fields: `recipe`, `body_options`, `rule_options`."""
+    plain = Train(
+        rule=given(argv, "--rule", Train.rule),
+        data=given(argv, "--data", Train.data),
+        body=given(argv, "--body", Train.body),
+    )
+    if "--resume" not in argv:
+        return _with_groups(plain, {})
+    default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
+    out = Path(given(argv, "--out", str(default)))
+    kept = read_config(out)
+    try:
+        return _with_groups(_as_started(plain, out, kept), kept)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{out} was not started by this version of `forwardonly train`, which cannot resume it"
+        ) from None
+
+
+def _with_groups(plain: Train, kept: dict[str, Any]) -> Any:
+    """`plain` with the options that come with its rule and body; their values are those of a kept config, if any."""
+    for kind, name, table in (("rule", plain.rule, fo.rules.TABLE), ("body", plain.body, fo.bodies.TABLE)):
+        if name not in table:
+            raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
+    rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
+    groups: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
+        "recipe": (Recipe, "", {**rule.recipe, **kept.get("recipe", {})}),
+        "body_options": (body, "", _values(kept, "body")),
+        "rule_options": (own_options(rule, without=("classes",)), "rule", _values(kept, "rule")),
+    }
+    names = [
+        (kind, Annotated[str, tyro.conf.arg(metavar="{" + ",".join(table) + "}")])
+        for kind, table in (("rule", fo.rules.TABLE), ("body", fo.bodies.TABLE))
+    ]
+    nested = [(name, Annotated[cls, tyro.conf.arg(name=prefix)]) for name, (cls, prefix, _) in groups.items()]
+    every = make_dataclass("Train", [*names, *nested], bases=(Train,), frozen=True, kw_only=True)
+    return every(
+        **{field.name: getattr(plain, field.name) for field in fields(plain)},
+        **{name: cls(**values) for name, (cls, _, values) in groups.items()},
+    )
+
+
+def run(chosen: Any, screen: Screen) -> dict[str, Any]:
+    """Trains; returns `result.json`'s object, each block's validation accuracy if there is one, and the folder."""
+    train, validation, test = fo.data.load(
+        chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
+    )
+    rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **asdict(chosen.rule_options))
+    network = fo.build(chosen.body_options, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
+    out = chosen.out or _fresh(_stem(chosen.data, chosen.rule, chosen.seed))
+    config = {"data": _data(chosen, train.classes)}
+    if chosen.resume:
+        _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **config})))
+    with screen.progress(f"{chosen.rule} on {train.name}") as draw:
+        finished = fo.fit(
+            network,
+            train,
+            validation=validation,
+            test=test,
+            out=out,
+            resume=chosen.resume,
+            seed=chosen.seed,
+            progress=draw,
+            config=config,
+            **asdict(chosen.recipe),
+        )
+    result = {**finished.result, "run": str(out)}
+    if validation is not None:
+        result["validation_block_accuracy"] = finished.history[-1]["block_accuracy"]
+    return result
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """A table of each block's accuracy, and where the run is."""
+    parts = {"test": (result["block_accuracy"], result["test_accuracy"])}
+    if "validation_block_accuracy" in result:
+        parts = {"validation": (result["validation_block_accuracy"], result["validation_accuracy"]), **parts}
+    depth = len(result["block_accuracy"])
+    rows = [[f"block {k + 1}", *(percent(blocks[k]) for blocks, _ in parts.values())] for k in range(depth)]
+    rows.append(["network", *(percent(whole) for _, whole in parts.values())])
+    screen.table("accuracy", ["", *parts], rows)
+    screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
+    screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
+
+
+def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
+    """What the run's config keeps of its data; paths are absolute, so that it is found from anywhere."""
+    known = chosen.data in fo.data.NAMES
+    return {
+        "name": chosen.data if known else str(Path(chosen.data).expanduser().resolve()),
+        "data_dir": None if chosen.data_dir is None else str(chosen.data_dir.expanduser().resolve()),
+        "image_size": chosen.image_size,
+        "validation": chosen.validation,
+        "classes": list(classes),
+    }
+
+
+def _as_started(plain: Train, out: Path, kept: dict[str, Any]) -> Train:
+    """The options that the run to be resumed was started with."""
+    data, network = kept["data"], kept["network"]
+    return replace(
+        plain,
+        rule=network["rule"]["name"],
+        data=data["name"],
+        data_dir=None if data["data_dir"] is None else Path(data["data_dir"]),
+        image_size=data["image_size"],
+        validation=data["validation"],
+        body=network["body"]["name"],
+        readout=network["readout"],
+        seed=kept["seed"],
+        out=out,
+    )
+
+
+def _values(kept: dict[str, Any], part: str) -> dict[str, Any]:
+    """The options of the rule or body in a run's config, as their dataclasses take them."""
+    values = kept["network"][part] if kept else {}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name not in ("name", "classes")
+    }
+
+
+def _refuse_changes(out: Path, then: Any, now: Any, where: str = "") -> None:
+    """Raises ValueError that names the first option in which the run in `out` differs from what is asked for."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in now:
+            _refuse_changes(out, then.get(name), now[name], f"{where} {name}")
+    elif then != now:
+        raise ValueError(f"{out} was started with{where} {then}, not {now}: resume it without that option")
+
+
+def _stem(data: str, rule: str, seed: int | str) -> Path:
+    name = data if data in fo.data.NAMES else Path(data).expanduser().resolve().stem
+    return Path("runs") / f"{name}-{rule}-seed{seed}"
+
+
+def _fresh(stem: Path) -> Path:
+    """The folder itself, or its name with the first number that is free."""
+    if not stem.exists():
+        return stem
+    return next(path for k in itertools.count(2) if not (path := stem.with_name(f"{stem.name}-{k}")).exists())
+
+
+def _newest(stem: Path) -> Path:
+    """The folder that `_fresh` gave out last."""
+    newest = stem
+    for k in itertools.count(2):
+        if not (path := stem.with_name(f"{stem.name}-{k}")).exists():
+            return newest
+        newest = path
+    raise AssertionError

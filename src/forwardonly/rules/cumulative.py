@@ -1,0 +1,105 @@
+"""Cumulative goodness and the remedies for free-riding. Yousefiramandi 2026, arXiv 2605.06240.
+
+A block's margin m = g(x, y+) - g(x, y-) is judged together with the margins P of all blocks before it, taken as given:
+M = m + gamma P, loss softplus(-beta M). Where P is large already the block learns nothing: it rides free. Given by the paper:
+the loss, beta = 4, gamma = 0.7, and each remedy. Ours: in the gate, "previous cumulative goodness" is the plain sum of the
+earlier blocks' goodness on that stream.
+
+Shapes: B batch, L blocks.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forwardonly.rules.base import ContrastiveRule, Heard, Place, Wants, unit_rms
+from forwardonly.rules.ff import goodness, margin_loss
+
+Remedy = Literal["none", "per-block", "gated", "depth-scaled", "mgc"]
+
+
+def gate(cumulative: Tensor, gamma: float, tau: float, kappa: float) -> Tensor:
+    """gamma sigmoid(tau (kappa - S)): the easier a stream already is, the less of S (B,) counts."""
+    return gamma * torch.sigmoid(tau * (kappa - cumulative))
+
+
+def hardness_weights(prior: Tensor, beta: float) -> Tensor:
+    """sigmoid(-beta P) divided by its batch mean: (B,) -> (B,)."""
+    weights = torch.sigmoid(-beta * prior)
+    return weights / weights.mean()
+
+
+def depth_weight(place: Place) -> float:
+    """lambda_d = 0.25 (1 + 3 d / (L - 1)): 0.25 for the first block, 1 for the last."""
+    return 0.25 * (1 + 3 * place.index / max(place.depth - 1, 1))
+
+
+def missing_share(margin: Tensor, cumulative: Tensor, beta: float) -> Tensor:
+    """lambda_i = max(0, 1 - sigmoid(-beta M) / sigmoid(-beta m)), as a given: the share of its gradient that m lost."""
+    log_ratio = F.logsigmoid(-beta * cumulative) - F.logsigmoid(-beta * margin)
+    return (1 - log_ratio.exp()).clamp_min(0).detach()
+
+
+@dataclass(kw_only=True, eq=False)
+class Cumulative(ContrastiveRule):
+    """Margin loss on goodness accumulated over the blocks so far, with a remedy for free-riding or without."""
+
+    remedy: Literal["none", "per-block", "gated", "depth-scaled", "mgc"] = "none"
+    """How deep blocks are kept learning; per-block forgets the other blocks, the others are the paper's."""
+    gamma: float = 0.7
+    """Weight of the earlier blocks' margin."""
+    beta: float = 4.0
+    """Steepness of the loss."""
+    tau: float = 1.0
+    """Steepness of the gate (gated)."""
+    kappa: float = 0.0
+    """Cumulative goodness at which the gate is half open (gated)."""
+
+    standardise = False
+    normalises = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma < 0 or self.beta <= 0:
+            raise ValueError(f"gamma must be 0 or more and beta positive, not {self.gamma} and {self.beta}.")
+
+    @property
+    def wants(self) -> Wants:
+        return "none" if self.remedy == "per-block" else "earlier"
+
+    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        self.place = place
+
+    def goodness(self, activation: Tensor) -> Tensor:
+        return goodness(activation)
+
+    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
+        margin, prior, cumulative = self.margins(positive, negative, heard)
+        loss = F.softplus(-self.beta * cumulative)
+        own = F.softplus(-self.beta * margin)
+        if self.remedy == "depth-scaled":
+            loss = loss + depth_weight(self.place) * hardness_weights(prior, self.beta) * own
+        if self.remedy == "mgc":
+            loss = loss + missing_share(margin, cumulative, self.beta) * own
+        return loss.mean()
+
+    def margins(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's own margin m, that of the blocks before it, P, and what the loss judges, M: three times (B,)."""
+        margin = positive - negative
+        if heard is None or self.remedy == "per-block":
+            return margin, torch.zeros_like(margin), margin
+        before = Heard(heard.positive.detach().sum(0), heard.negative.detach().sum(0))
+        prior = before.positive - before.negative
+        if self.remedy == "gated":
+            counted = [gate(stream, self.gamma, self.tau, self.kappa) * stream for stream in before]
+            return margin, prior, margin + counted[0] - counted[1]
+        return margin, prior, margin + self.gamma * prior
+
+    def unaided(self, positive: Tensor, negative: Tensor) -> Tensor:
+        return margin_loss(positive, negative, self.beta)
+
+    def pass_on(self, activation: Tensor) -> Tensor:
+        return unit_rms(activation)

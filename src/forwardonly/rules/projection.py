@@ -1,0 +1,46 @@
+"""Local cross-entropy on a learned linear read-out, the simplest strong local rule.
+
+"Local prediction loss" of Nokland & Eidnes 2019, arXiv 1901.06656; on flat activations it is Mono-Forward, arXiv 2501.09238.
+Given: average pooling, one linear layer, softmax cross-entropy. Reconstruction: a fixed 2 x 2 grid where Nokland & Eidnes pool
+to about 2048 features.
+
+Shapes: B batch, C classes, K channels, g grid.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forwardonly.rules.base import OnePassRule, Place, float32
+from forwardonly.maps import grid_pool, grid_size
+
+
+@dataclass(kw_only=True, eq=False)
+class Projection(OnePassRule):
+    """Cross-entropy of a linear map of the pooled activation. Owns `head`, (K g g) -> C."""
+
+    grid: int = 2
+    """Feature maps are averaged to a grid of this many windows a side before the linear map."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
+
+    recipe = MappingProxyType({})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid < 1 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("grid must be at least 1, and label_smoothing from 0 to below 1.")
+
+    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        self.head = nn.Linear(grid_size(shape, self.grid), self.classes)
+
+    def scores(self, activation: Tensor) -> Tensor:
+        pooled = float32(grid_pool(activation, self.grid))
+        with torch.autocast(activation.device.type, enabled=False):  # bf16 logits keep only 8 bits
+            return self.head(pooled)
+
+    def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)

@@ -1,0 +1,59 @@
+"""Spatial goodness: energy a channel and place, read by a fixed random projection. ASGE, arXiv 2509.12394.
+
+Given: the energy of each channel on a P x P grid, a random projection to class scores that is never trained, cross-entropy.
+Reconstruction: energy is the mean square; its vector is standardised for each example, so that scores do not depend on
+scale; the projection's entries are normal with deviation 1/sqrt(D); a temperature multiplies the scores.
+
+Shapes: B batch, C classes, K channels, P grid, D = K P P energies.
+"""
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forwardonly.rules.base import OnePassRule, Place, float32
+from forwardonly.maps import grid_pool, grid_size, instance_norm
+
+
+def energy(activation: Tensor, grid: int) -> Tensor:
+    """Mean square of each channel in each window of the grid: (B, K, H, W) -> (B, K P P); (B, D) -> its squares."""
+    return grid_pool(float32(activation).square(), grid)
+
+
+@dataclass(kw_only=True, eq=False)
+class Spatial(OnePassRule):
+    """Cross-entropy of a fixed random projection of the energies on a grid. Keeps `projection` (D, C), untrained."""
+
+    grid: int = 4
+    """Energies are taken on a grid of this many windows a side."""
+    scale: float = 4.0
+    """Factor on the scores of the standardised energies: the softmax's inverse temperature."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
+
+    recipe = MappingProxyType({})
+    normalises = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid < 1 or self.scale <= 0 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("grid must be at least 1, scale positive, and label_smoothing from 0 to below 1.")
+
+    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        size = grid_size(shape, self.grid)
+        self.projection = nn.Buffer(torch.randn(size, self.classes) / math.sqrt(size))
+
+    def scores(self, activation: Tensor) -> Tensor:
+        with torch.autocast(activation.device.type, enabled=False):
+            energies = energy(activation, self.grid)
+            return self.scale * F.layer_norm(energies, energies.shape[1:]) @ self.projection
+
+    def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)
+
+    def pass_on(self, activation: Tensor) -> Tensor:
+        return instance_norm(activation)

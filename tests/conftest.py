@@ -1,0 +1,30 @@
+"""What many tests share."""
+
+import pytest
+import torch
+
+import forwardonly as fo
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tests run side by side, one a core; threads of their own would only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> fo.data.Splits:
+    """scikit-learn's digits, with 200 images held out."""
+    return fo.data.load("digits", validation=200)
+
+
+@pytest.fixture
+def images() -> fo.data.Images:
+    """Eighty random images of 1 x 6 x 6 in four classes."""
+    generator = torch.Generator().manual_seed(0)
+    return fo.data.Images(
+        images=torch.randint(0, 256, (80, 1, 6, 6), dtype=torch.uint8, generator=generator),
+        labels=torch.arange(80) % 4,
+        classes=("a", "b", "c", "d"),
+        name="random",
+    )

@@ -1,0 +1,257 @@
+"""Downloads from a server on this machine: checked, resumed, explained."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import io
+import os
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forwardonly.data import describe, fetch, load, sources, table, verify
+from forwardonly.data.sources import File
+
+from .conftest import idx_bytes, python2_batch
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """What it offers and how it behaves, which tests change."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.cut: int | None = None
+        self.ranges = True
+        self.asked: list[tuple[str, int]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `server.files`; `server.cut` sends that many bytes and hangs up; understands Range."""
+
+    def do_GET(self):
+        server = self.server
+        assert isinstance(server, Server)
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        server.asked.append((self.path, start))
+        data = server.files.get(self.path.strip("/"))
+        if data is None:
+            self.send_error(404)
+            return
+        if start > len(data):
+            self.send_error(416)
+            return
+        self.send_response(206 if start and server.ranges else 200)
+        if start and server.ranges:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            data = data[start:]
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client may have had enough
+            self.wfile.write(data if server.cut is None else data[: server.cut])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_other_folders(monkeypatch, tmp_path):
+    monkeypatch.delenv("FORWARDONLY_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+def md5(data):
+    return hashlib.md5(data).hexdigest()
+
+
+@pytest.fixture
+def mnist(server, monkeypatch, rng):
+    """MNIST's entry in the table, but small and offered by our server."""
+    known = sources.SOURCES["mnist"]
+    arrays = (rng.integers(0, 256, (20, 28, 28)), np.arange(20) % 10) * 2
+    files = []
+    for file, array in zip(known.files, arrays, strict=True):
+        data = idx_bytes(array)  # not gzipped in spite of its name, which the reader sees from its bytes
+        server.files[Path(file.path).name] = data
+        files.append(File(file.path, md5(data), len(data)))
+    url = f"http://127.0.0.1:{server.server_port}/"
+    known = dataclasses.replace(known, url=url, files=tuple(files))
+    monkeypatch.setitem(sources.SOURCES, "mnist", known)
+    return known
+
+
+def test_load_fetches_once(mnist, server, tmp_path):
+    with pytest.raises(ValueError, match="downloading is off: put train-images") as caught:
+        load("mnist", data_dir=tmp_path, download=False)
+    assert str(tmp_path / "MNIST/raw") in str(caught.value)
+    assert {check["status"] for check in verify("mnist", tmp_path)} == {"missing"}
+    assert len(load("mnist", data_dir=tmp_path).train) == 20
+    assert len(server.asked) == 4
+    load("mnist", data_dir=tmp_path)
+    assert fetch("mnist", tmp_path) == tmp_path
+    assert len(server.asked) == 4
+    assert {check["status"] for check in verify("mnist", tmp_path)} == {"ok"}
+    assert describe("mnist", tmp_path)["found"] == str(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "MNIST/raw").iterdir()) == sorted(server.files)
+
+
+def test_where_it_goes(mnist, tmp_path, monkeypatch):
+    assert fetch("mnist", progress=False) == tmp_path / "cache" / "forwardonly"
+    monkeypatch.setenv("FORWARDONLY_DATA", str(tmp_path / "named"))
+    assert fetch("mnist", progress=False) == tmp_path / "cache" / "forwardonly"  # it is there already
+    assert fetch("mnist", tmp_path / "mine", progress=False) == tmp_path / "mine"
+
+
+def test_a_damaged_file_is_found_and_fetched_again(mnist, tmp_path):
+    fetch("mnist", tmp_path)
+    path = tmp_path / mnist.files[0].path
+    path.write_bytes(path.read_bytes()[:-1])
+    assert [c["status"] for c in verify("mnist", tmp_path)] == ["damaged", "ok", "ok", "ok"]
+    with pytest.raises(ValueError, match="promises"):
+        load("mnist", data_dir=tmp_path)
+    fetch("mnist", tmp_path)
+    assert {c["status"] for c in verify("mnist", tmp_path)} == {"ok"}
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on_where_it_stopped(mnist, server, tmp_path, ranges):
+    server.cut, server.ranges = 1000, ranges
+    with pytest.raises(ValueError, match=r"stopped after [\d,]+ bytes: run the same command again") as caught:
+        fetch("mnist", tmp_path)
+    assert "\n" not in str(caught.value)
+    part = tmp_path / (mnist.files[0].path + ".part")
+    kept = part.stat().st_size
+    assert kept == (3000 if ranges else 1000) and not (tmp_path / mnist.files[0].path).exists()
+    server.cut = None
+    server.asked.clear()
+    fetch("mnist", tmp_path)
+    assert server.asked[0][1] == kept and not part.exists()
+    assert {c["status"] for c in verify("mnist", tmp_path)} == {"ok"}
+
+
+def test_a_part_that_is_longer_than_the_file_starts_anew(mnist, tmp_path):
+    part = tmp_path / (mnist.files[0].path + ".part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(1_000_000))
+    fetch("mnist", tmp_path)
+    assert {c["status"] for c in verify("mnist", tmp_path)} == {"ok"}
+
+
+@pytest.mark.parametrize("data", [b"<html>please log in</html>", bytes(10_000_000)])
+def test_a_wrong_checksum_keeps_nothing(mnist, server, tmp_path, data):
+    server.files[Path(mnist.files[0].path).name] = data
+    with pytest.raises(ValueError, match="does not match the published checksum") as caught:
+        fetch("mnist", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in (tmp_path / "MNIST/raw").iterdir()] == []
+
+
+def test_offline_says_what_to_put_where(mnist, server, tmp_path, monkeypatch):
+    server.files.clear()
+    with pytest.raises(ValueError, match=r"cannot download mnist \(status 404\): put train-images"):
+        load("mnist", data_dir=tmp_path)
+    gone = dataclasses.replace(mnist, url="http://127.0.0.1:1/")
+    monkeypatch.setitem(sources.SOURCES, "mnist", gone)
+    with pytest.raises(ValueError, match=r"cannot download mnist \(no connection\): put train-images") as caught:
+        load("mnist", data_dir=tmp_path)
+    text = str(caught.value)
+    assert "\n" not in text and str(tmp_path / "MNIST/raw") in text and "FORWARDONLY_DATA" in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(mnist, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="no permission to write"):
+        fetch("mnist", tmp_path)
+
+
+def test_a_file_where_the_folder_should_be(mnist, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="no permission to write"):
+        fetch("mnist", tmp_path / "file")
+
+
+@pytest.fixture
+def cifar(server, monkeypatch, rng):
+    """CIFAR-10's entry with a small archive, which also holds what it should not."""
+    known = sources.SOURCES["cifar-10"]
+    buffer = io.BytesIO()
+    files = []
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+
+        def add(name, data, kind=tarfile.REGTYPE):
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(data), kind, "/etc/passwd"
+            archive.addfile(member, io.BytesIO(data))
+
+        add("../escaped", b"x")
+        add("cifar-10-batches-py/other", b"", tarfile.SYMTYPE)
+        for file in known.files:
+            data = python2_batch(rng.integers(0, 256, (20, 3072), dtype=np.uint8), [n % 10 for n in range(20)])
+            if file.path.endswith("meta"):
+                data = b"(dp0\nS'label_names'\np1\n(" + b"".join(b"S'c%d'\n" % n for n in range(10)) + b"ls."
+            add(file.path, data)
+            files.append(File(file.path, md5(data)))
+    data = buffer.getvalue()
+    server.files["cifar-10-python.tar.gz"] = data
+    url = f"http://127.0.0.1:{server.server_port}/"
+    archive_file = File("cifar-10-python.tar.gz", md5(data), len(data))
+    known = dataclasses.replace(known, url=url, files=tuple(files), archive=archive_file)
+    monkeypatch.setitem(sources.SOURCES, "cifar-10", known)
+    return known
+
+
+def test_an_archive_gives_only_the_files_we_know(cifar, server, tmp_path):
+    root = tmp_path / "data"
+    train, _, test = load("cifar-10", data_dir=root)
+    assert (len(train), len(test)) == (100, 20) and train.classes[3] == "c3"
+    assert {p.name for p in (root / "cifar-10-batches-py").iterdir()} == {Path(f.path).name for f in cifar.files}
+    assert not (tmp_path / "escaped").exists() and {c["status"] for c in verify("cifar-10", root)} == {"ok"}
+    assert len(server.asked) == 1
+
+
+def test_an_archive_put_there_by_hand_is_used(cifar, server, tmp_path):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_bytes(server.files["cifar-10-python.tar.gz"])
+    assert [c["status"] for c in verify("cifar-10", tmp_path)] == ["ok"]
+    assert len(load("cifar-10", data_dir=tmp_path).train) == 100
+    assert server.asked == []
+
+
+def test_a_truncated_archive(cifar, server, tmp_path):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_bytes(server.files["cifar-10-python.tar.gz"][:50_000])
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz: ") as caught:
+        load("cifar-10", data_dir=tmp_path, download=False)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("cifar-10-batches-py/tmp*"))
+    fetch("cifar-10", tmp_path)
+    assert {c["status"] for c in verify("cifar-10", tmp_path)} == {"ok"}
+
+
+def test_table_and_digits(tmp_path):
+    rows = table(tmp_path)
+    assert [row["name"] for row in rows] == list(sources.NAMES)
+    assert {row["name"] for row in rows if row["found"]} == {"digits"}
+    assert fetch("digits") is None and verify("digits") == []
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
+        describe("mnisr")

@@ -1,0 +1,420 @@
+"""idx, CIFAR pickles and npz: read right, and refused in one sentence when anything is wrong."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import gzip
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forwardonly.data import load
+from forwardonly.data.formats import read_cifar, read_idx, read_npz
+from forwardonly.data.pickles import read_pickle
+
+from .conftest import idx_bytes, python2_batch
+
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+TEN = tuple("0123456789")
+
+
+def one_sentence(caught):
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 500
+    return text
+
+
+@st.composite
+def damaged(draw, original):
+    """`original` with a few bytes changed, cut out or put in."""
+    data = bytearray(original)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(data)))
+        cut = draw(st.integers(0, 8))
+        data[place : place + cut] = draw(st.binary(max_size=8))
+    return bytes(data)
+
+
+def must_only_raise_value_error(read, path, data):
+    path.write_bytes(data)
+    try:
+        read(path)
+    except ValueError as error:
+        assert "\n" not in str(error)
+
+
+# idx
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_plain_and_gzipped(tmp_path, rng, pack):
+    array = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    path = tmp_path / "x"
+    path.write_bytes(pack(idx_bytes(array)))
+    assert np.array_equal(read_idx(path, 3), array)
+
+
+HUGE = struct.pack(">BBBBIII", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "cut short"),
+        (b"\0\0\x08", "cut short"),
+        (b"PNG nonsense and more of it", "begins with 50 4e"),
+        (idx_bytes(np.zeros(9)) * 3, "begins with 00 00 08 01"),
+        (idx_bytes(np.zeros((2, 3, 3)))[:-1], "promises 34 bytes, there are 33"),
+        (idx_bytes(np.zeros((2, 3, 3))) + b"x", "promises 34 bytes, there are 35"),
+        (gzip.compress(idx_bytes(np.zeros((2, 3, 3)))[:-1]), "promises 34 bytes, there are 33"),
+        (gzip.compress(idx_bytes(np.zeros((2, 3, 3))) + b"x"), "promises 34 bytes, there are more"),
+        (gzip.compress(idx_bytes(np.zeros((2, 3, 3))))[:-3], "cut short"),
+        (gzip.compress(os.urandom(9))[:12], "damaged|cut short"),
+        (HUGE, "promises"),
+        (gzip.compress(HUGE), "promises"),
+    ],
+)
+def test_bad_idx(tmp_path, data, said):
+    path = tmp_path / "train-images"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_idx(path, 3)
+    assert str(path) in one_sentence(caught)
+
+
+@FUZZ
+@given(data=damaged(idx_bytes(np.arange(24).reshape(2, 3, 4))))
+def test_fuzzed_idx(tmp_path, data):
+    must_only_raise_value_error(lambda p: read_idx(p, 3), tmp_path / "x", data)
+
+
+@FUZZ
+@given(data=damaged(gzip.compress(idx_bytes(np.arange(24).reshape(2, 3, 4)))))
+def test_fuzzed_gzipped_idx(tmp_path, data):
+    must_only_raise_value_error(lambda p: read_idx(p, 3), tmp_path / "x", data)
+
+
+def test_mnist_from_a_folder_and_counts_that_disagree(mnist_root):
+    train, validation, test = load("mnist", data_dir=mnist_root, validation=10)
+    assert validation is not None
+    assert train.shape == (1, 28, 28) and (len(train), len(validation), len(test)) == (30, 10, 20)
+    assert validation.labels.bincount().tolist() == [1] * 10
+    labels = mnist_root / "MNIST/raw/train-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(idx_bytes(np.arange(39) % 10)))
+    with pytest.raises(ValueError, match=r"40 images, .* has 39 labels"):
+        load("mnist", data_dir=mnist_root)
+    labels.write_bytes(gzip.compress(idx_bytes(np.arange(40) % 11)))
+    with pytest.raises(ValueError, match="label 10 is out of range"):
+        load("mnist", data_dir=mnist_root)
+    labels.write_bytes(gzip.compress(idx_bytes(np.arange(40) % 9)))
+    with pytest.raises(ValueError, match="class '9' has no examples"):
+        load("mnist", data_dir=mnist_root)
+
+
+# CIFAR
+
+
+def test_cifar_10_from_a_folder(cifar_root):
+    train, validation, test = load("cifar-10", data_dir=cifar_root)
+    assert train.shape == (3, 32, 32) and (len(train), validation, len(test)) == (100, None, 20)
+    assert train.classes == tuple(f"class{n}" for n in range(10))
+
+
+def test_cifar_100_from_a_folder(tmp_path, rng):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for part in ("train", "test"):
+        pixels = rng.integers(0, 256, (200, 3072), dtype=np.uint8)
+        (folder / part).write_bytes(python2_batch(pixels, [n % 100 for n in range(200)], b"fine_labels"))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"f{n}" for n in range(100)]}, 2))
+    train, _, _ = load("cifar-100", data_dir=tmp_path)
+    assert len(train.classes) == 100 and torch.equal(train.images.flatten(1)[0], train.images[0].flatten())
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+def test_every_protocol_gives_what_pickle_gives(tmp_path, rng, protocol):
+    content = {
+        "data": rng.integers(0, 256, (2, 3072), dtype=np.uint8),
+        "labels": [0, 300, -5, 70_000, 2**40],
+        "pair": ("a", "é", b"\x00\xff", None, True, False),
+        "none": (),
+    }
+    path = tmp_path / "batch"
+    path.write_bytes(pickle.dumps(content, protocol))
+    read = read_pickle(path)
+    assert np.array_equal(read.pop("data"), content.pop("data")) and read == content
+
+
+def test_python2_batch_is_what_pickle_reads(tmp_path, rng):
+    pixels = rng.integers(0, 256, (3, 3072), dtype=np.uint8)
+    path = tmp_path / "batch"
+    path.write_bytes(python2_batch(pixels, [1, 0, 2]))
+    images = read_cifar([path], "labels", TEN, "toy")
+    assert np.array_equal(images.images.flatten(1).numpy(), pixels) and images.labels.tolist() == [1, 0, 2]
+
+
+class Malice:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_malicious_pickle_is_refused_and_not_run(tmp_path, protocol):
+    mark = tmp_path / "was-run"
+    path = tmp_path / "batch"
+    path.write_bytes(pickle.dumps({"data": Malice(os.system, f"touch {mark}")}, protocol))
+    with pytest.raises(ValueError, match=r"system'.*refused without running") as caught:
+        read_pickle(path)
+    one_sentence(caught)
+    path.write_bytes(pickle.dumps({"data": Malice(eval, f"open({str(mark)!r}, 'w')")}, protocol))
+    with pytest.raises(ValueError, match=r"eval'.*refused without running"):
+        read_pickle(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "damaged"),
+        (b"\x80\x02]q\x01.", "holds a list"),
+        (b"\x80\x02r\xff\xff\xff\xff.", "damaged"),  # an instruction that makes unpicklers grow a huge memo
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.", "damaged"),  # a string of 2^60 bytes
+        (b"\x80\x02}(](K\x01eK\x02u.", "no string"),
+        (b"(i__main__\nMalice\n.", "INST has no place"),
+        (pickle.dumps({"data": np.zeros((2, 3072))}, 2), "not of unsigned bytes"),
+    ],
+)
+def test_bad_pickles(tmp_path, data, said):
+    path = tmp_path / "batch"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_pickle(path)
+    assert str(path) in one_sentence(caught)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "no 'data' of 3072"),
+        ({"data": np.zeros((2, 3071), np.uint8)}, "no 'data' of 3072"),
+        ({"data": np.zeros((2, 3072), np.uint8)}, "no 'labels'"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [1, 10]}, "from 0 to 9"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [1, 1.5]}, "BINFLOAT has no place"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "2 images but 1 labels"),
+    ],
+)
+def test_bad_cifar_contents(tmp_path, content, said):
+    path = tmp_path / "batch"
+    path.write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(ValueError, match=said):
+        read_cifar([path], "labels", TEN, "toy")
+
+
+@FUZZ
+@given(data=damaged(python2_batch(np.zeros((1, 40), np.uint8), [1, 2, 3])) | st.binary(max_size=60))
+def test_fuzzed_pickles(tmp_path, data):
+    must_only_raise_value_error(read_pickle, tmp_path / "x", data)
+    must_only_raise_value_error(lambda p: read_cifar([p], "labels", TEN, "toy"), tmp_path / "x", data)
+
+
+# npz
+
+
+def save(tmp_path, **arrays):
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+Y = np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "out"),
+    [
+        ((20, 7), (1, 1, 7)),
+        ((20, 6, 5), (1, 6, 5)),
+        ((20, 3, 6, 5), (3, 6, 5)),
+        ((20, 6, 5, 3), (3, 6, 5)),
+        ((20, 16, 8, 8), (16, 8, 8)),
+    ],
+)
+def test_npz_layouts(tmp_path, rng, shape, out):
+    train, validation, test = load(save(tmp_path, x=rng.integers(0, 256, shape), y=Y), validation=4)
+    assert validation is not None
+    assert train.shape == out and (len(train), len(validation), len(test)) == (12, 4, 4)
+    assert train.name == "set" and train.classes == ("0", "1")
+
+
+def test_npz_values_scale_and_the_test_split_is_fixed(tmp_path):
+    x = np.linspace(0, 1, 20).reshape(20, 1, 1)
+    for dtype in (np.float16, np.float32, np.float64):
+        train, _, test = load(str(save(tmp_path, x=x.astype(dtype), y=Y)), seed=dtype == np.float32)
+        assert sorted([*train.images.flatten().tolist(), *test.images.flatten().tolist()])[-1] == 255
+        assert test.labels.bincount().tolist() == [2, 2]
+    assert torch.equal(test.images, load(save(tmp_path, x=x, y=Y), seed=7).test.images)
+    own = load(save(tmp_path, x=x, y=Y[:, None].astype(np.uint8), x_test=x[:3] > 0.01, y_test=Y[:3]))
+    assert len(own.train) == 20 and own.test.images.flatten().tolist() == [0, 255, 255]
+
+
+X = np.zeros((20, 4, 4), np.uint8)
+NAN = np.where(np.arange(20)[:, None, None] == 17, np.nan, X.astype(float))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": X}, "no array 'y'"),
+        ({"x": X, "y": Y, "y_test": Y}, "no array 'x_test'"),
+        ({"x": NAN, "y": Y}, "NaN or infinity in image 17"),
+        ({"x": X + 1.5, "y": Y}, "floats from 1.5 to 1.5"),
+        ({"x": X.astype(int) - 1, "y": Y}, "numbers from -1 to -1"),
+        ({"x": X.astype(int) + 256, "y": Y}, "must be 0 to 255"),
+        ({"x": X, "y": Y - 1}, "label -1, labels count from 0"),
+        ({"x": X, "y": Y * 0.5}, "labels must be whole numbers"),
+        ({"x": X, "y": Y * 2}, "class 1 has no examples"),
+        ({"x": X, "y": Y * 0}, "at least two classes"),
+        ({"x": X, "y": Y * 10**9}, "class 1 has no examples"),
+        ({"x": X, "y": Y[:19]}, "20 images but 19 labels"),
+        ({"x": X[:0], "y": Y[:0]}, "class 0 has no examples"),
+        ({"x": X[0, 0], "y": Y}, "it must be"),
+        ({"x": X, "y": X}, "one class number an image"),
+        ({"x": X, "y": Y, "x_test": X[:, :2], "y_test": Y}, "they must agree"),
+        ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "label 2 is out of range"),
+        ({"x": X, "y": np.array(list("ab" * 10))}, "not numbers"),
+    ],
+)
+def test_bad_arrays(tmp_path, arrays, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        load(save(tmp_path, **arrays))
+    one_sentence(caught)
+
+
+def test_npz_with_objects_is_refused_and_not_run(tmp_path):
+    mark = tmp_path / "was-run"
+    path = save(tmp_path, x=np.array([Malice(os.system, f"touch {mark}")], dtype=object), y=Y)
+    with pytest.raises(ValueError, match="holds object, not numbers"):
+        read_npz(path)
+    assert not mark.exists()
+
+
+def npy_with_header(shape):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+def test_npz_that_promises_what_it_has_not(tmp_path):
+    path = tmp_path / "x.npz"
+    for shape in ((10**12, 28, 28), (2**63, 2**63), (-1, 4), (3, 4)):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", npy_with_header(shape))
+        with pytest.raises(ValueError, match=r"promises|negative") as caught:
+            read_npz(path)
+        one_sentence(caught)
+
+
+def test_npz_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("forwardonly.data.formats.GIB", 1 << 20)
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", npy_with_header((2000, 50, 50)) + bytes(5_000_000))
+    with pytest.raises(ValueError, match="refused"):
+        read_npz(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"not a zip at all"])
+def test_what_is_no_zip(tmp_path, data):
+    path = tmp_path / "x.npz"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"not an .npz file"):
+        load(path)
+
+
+def test_truncated_npz(tmp_path):
+    path = save(tmp_path, x=X, y=Y)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        load(path)
+
+
+def small_npz(compressed, folder="/tmp"):
+    import io
+
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, x=X[:4, :1], y=Y[:4])
+    return buffer.getvalue()
+
+
+@FUZZ
+@given(data=damaged(small_npz(False)) | damaged(small_npz(True)))
+def test_fuzzed_npz(tmp_path, data):
+    must_only_raise_value_error(read_npz, tmp_path / "x.npz", data)
+
+
+@FUZZ
+@given(data=damaged(npy_with_header((4, 2, 2)) + bytes(16)))
+def test_fuzzed_npy_in_a_sound_zip(tmp_path, data):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", data)
+        archive.writestr("y.npy", npy_with_header((4,)) + bytes([0, 1, 0, 1]))
+    must_only_raise_value_error(read_npz, path, path.read_bytes())
+
+
+# The real sets, where they are
+
+
+@pytest.mark.skipif("FORWARDONLY_DATA" not in os.environ, reason="FORWARDONLY_DATA is not set")
+@pytest.mark.parametrize(
+    ("name", "shape", "checksum"),
+    [("mnist", (1, 28, 28), 10), ("fashion-mnist", (1, 28, 28), 10), ("cifar-10", (3, 32, 32), 10)],
+)
+def test_real_sets(name, shape, checksum):
+    from forwardonly.data import describe, verify
+
+    if describe(name)["found"] is None:
+        pytest.skip(f"{name} is not in FORWARDONLY_DATA")
+    assert {check["status"] for check in verify(name)} == {"ok"}
+    train, validation, test = load(name, validation=5_000, download=False)
+    total = 50_000 if name == "cifar-10" else 60_000
+    assert validation is not None
+    assert (len(train), len(validation), len(test)) == (total - 5_000, 5_000, 10_000)
+    assert train.shape == shape and len(train.classes) == checksum
+    assert abs(validation.labels.bincount() / 5_000 - train.labels.bincount() / len(train)).max() < 1e-3
+
+
+def test_digits():
+    train, validation, test = load("digits", validation=100)
+    assert validation is not None
+    assert (len(train), len(validation), len(test)) == (1338, 100, 359) and train.shape == (1, 8, 8)
+    assert train.images.max() == 255 and zlib.crc32(test.labels.numpy().tobytes()) == zlib.crc32(
+        load("digits", seed=5).test.labels.numpy().tobytes()
+    )
+
+
+def test_unknown_names_suggest_the_nearest(tmp_path):
+    for wrong, right in (("mnst", "mnist"), ("cifar10", "cifar-10"), ("fashion", "fashion-mnist")):
+        with pytest.raises(ValueError, match=f"did you mean {right!r}"):
+            load(wrong)
+    for name in ("x" * 5000, "a\0b", ""):
+        with pytest.raises(ValueError, match=r"."):
+            load(name)
+    with pytest.raises(ValueError, match="there is no such file"):
+        load(tmp_path / "none.npz")
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(ValueError, match=r"neither a folder of images nor an .npz file"):
+        load(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match="image_size is for folders"):
+        load("digits", image_size=16)
+    assert not Path("mnst").exists()

@@ -1,0 +1,90 @@
+"""Networks in files."""
+
+import json
+import os
+
+import pytest
+import torch
+
+import forwardonly as fo
+
+
+@pytest.mark.parametrize("rule_name", fo.rules.TABLE)
+def test_a_loaded_network_gives_the_same_scores(images, tmp_path, rule_name):
+    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE[rule_name](classes=4), seed=7, readout="last")
+    fo.fit(net, images, epochs=1, batch_size=16)
+    fo.save(net, tmp_path / "net")
+    loaded = fo.load(tmp_path / "net")
+    assert torch.equal(loaded.scores(images.images), net.scores(images.images))
+    assert torch.equal(loaded(images.images), net(images.images))
+    assert not loaded.training
+
+
+def test_a_softmax_reader_is_kept_too(images, tmp_path):
+    rule = fo.rules.ForwardForward(classes=4, negatives="hard", predict="softmax")
+    net = fo.mlp(images.shape, [12, 9], rule=rule)
+    fo.fit(net, images, epochs=1, batch_size=16)
+    fo.save(net, tmp_path)
+    assert torch.equal(fo.load(tmp_path).scores(images.images), net.scores(images.images))
+
+
+@pytest.fixture
+def saved(images, tmp_path):
+    fo.save(fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4)), tmp_path)
+    return tmp_path
+
+
+def damage(folder, name, change):
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(change(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("model.safetensors", lambda b: b[: len(b) // 2], "damaged"),
+        ("model.safetensors", lambda b: b"\xff" * 8 + b[8:], "damaged"),
+        ("model.safetensors", lambda b: b"", "damaged"),
+        ("config.json", lambda b: b[: len(b) // 2], "cannot be read"),
+        ("config.json", lambda b: b"[]", "describes no network"),
+        ("config.json", lambda b: b"[" * 100_000, "cannot be read"),
+        ("config.json", lambda b: b.replace(b"12", b"13"), "does not hold the weights"),
+        ("config.json", lambda b: b.replace(b'"mlp"', b'"os.system"'), "Unknown body"),
+    ],
+)
+def test_damaged_files_are_refused(saved, name, change, sentence):
+    damage(saved, name, change)
+    with pytest.raises(ValueError, match=sentence):
+        fo.load(saved)
+
+
+def test_a_folder_without_a_network_is_refused(tmp_path, saved):
+    with pytest.raises(ValueError, match="not a run folder"):
+        fo.load(tmp_path / "nothing")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="not finished"):
+        fo.load(saved)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(images, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4))
+    with pytest.raises(ValueError, match="Cannot write"):
+        fo.save(net, tmp_path / "file" / "net")
+
+
+def test_a_network_built_by_hand_says_that_it_cannot_be_saved(images, tmp_path):
+    built = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4))
+    by_hand = fo.Network(built.row, shape=images.shape)
+    with pytest.raises(ValueError, match="built by hand"):
+        fo.save(by_hand, tmp_path)
+
+
+def test_nothing_temporary_is_left(saved):
+    assert sorted(os.listdir(saved)) == ["config.json", "model.safetensors"]
+    assert json.loads((saved / "config.json").read_text())["network"]["body"] == {
+        "name": "mlp",
+        "hidden": [12],
+        "dropout": 0.0,
+    }

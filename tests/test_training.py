@@ -1,0 +1,202 @@
+"""Runs: they learn, they can be interrupted and resumed to the same bits, and they refuse what makes no sense."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly.training.recipe import Recipe
+from forwardonly.training.update import Update, rate_factor
+
+
+@pytest.mark.parametrize("rule_name", ["hyperspherical", "backprop"])
+@pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_digits_are_learned_to_95_percent(digits, rule_name, schedule, precision):
+    net = fo.mlp(digits.train.shape, [200, 200], rule=fo.rules.TABLE[rule_name](classes=10))
+    run = fo.fit(
+        net, digits.train, test=digits.test, epochs=12, batch_size=32, schedule=schedule, precision=precision
+    )
+    assert run.result["test_accuracy"] >= 0.95
+    assert run.result["precision"] == precision
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
+def test_forward_forward_learns_digits_to_95_percent(digits):
+    net = fo.mlp(digits.train.shape, [300, 300], rule=fo.rules.ForwardForward(classes=10))
+    run = fo.fit(net, digits.train, test=digits.test, epochs=40, batch_size=32, precision="fp32")
+    assert run.result["test_accuracy"] >= 0.95
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "Adam", "RMSprop", "adagrad"])
+def test_any_torch_optimiser_trains(digits, optimiser):
+    net = fo.mlp(digits.train.shape, [50], rule=fo.rules.Hyperspherical(classes=10))
+    rate = 0.1 if optimiser == "sgd" else 0.01
+    run = fo.fit(net, digits.train, epochs=4, optimiser=optimiser, learning_rate=rate, batch_size=32)
+    assert run.history[-1]["loss"][0] < 0.5 * run.history[0]["loss"][0]
+
+
+def test_a_history_row_says_what_happened(digits):
+    net = fo.mlp(digits.train.shape, [50, 40], rule=fo.rules.Hyperspherical(classes=10))
+    run = fo.fit(net, digits.train, validation=digits.validation, test=digits.test, epochs=2)
+    assert [row["epoch"] for row in run.history] == [0, 1]
+    for row in run.history:
+        assert len(row["loss"]) == len(row["block_accuracy"]) == 2
+        assert 0 <= row["validation_accuracy"] <= 1
+        assert row["seconds"] > 0
+    assert run.result["test_accuracy"] == fo.evaluate(net, digits.test).accuracy
+
+
+def test_greedy_training_moves_one_block_at_a_time(images):
+    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.Hyperspherical(classes=4))
+    seen = []
+
+    def watch(progress):
+        if progress.row is not None:
+            seen.append([block.body[1].weight.detach().clone() for block in net.row])
+
+    run = fo.fit(net, images, epochs=2, batch_size=16, schedule="greedy", progress=watch)
+    assert [row["block"] for row in run.history] == [0, 0, 1, 1]
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[1][0], seen[3][0])
+    assert not torch.equal(seen[2][1], seen[3][1])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "progress", "factor"),
+    [
+        ("constant", 0.0, 0.7, 1.0),
+        ("linear", 0.0, 0.25, 0.75),
+        ("cosine", 0.0, 0.5, 0.5),
+        ("cosine", 0.0, 1.0, 0.0),
+        ("linear", 0.2, 0.1, 0.5),
+        ("linear", 0.2, 0.6, 0.5),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(schedule, warmup, progress, factor):
+    assert rate_factor(schedule, warmup, progress) == pytest.approx(factor, abs=1e-9)
+
+
+def test_a_gradient_is_clipped_to_its_norm():
+    linear = torch.nn.Linear(3, 2, bias=False)
+    before = linear.weight.detach().clone()
+    update = Update(linear, Recipe(optimiser="sgd", momentum=0.0, learning_rate=1.0, clip=0.5))
+    update(100 * linear(torch.ones(1, 3)).sum())
+    assert (linear.weight.detach() - before).norm().item() == pytest.approx(0.5, rel=1e-4)
+    assert linear.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"schedule": "lazy"}, "schedule must be one of simultaneous, greedy"),
+        ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+        ({"optimiser": "adamm"}, "Unknown optimiser 'adamm': did you mean 'adam"),
+        ({"epoch": 3}, "Unknown training option 'epoch': did you mean 'epochs'"),
+        ({"warmup": 1.0}, "warmup is a share"),
+        ({"clip": 0.0}, "clip must be positive"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(images, options, sentence):
+    net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4))
+    with pytest.raises(ValueError, match=sentence):
+        fo.fit(net, images, **options)
+
+
+def test_labels_beyond_the_networks_classes_are_refused(images):
+    net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=3))
+    with pytest.raises(ValueError, match="Labels must be from 0 to 2"):
+        fo.fit(net, images, epochs=1)
+    with pytest.raises(ValueError, match="classes 0 to 2"):
+        fo.evaluate(net, images)
+
+
+def test_images_of_another_shape_are_refused(images):
+    net = fo.mlp((1, 5, 5), [12], rule=fo.rules.Hyperspherical(classes=4))
+    with pytest.raises(ValueError, match=r"takes images of \(1, 5, 5\)"):
+        fo.fit(net, images, epochs=1)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_blocks_name(images, tmp_path):
+    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.Hyperspherical(classes=4))
+    with torch.no_grad():
+        net.row[1].body[1].weight[0, 0] = math.nan
+    with pytest.raises(fo.training.NonFiniteLoss, match="block 1 became nan in epoch 0, step 0"):
+        fo.fit(net, images, epochs=2, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def fit_in(folder, images, rule_name="hyperspherical", **options):
+    rule = fo.rules.TABLE[rule_name](classes=4)
+    net = fo.mlp(images.shape, [12, 9], rule=rule, dropout=0.2)
+    fixed = {"epochs": 3, "batch_size": 16, "validation": images, "test": images, "seed": 5, "crop": 1}
+    return fo.fit(net, images, out=folder, **{**fixed, **options})
+
+
+def press_ctrl_c_at(step):
+    def progress(at):
+        if at.step == step and at.row is None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+@pytest.mark.parametrize("rule_name", fo.rules.TABLE)
+@pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])
+@pytest.mark.parametrize("at", [1, 7])
+def test_an_interrupted_run_goes_on_to_the_same_bits(images, tmp_path, rule_name, schedule, at):
+    whole = fit_in(tmp_path / "whole", images, rule_name, schedule=schedule)
+    with pytest.raises(fo.training.Interrupted, match="--resume"):
+        fit_in(tmp_path / "cut", images, rule_name, schedule=schedule, progress=press_ctrl_c_at(at))
+    assert not (tmp_path / "cut" / "result.json").exists()
+    resumed = fit_in(tmp_path / "cut", images, rule_name, schedule=schedule, resume=True)
+    expected = whole.network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.network.state_dict().items())
+    timeless = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history] for run in (whole, resumed)]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_folder_holds_what_the_design_says(images, tmp_path):
+    run = fit_in(tmp_path / "run", images)
+    files = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert files == ["checkpoint", "config.json", "metrics.jsonl", "model.safetensors", "result.json"]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    wanted = {"test_accuracy", "validation_accuracy", "block_accuracy", "seconds", "peak_memory_bytes", "seed"}
+    assert wanted | {"device", "torch"} <= set(result)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"]["epochs"] == 3
+    assert config["versions"]["torch"] == torch.__version__
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == run.history
+    assert torch.equal(fo.load(tmp_path / "run").scores(images.images), run.network.scores(images.images))
+
+
+def test_a_finished_run_is_not_written_over(images, tmp_path):
+    fit_in(tmp_path / "run", images)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run"):
+        fit_in(tmp_path / "run", images)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_is_resumed_only_as_it_was(images, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint"):
+        fit_in(tmp_path / "none", images, resume=True)
+    with pytest.raises(fo.training.Interrupted):
+        fit_in(tmp_path / "run", images, progress=press_ctrl_c_at(2))
+    with pytest.raises(ValueError, match="had batch_size 16, not 8"):
+        fit_in(tmp_path / "run", images, resume=True, batch_size=8)
+    with pytest.raises(ValueError, match="had seed 5, not 6"):
+        fit_in(tmp_path / "run", images, resume=True, seed=6)
+    state = tmp_path / "run" / "checkpoint" / "state.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(ValueError, match="damaged"):
+        fit_in(tmp_path / "run", images, resume=True)
