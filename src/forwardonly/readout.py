@@ -6,13 +6,37 @@ Shapes: scores (L, B, C): blocks, batch, classes.
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kind = Literal["sum", "skip-first", "last"]
+Kind = Literal["sum", "skip-first", "last", "validation", "training", "range"]
+
+
+def loss_aware_weights(scores: Tensor, labels: Tensor) -> Tensor:
+    """softmax over blocks of minus each block's mean cross-entropy on labelled images, (L,); arXiv 2606.09928."""
+    losses = torch.stack([F.cross_entropy(own.float(), labels) for own in scores])
+    return torch.softmax(-losses, dim=0)
+
+
+def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
+    """(first, last + 1) of the contiguous blocks whose summed scores are right most often; of equals the longest, earliest."""
+    depth = len(scores)
+    upto = torch.cat([torch.zeros_like(scores[:1]), scores.float().cumsum(0)])
+    best, most = (0, depth), -1
+    for length in range(depth, 0, -1):
+        for first in range(depth - length + 1):
+            right = int(((upto[first + length] - upto[first]).argmax(1) == labels).sum())
+            if right > most:
+                best, most = (first, first + length), right
+    return best
 
 
 class Readout(nn.Module):
-    """A fixed weighted sum over blocks: (L, B, C) -> (B, C). `weights` (L,) is kept with the model.
+    """A weighted sum over blocks: (L, B, C) -> (B, C). `weights` (L,) is kept with the model.
+
+    `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum until then:
+    `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the contiguous blocks that are
+    right most often on the validation split.
 
     Raises:
         ValueError: an unknown kind.
@@ -31,6 +55,22 @@ class Readout(nn.Module):
         if kind == "last":
             weights[:-1] = 0.0
         self.register_buffer("weights", weights)
+
+    @property
+    def fitted_on(self) -> Literal["validation", "training"] | None:
+        """The split whose scores `fit` must see, if any."""
+        if self.kind == "training":
+            return "training"
+        return "validation" if self.kind in ("validation", "range") else None
+
+    def fit(self, scores: Tensor, labels: Tensor) -> None:
+        """Takes the weights from scores (L, N, C) of images with labels (N,)."""
+        if self.kind == "range":
+            first, end = best_range(scores, labels)
+            self.weights.zero_()
+            self.weights[first:end] = 1.0
+        elif self.fitted_on is not None:
+            self.weights.copy_(loss_aware_weights(scores, labels))
 
     def forward(self, scores: Tensor) -> Tensor:
         return torch.einsum("l,lbc->bc", self.weights, scores.float())

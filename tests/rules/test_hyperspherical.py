@@ -28,8 +28,8 @@ def reference_loss(goodness, labels, scale, margin):
 @pytest.mark.parametrize("shape", [(20,), (5, 2, 2)])
 def test_scores_and_loss_are_those_of_the_equations(per_class, shape):
     torch.manual_seed(0)
-    rule = Hyperspherical(classes=4, prototypes_per_class=per_class, scale=12.0, tau=9.0, margin=0.2)
-    rule = rule.for_block(shape, Place(0, 1))
+    options = {"scale": 12.0, "tau": 9.0, "margin": 0.2, "aux_channels": 0, "grid": 2}
+    rule = Hyperspherical(classes=4, prototypes_per_class=per_class, **options).for_block(shape, Place(0, 1))
     activation, labels = torch.randn(7, *shape), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     goodness = reference_goodness(activation.flatten(1).numpy(), rule.prototypes.detach().numpy(), 9.0)
     np.testing.assert_allclose(rule.scores(activation).detach(), goodness, rtol=1e-4, atol=1e-5)

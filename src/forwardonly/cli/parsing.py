@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+from forwardonly.names import nearest
+
 UNSET = tyro.conf.arg(help_behavior_hint="")
 """Beside a type with None: the option's own sentence says what happens without it."""
 

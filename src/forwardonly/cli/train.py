@@ -35,7 +35,7 @@ class Train(Common):
     body: str = "mlp"
     """Layers of the network; `--body NAME --help` shows their options."""
     readout: Kind = "sum"
-    """How the blocks' scores become the network's: all of them, all but the first, or the last one's."""
+    """Blocks that predict: all, all but the first, the last, all weighed by validation or training loss, or the best range."""
     seed: int = 0
     """Decides every random draw: initial weights, order of the images, augmentation."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -57,6 +57,10 @@ def options(argv: Sequence[str]) -> Any:
     out = Path(given(argv, "--out", str(default)))
     kept = read_config(out)
     try:
+        for part in ("rule", "body"):
+            name = kept["network"][part]["name"]
+            if given(argv, f"--{part}", name) != name:
+                raise ValueError(f"{out} was started with --{part} {name}: leave that option as it was")
         return _with_groups(_as_started(plain, out, kept), kept)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
@@ -175,7 +179,7 @@ def _refuse_changes(out: Path, then: Any, now: Any, where: str = "") -> None:
         for name in now:
             _refuse_changes(out, then.get(name), now[name], f"{where} {name}")
     elif then != now:
-        raise ValueError(f"{out} was started with{where} {then}, not {now}: resume it without that option")
+        raise ValueError(f"{out} was started with another{where}, {then} and not {now}: leave that option as it was")
 
 
 def _stem(data: str, rule: str, seed: int | str) -> Path:

@@ -6,7 +6,7 @@ from forwardonly.data.fetching import fetch
 from forwardonly.data.images import Images, Splits, hold_out
 from forwardonly.data.loading import load
 from forwardonly.data.pictures import list_images, read_images
-from forwardonly.data.sources import NAMES, Check, Description, describe, table, verify
+from forwardonly.data.sources import NAMES, Check, Description, augmentation, describe, table, verify
 
 __all__ = [
     "NAMES",
@@ -15,6 +15,7 @@ __all__ = [
     "Description",
     "Images",
     "Splits",
+    "augmentation",
     "batches",
     "describe",
     "fetch",

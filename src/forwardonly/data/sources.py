@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from forwardonly.data.augment import Augment
 from forwardonly.data.reading import reading
 from forwardonly.names import nearest
+
+NO_AUGMENTATION = Augment()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Source:
     files: tuple[File, ...] = ()
     archive: File | None = None  # holds `files` under their own paths, or (Tiny ImageNet) is read as it is
     url: str = ""  # folder of the archive if there is one, else of the files, by their last name
+    augment: Augment = NO_AUGMENTATION  # what leaves the class of these images as it is
 
 
 class Description(TypedDict):
@@ -81,6 +85,7 @@ SOURCES = {
         classes=10,
         train=60_000,
         test=10_000,
+        augment=Augment(crop=1),
         terms="CC BY-SA 3.0, Yann LeCun and Corinna Cortes",
         page="https://ossci-datasets.s3.amazonaws.com/mnist/",
         url="https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -97,6 +102,7 @@ SOURCES = {
         classes=10,
         train=60_000,
         test=10_000,
+        augment=Augment(crop=1, flip="random"),
         terms="MIT, Zalando SE",
         page="https://github.com/zalandoresearch/fashion-mnist",
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -113,6 +119,7 @@ SOURCES = {
         classes=10,
         train=50_000,
         test=10_000,
+        augment=Augment(crop=4, flip="alternating"),
         terms="no licence stated, cite Krizhevsky 2009",
         page="https://www.cs.toronto.edu/~kriz/cifar.html",
         url="https://www.cs.toronto.edu/~kriz/",
@@ -132,6 +139,7 @@ SOURCES = {
         classes=100,
         train=50_000,
         test=10_000,
+        augment=Augment(crop=4, flip="alternating"),
         terms="no licence stated, cite Krizhevsky 2009",
         page="https://www.cs.toronto.edu/~kriz/cifar.html",
         url="https://www.cs.toronto.edu/~kriz/",
@@ -147,6 +155,7 @@ SOURCES = {
         classes=200,
         train=100_000,
         test=10_000,
+        augment=Augment(crop=4, flip="alternating"),
         terms="ImageNet's: research and education, not commerce",
         page="http://cs231n.stanford.edu/",
         url="http://cs231n.stanford.edu/",
@@ -161,6 +170,11 @@ def source(name: str) -> Source:
     if name not in SOURCES:
         raise ValueError(f"there is no data set, folder or .npz file {name!r}: {nearest(name, NAMES)}")
     return SOURCES[name]
+
+
+def augmentation(name: str) -> Augment:
+    """The augmentation that suits a known set; none for images that we do not know."""
+    return SOURCES[name].augment if name in SOURCES else NO_AUGMENTATION
 
 
 def folders(data_dir: Path | str | None) -> list[Path]:

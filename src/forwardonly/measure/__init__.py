@@ -1,6 +1,16 @@
 """What can be measured of a network: accuracy, memory, speed, free-riding."""
 
-from forwardonly.measure.accuracy import Evaluation, evaluate
+from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
+from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.memory import SavedBytes, peak_memory_bytes
 
-__all__ = ["Evaluation", "SavedBytes", "evaluate", "peak_memory_bytes"]
+__all__ = [
+    "BlockDiagnosis",
+    "Diagnosis",
+    "Evaluation",
+    "SavedBytes",
+    "diagnose",
+    "evaluate",
+    "fit_readout",
+    "peak_memory_bytes",
+]

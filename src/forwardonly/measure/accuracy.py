@@ -3,6 +3,7 @@
 Shapes: L blocks, B batch, C classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,23 +35,37 @@ def evaluate(network: Network, images: Images, *, batch_size: int = 1000, precis
     if highest >= network.classes:
         raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
     device = network.device
-    chosen = choose_precision(precision, device)
     confusion = torch.zeros(network.classes**2, dtype=torch.int64, device=device)
     right = torch.zeros(len(network.readout.weights), dtype=torch.int64, device=device)
-    training = network.training
-    network.eval()
-    with torch.no_grad(), autocast(chosen, device):
-        for start in range(0, len(images), batch_size):
-            batch = images.images[start : start + batch_size].to(device)
-            labels = images.labels[start : start + batch_size].to(device)
-            scores = network.scores(batch)
-            right += (scores.argmax(2) == labels).sum(1)
-            predicted = network.readout(scores).argmax(1)
-            confusion += torch.bincount(labels * network.classes + predicted, minlength=len(confusion))
-    network.train(training)
+    for scores, labels in _scored(network, images, batch_size, precision):
+        right += (scores.argmax(2) == labels).sum(1)
+        predicted = network.readout(scores).argmax(1)
+        confusion += torch.bincount(labels * network.classes + predicted, minlength=len(confusion))
     table = confusion.view(network.classes, network.classes).cpu()
     return Evaluation(
         accuracy=float(table.diagonal().sum()) / len(images),
         block_accuracy=[count / len(images) for count in right.tolist()],
         confusion=table,
     )
+
+
+def fit_readout(network: Network, images: Images, *, batch_size: int = 1000, precision: str = "auto") -> None:
+    """Lets the network's readout take its weights from labelled images; a fixed readout stays as it is."""
+    if network.readout.fitted_on is not None:
+        scores, labels = zip(*_scored(network, images, batch_size, precision), strict=True)
+        network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels))
+
+
+def _scored(
+    network: Network, images: Images, batch_size: int, precision: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every block's scores (L, B, C) and the labels (B,), batch after batch, in evaluation mode."""
+    device, training = network.device, network.training
+    chosen = choose_precision(precision, device)
+    network.eval()
+    for start in range(0, len(images), batch_size):
+        batch = images.images[start : start + batch_size].to(device)
+        with torch.no_grad(), autocast(chosen, device):
+            scores = network.scores(batch)
+        yield scores, images.labels[start : start + batch_size].to(device)
+    network.train(training)

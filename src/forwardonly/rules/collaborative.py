@@ -118,4 +118,4 @@ class CollaborativeAdaptive(CollaborativeFixed):
         return {"gamma": {"optimiser": self.gamma_optimiser, **plain}}
 
     def watched(self) -> dict[str, float]:
-        return {"gamma": float(self.gamma)}
+        return {"gamma": self.gamma.item()}

@@ -2,12 +2,15 @@
 
 Each block makes its goodness high on real data with the right label and low with a wrong one. Given by the paper: the
 goodness, the threshold loss, length normalisation, label embedding, hard negatives, both ways of predicting. The margin
-loss is SymBa's (arXiv 2303.08418). Reconstruction: the default hyperparameters, found on a validation split.
+loss is SymBa's (arXiv 2303.08418). Ours: a sharpness other than 1 and the strength of the label, found on a validation
+split (docs/notes/first-floor.md); `sharpness=1, negatives="uniform", normalise_input=False, label_value=None` is the
+plainest reading of the paper.
 
 Shapes: B batch, D features.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch.nn.functional as F
@@ -49,15 +52,20 @@ class ForwardForward(ContrastiveRule):
     """Goodness is the mean or the sum of squared activations."""
     threshold: float = 2.0
     """Goodness that separates positive from negative, in units of goodness (threshold objective)."""
-    sharpness: float = 1.0
+    sharpness: float = 10.0
     """Inverse temperature of the threshold objective; 1 is Hinton's."""
     beta: float = 4.0
     """Steepness of the margin objective."""
-    negatives: Literal["uniform", "hard"] = "uniform"
+    negatives: Literal["uniform", "hard"] = "hard"
     """Wrong labels: any with equal chance, or drawn by the network's own one-pass softmax."""
     predict: Literal["goodness", "softmax"] = "goodness"
     """Predict by trying every label, or in one pass by a softmax on the activations under a neutral label."""
+    normalise_input: bool = True
+    """Divide each image by its root mean square before its label is written into it."""
+    label_value: float | None = 8.0
+    """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
 
+    recipe = MappingProxyType({"batch_size": 100})
     standardise = False
     normalises = True
 

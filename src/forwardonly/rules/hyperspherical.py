@@ -71,7 +71,8 @@ class Hyperspherical(OnePassRule):
         self.auxiliary: nn.Module = nn.Identity()
         if len(shape) == 3 and self.aux_channels:
             stride = 2 if min(shape[1:]) >= 2 * self.grid else 1  # a quarter of the work, and better (see docs/notes)
-            self.auxiliary = nn.Conv2d(shape[0], self.aux_channels, 3, stride, padding=1, bias=False)
+            convolution = nn.Conv2d(shape[0], self.aux_channels, 3, stride, padding=1, bias=False)
+            self.auxiliary = nn.Sequential(convolution, nn.ReLU())
             shape = (self.aux_channels, *(-(-side // stride) for side in shape[1:]))
         size = grid_size(shape, self.grid)
         self.prototypes = nn.Parameter(

@@ -5,6 +5,7 @@ and simultaneous training differ in which loop is outermost; blocks can sit on d
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,21 +15,52 @@ from forwardonly.network import Network
 from forwardonly.precision import Precision, autocast
 from forwardonly.rules import ContrastiveRule, Heard
 from forwardonly.rules.base import Wants
+from forwardonly.training.randomness import seed_at
 from forwardonly.training.update import Update
 
 
+class Batch(NamedTuple):
+    """What travels down the row: a signal, its labels (B,), and what the next block hears."""
+
+    signal: Signal
+    labels: Tensor
+    heard: Heard | None = None
+
+
 def learn_all(
-    blocks: Sequence[Block], updates: Sequence[Update], incoming: Signal, labels: Tensor, precision: Precision
+    blocks: Sequence[Block],
+    updates: Sequence[Update],
+    incoming: Signal,
+    labels: Tensor,
+    precision: Precision,
+    seed: int | None = None,
 ) -> Tensor:
-    """One training step of every block on one batch. Returns the losses (L,)."""
+    """One training step of every block on one batch; `seed` decides dropout. Returns the losses (L,)."""
     if hears(blocks[0]) == "all":
         return learn_together(blocks, updates, incoming, precision)
-    losses, heard = [], None
-    for block, update in zip(blocks, updates, strict=True):
-        loss, told, incoming = learn(block, update, incoming, labels, heard, precision)
+    return learn_row(blocks, updates, Batch(incoming, labels), precision, seed)[0]
+
+
+def learn_row(
+    blocks: Sequence[Block],
+    updates: Sequence[Update],
+    batch: Batch,
+    precision: Precision,
+    seed: int | None = None,
+    first: int = 0,
+) -> tuple[Tensor, Batch]:
+    """One training step of blocks that stand in a row, the first of them at place `first` of the network.
+
+    Returns their losses, and what a block behind them receives.
+    """
+    losses = []
+    for index, (block, update) in enumerate(zip(blocks, updates, strict=True), first):
+        if seed is not None:  # for dropout; a block's own, so that it does not matter which process the block is on
+            torch.manual_seed(seed_at(seed, index))
+        loss, told, signal = learn(block, update, *batch, precision)
+        batch = Batch(signal, batch.labels, hear(block, batch.heard, told))
         losses.append(loss)
-        heard = hear(block, heard, told)
-    return torch.stack(losses)
+    return torch.stack(losses), batch
 
 
 def learn_together(

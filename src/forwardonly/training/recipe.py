@@ -32,10 +32,16 @@ class Recipe:
     """Largest norm of a block's gradient; none leaves it as it is."""
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
     """Train all blocks on every batch, or one block after another, each to its end."""
+    redraw: Literal["each-epoch", "once"] = "each-epoch"
+    """Draw the wrong labels that contrastive rules learn from anew in each epoch, or once for the whole run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
+    validate_every: int = 1
+    """Measure accuracy on the validation images after every so many epochs."""
+    diagnose: bool = False
+    """Measure free-riding too, whenever accuracy is measured on the validation images."""
     crop: int = 0
     """Augmentation: pad by this many pixels and cut out the old size at random."""
     flip: Literal["none", "random", "alternating"] = "none"
@@ -44,7 +50,7 @@ class Recipe:
     """Augmentation: side in pixels of a square that is blanked at random."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.learning_rate <= 0:

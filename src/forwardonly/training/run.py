@@ -14,14 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from forwardonly.block import Signal
 from forwardonly.data import Images
-from forwardonly.measure.accuracy import evaluate
+from forwardonly.labels import wrong_labels
+from forwardonly.measure.accuracy import evaluate, fit_readout
+from forwardonly.measure.free_riding import diagnose
 from forwardonly.measure.memory import peak_memory_bytes
 from forwardonly.network import Network
 from forwardonly.precision import choose_device, choose_precision
+from forwardonly.rules import ContrastiveRule, Heard
 from forwardonly.storage import save, write_atomically, write_json
 from forwardonly.training import checkpoint
-from forwardonly.training.loop import learn_all, learn_one, read
+from forwardonly.training.cache import Cache, repeats
+from forwardonly.training.loop import learn_all, learn_one, reach, read
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update, rate_factor
@@ -98,6 +103,8 @@ def fit(
     """
     recipe = Recipe.for_rule(network.rule, **options)
     _check(network, train, validation, test)
+    if network.readout.fitted_on == "validation" and validation is None:
+        raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
     device = choose_device(recipe.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = _Trainer(network.to(device), train.to(device), recipe, device, seed)
@@ -128,6 +135,14 @@ class _Trainer:
         self.place = _Place()
         self.losses = torch.zeros(self.steps, len(self.updates), device=device)
         network.prepare.fit(train.images)
+        self.wrong: Tensor | None = None
+        if recipe.redraw == "once" and isinstance(network.rule, ContrastiveRule):
+            if network.reader is not None:
+                raise ValueError("Wrong labels that are drawn once cannot be hard ones, nor read by a softmax.")
+            self.wrong = wrong_labels(train.labels, network.classes, generator_at(device, seed))
+        self.cache: Cache | None = None
+        if repeats(network, train, recipe):
+            self.cache = Cache(network, train, self.wrong, self.precision)
 
     def train(
         self,
@@ -142,6 +157,8 @@ class _Trainer:
         while place.phase < self.phases:
             started = time.perf_counter()
             order = self._order()
+            if self.cache is not None:
+                self.cache.move_to(place.phase)
             for block in self.network.row:
                 block.rule.start_epoch(place.epoch)
             while place.step < self.steps:
@@ -170,21 +187,33 @@ class _Trainer:
         generator = generator_at(self.device, self.seed, *where)
         self._set_rates()
         chosen = order[place.step * self.batch : (place.step + 1) * self.batch]
+        if self.cache is not None:
+            return self._learn_one(*self.cache.batch(chosen), self.images.labels[chosen])
         images, labels = self.images.images[chosen], self.images.labels[chosen]
         if recipe.augment is not None:
             images = recipe.augment(images, generator, epoch=place.epoch, indices=chosen)
         if self.reader_update is not None:
             read(self.network, self.reader_update, images, labels, self.precision)
-        incoming = self.network.present(images, labels, generator)
+        wrong = None if self.wrong is None else self.wrong[chosen]
+        incoming = self.network.present(images, labels, generator, wrong)
         if recipe.schedule == "simultaneous":
             return learn_all(self.network.row, self.updates, incoming, labels, self.precision)
+        before = self.network.row[: place.phase]
+        return self._learn_one(*reach(before, incoming, None, self.precision), labels)
+
+    def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:
+        """A step of greedy training, as `_step`."""
+        phase = self.place.phase
         losses = torch.zeros(len(self.updates), device=self.device)
-        update = self.updates[place.phase]
-        losses[place.phase] = learn_one(self.network.row, place.phase, update, incoming, labels, self.precision)
+        losses[phase] = learn_one(
+            self.network.row, phase, self.updates[phase], incoming, labels, heard, self.precision
+        )
         return losses
 
     def _order(self) -> Tensor:
-        """The epoch's order of the images, (N,)."""
+        """The epoch's order of the images, (N,); a batch that holds them all has none."""
+        if self.batch == len(self.images):
+            return torch.arange(self.batch, device=self.device)
         generator = generator_at(self.device, self.seed, self.place.phase, self.place.epoch)
         return torch.randperm(len(self.images), generator=generator, device=self.device)
 
@@ -220,14 +249,19 @@ class _Trainer:
             "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
             "loss": self.losses.mean(0).tolist(),
             "seconds": seconds,
-            "learning_rate": self.updates[0].optimiser.param_groups[0]["lr"],
+            "learning_rate": self.updates[0].optimisers[0].param_groups[0]["lr"],
         }
         if self.recipe.schedule == "greedy":
             row["block"] = self.place.phase
-        if validation is not None:
+        watched = [block.rule.watched() for block in self.network.row]
+        row.update({name: [own[name] for own in watched] for name in watched[0]})
+        due = (self.place.epoch + 1) % self.recipe.validate_every == 0 or self.place.epoch + 1 == self.recipe.epochs
+        if validation is not None and due:
             measured = evaluate(self.network, validation, precision=self.precision)
             row["validation_accuracy"] = measured.accuracy
             row["block_accuracy"] = measured.block_accuracy
+            if self.recipe.diagnose:
+                row["free_riding"] = diagnose(self.network, validation, precision=self.precision).as_json()
         return row
 
     def _checkpoint(self, folder: Path) -> None:
@@ -291,6 +325,9 @@ class _Trainer:
             "device": describe_device(self.device),
             "torch": torch.__version__,
         }
+        fitted_on = {"validation": validation, "training": self.images}.get(self.network.readout.fitted_on or "")
+        if fitted_on is not None:
+            fit_readout(self.network, fitted_on, precision=self.precision)
         for name, images in (("validation", validation), ("test", test)):
             if images is not None:
                 measured = evaluate(self.network, images, precision=self.precision)

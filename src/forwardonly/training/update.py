@@ -14,7 +14,7 @@ from forwardonly.training.recipe import Recipe
 
 
 class Update:
-    """One block's optimiser.
+    """One block's optimiser, and another for each parameter whose rule wants one of its own.
 
     Raises:
         ValueError: torch.optim has no optimiser of the recipe's name.
@@ -23,58 +23,72 @@ class Update:
     def __init__(self, module: nn.Module, recipe: Recipe):
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.clip = recipe.clip
-        self.optimiser = make_optimiser(parameter_groups(module), recipe)
-        self.rates = [group["lr"] for group in self.optimiser.param_groups]
+        groups = parameter_groups(module, recipe)
+        self.optimisers = [make_optimiser(name, groups[name], recipe) for name in groups]
+        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
 
     def __call__(self, loss: Tensor) -> None:
         """One step down the gradient of the block's own loss."""
         loss.backward()
+        self.step()
+
+    def step(self) -> None:
+        """One step down the gradient that the parameters hold; it is gone then."""
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
 
     def set_rate(self, factor: float) -> None:
         """Learning rate for the next steps, as a share of the highest one."""
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state, for a checkpoint."""
-        return self.optimiser.state_dict()
+        """The optimisers' state, for a checkpoint."""
+        return {"optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes the state from a checkpoint."""
-        self.optimiser.load_state_dict(dict(state))
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """All trained parameters in one group, but each that a rule has options for in a group of its own."""
+def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
+    """All trained parameters in one group, but each that a rule has options for in a group of its own.
+
+    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's.
+    """
     rule = getattr(module, "rule", None)
     special = rule.optimiser_options() if isinstance(rule, Rule) else {}
-    groups: list[dict[str, Any]] = [{"params": []}]
+    plain: list[nn.Parameter] = []
+    groups: dict[str, list[dict[str, Any]]] = {recipe.optimiser: [{"params": plain}]}
     for name, parameter in module.named_parameters():
         options = special.get(name.removeprefix("rule."))
         if not parameter.requires_grad:
             continue
         if options is None:
-            groups[0]["params"].append(parameter)
+            plain.append(parameter)
         else:
-            groups.append({"params": [parameter], **options})
-    return [group for group in groups if group["params"]]
+            other = {"params": [parameter], **options}
+            groups.setdefault(other.pop("optimiser", recipe.optimiser), []).append(other)
+    if not plain:
+        del groups[recipe.optimiser][0]
+    return {optimiser: content for optimiser, content in groups.items() if content}
 
 
-def make_optimiser(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
-    """The torch optimiser that the recipe names, its fused form where there is one."""
+def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    """The torch optimiser of that name, its fused form where there is one."""
     known = {
         name.lower(): cls
         for name, cls in vars(torch.optim).items()
         if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
     }
-    if recipe.optimiser.lower() not in known:
-        hint = nearest(recipe.optimiser.lower(), known)
-        raise ValueError(f"Unknown optimiser {recipe.optimiser!r}: {hint}.")
-    cls = known[recipe.optimiser.lower()]
+    if name.lower() not in known:
+        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), known)}.")
+    cls = known[name.lower()]
     takes = inspect.signature(cls).parameters
     options: dict[str, Any] = {"lr": recipe.learning_rate}
     if "weight_decay" in takes:

@@ -1,0 +1,148 @@
+"""Channel-class rules against numpy written from the equations of arXiv 2606.09928 and of DeeperForward and CwC."""
+
+import numpy as np
+import pytest
+import torch
+
+from forwardonly.maps import group_index, group_norm, instance_norm
+from forwardonly.rules import ChannelLearnable, ChannelStatic, Place
+from forwardonly.rules.channel_learnable import entropy, orthogonality
+
+
+@pytest.fixture
+def maps():
+    return np.random.default_rng(0).normal(size=(5, 12, 4, 6)).astype(np.float32)
+
+
+def softmax(x):
+    powers = np.exp(x - x.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def cross_entropy(scores, labels, smoothing=0.0):
+    target = np.full(scores.shape, smoothing / scores.shape[1])
+    target[np.arange(len(labels)), labels] += 1 - smoothing
+    return -(target * np.log(softmax(scores))).sum(1).mean()
+
+
+def learnable(shape=(12, 4, 6), classes=4, **options):
+    return ChannelLearnable(classes=classes, **options).for_block(shape, Place(0, 1))
+
+
+@pytest.mark.parametrize("goodness", ["mean", "squared"])
+@pytest.mark.parametrize("classes", [3, 4, 5])
+def test_static_scores_and_loss_are_the_groups_means(maps, goodness, classes):
+    rule = ChannelStatic(classes=classes, goodness=goodness, scale=2.0).for_block(maps.shape[1:], Place(0, 1))
+    values = maps**2 if goodness == "squared" else maps
+    groups = np.arange(12) * classes // 12
+    expected = 2 * np.stack([values[:, groups == c].mean((1, 2, 3)) for c in range(classes)], axis=1)
+    sizes = np.bincount(groups)
+    expected = expected if len(set(sizes)) == 1 else 2 * np.stack(
+        [values[:, groups == c].mean((2, 3)).mean(1) for c in range(classes)], axis=1
+    )
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)), expected, rtol=1e-4, atol=1e-6)
+    labels = np.arange(5) % classes
+    loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
+    assert loss.item() == pytest.approx(cross_entropy(expected, labels), rel=1e-5)
+
+
+def test_groups_differ_by_at_most_one_channel():
+    for channels, classes in ((10, 10), (100, 10), (64, 10), (205, 200)):
+        sizes = torch.bincount(group_index(channels, classes))
+        assert len(sizes) == classes
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_fewer_channels_than_classes_is_one_clear_sentence():
+    with pytest.raises(ValueError, match="8 channels: too few for 10 classes"):
+        ChannelStatic(classes=10).for_block((8, 4, 4), Place(0, 1))
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 4, 6), (3, 12)])
+@pytest.mark.parametrize("classes", [4, 5])
+def test_group_norm_standardises_each_group(shape, classes):
+    activation = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    groups = group_index(12, classes)
+    normed = group_norm(activation, groups)
+    for group in range(classes):
+        own = normed[:, groups == group].flatten(1)
+        torch.testing.assert_close(own.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(own.var(1, unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
+
+
+def test_instance_norm_leaves_no_mean_to_read():
+    activation = torch.rand(3, 5, 4, 4)
+    torch.testing.assert_close(instance_norm(activation).mean((2, 3)), torch.zeros(3, 5), atol=1e-6, rtol=0)
+    for flat in (torch.rand(3, 5), torch.rand(3, 5, 1, 1)):
+        assert instance_norm(flat).shape == flat.shape
+        torch.testing.assert_close(instance_norm(flat).flatten(1).mean(1), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("epoch", [0, 25, 80])
+@pytest.mark.parametrize("as_published", [False, True])
+def test_learnable_loss_is_the_papers(maps, epoch, as_published):
+    generator = np.random.default_rng(1)
+    votes = generator.normal(size=(12, 4)) * 5
+    rule = learnable(as_published=as_published, entropy_weight=0.3, orthogonality_weight=0.2, temperature=3.0)
+    rule.votes.data = torch.tensor(votes, dtype=torch.float32)
+    rule.start_epoch(epoch)
+    assignment = softmax(votes / (3.0 * 0.995**epoch))
+    pooled = 0.94 * maps.mean((2, 3)) + 0.06 * maps.max((2, 3)) - 0.05 * maps.min((2, 3))
+    scores = pooled @ assignment
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-6)
+    chaos = -(assignment * np.log(assignment)).sum(1).mean()
+    columns = assignment / np.linalg.norm(assignment, axis=0)
+    overlap = ((columns.T @ columns - np.eye(4)) ** 2).mean() / (4**2 * 12 if as_published else 1)
+    labels = np.arange(5) % 4
+    expected = cross_entropy(scores, labels, 0.1) + 0.3 * chaos + 0.2 * min(1, epoch / 50) * overlap
+    loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_hot_assignment_is_the_static_rule(maps):
+    activation = torch.tensor(maps)
+    static = ChannelStatic(classes=4).for_block(maps.shape[1:], Place(0, 1))
+    rule = learnable(mean_weight=1.0, max_weight=0.0, min_weight=0.0)
+    one_hot = torch.nn.functional.one_hot(static.groups, 4).float()
+    rule.votes.data = 1e4 * one_hot
+    # Static takes the mean of a class's 3 channels, the assignment their sum.
+    torch.testing.assert_close(rule.scores(activation), 3 * static.scores(activation))
+
+
+def test_rows_of_the_assignment_sum_to_one_and_start_uniform():
+    rule = learnable()
+    torch.testing.assert_close(rule.assignment(), torch.full((12, 4), 0.25))
+    rule.votes.data.normal_(std=50)
+    torch.testing.assert_close(rule.assignment().sum(1), torch.ones(12))
+
+
+def test_entropy_and_orthogonality_at_known_matrices():
+    uniform, one_hot = torch.full((12, 4), 0.25), torch.eye(4).repeat(3, 1)
+    assert entropy(uniform).item() == pytest.approx(np.log(4))
+    assert entropy(one_hot).item() == 0.0
+    assert orthogonality(uniform).item() == pytest.approx(12 / 16)  # all columns equal: 12 of 16 pairs are off by 1
+    assert orthogonality(one_hot).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_temperature_is_kept_within_its_bounds_and_cools():
+    rule = learnable()
+    rule.votes.data.normal_()
+    for log_temperature, temperature in ((-20.0, 0.1), (0.0, 1.0), (20.0, 100.0)):
+        rule.log_temperature.data.fill_(log_temperature)
+        for epoch in (0, 10):
+            rule.start_epoch(epoch)
+            expected = torch.softmax(rule.votes / (temperature * 0.995**epoch), dim=1)
+            torch.testing.assert_close(rule.assignment(), expected)
+
+
+def test_the_published_start_has_equal_scores_and_still_learns(maps):
+    rule, activation = learnable(), torch.tensor(maps)
+    scores = rule.scores(activation)
+    torch.testing.assert_close(scores, scores[:, :1].expand(-1, 4))
+    rule.loss(activation, torch.arange(5) % 4).backward()
+    assert rule.votes.grad.abs().max() > 1e-4
+
+
+def test_a_temperature_out_of_bounds_is_one_clear_sentence():
+    with pytest.raises(ValueError, match=r"temperature must be from 0.1 to 100"):
+        ChannelLearnable(classes=4, temperature=0.0)

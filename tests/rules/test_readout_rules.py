@@ -1,0 +1,146 @@
+"""Projection, similarity, spatial and the contrastive term against numpy written from their equations."""
+
+import numpy as np
+import pytest
+import torch
+
+from forwardonly.maps import grid_pool, grid_size
+from forwardonly.rules import Hyperspherical, Place, Projection, Similarity, Spatial
+from forwardonly.rules.contrast import supervised_contrastive
+
+
+@pytest.fixture
+def maps():
+    return np.random.default_rng(0).normal(size=(6, 8, 6, 6)).astype(np.float32)
+
+
+def for_block(rule, shape):
+    return rule.for_block(shape, Place(0, 1))
+
+
+def cross_entropy(scores, labels):
+    scores = scores - scores.max(1, keepdims=True)
+    return -(scores - np.log(np.exp(scores).sum(1, keepdims=True)))[np.arange(len(labels)), labels].mean()
+
+
+def similarities(features):
+    centred = features - features.mean(1, keepdims=True)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def quarters(maps):
+    """(B, K, 6, 6) -> means of its four quarters, (B, K * 4), written out."""
+    return np.stack(
+        [maps[:, :, y : y + 3, x : x + 3].mean((2, 3)) for y in (0, 3) for x in (0, 3)], axis=2
+    ).reshape(len(maps), -1)
+
+
+def test_grid_pool_covers_odd_maps_with_equal_windows():
+    row = torch.arange(7.0).view(1, 1, 1, 7).expand(1, 1, 7, 7)
+    assert grid_pool(row, 2).tolist() == [[1.5, 4.5, 1.5, 4.5]]  # means of 0..3 and 3..6
+    assert grid_pool(torch.ones(2, 3, 1, 1), 4).shape == (2, 3)
+    assert grid_pool(torch.ones(2, 5), 4).shape == (2, 5)
+
+
+@pytest.mark.parametrize("side", range(1, 12))
+@pytest.mark.parametrize("grid", range(1, 6))
+def test_grid_size_is_what_grid_pool_makes(side, grid):
+    pooled = grid_pool(torch.rand(1, 3, side, side + 1), grid)
+    assert pooled.shape[1] == grid_size((3, side, side + 1), grid)
+
+
+def test_projection_is_cross_entropy_of_a_pooled_linear_map(maps):
+    rule, labels = for_block(Projection(classes=3), maps.shape[1:]), np.arange(6) % 3
+    weight, bias = (value.detach().numpy() for value in (rule.head.weight, rule.head.bias))
+    scores = quarters(maps) @ weight.T + bias
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-5)
+    loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
+    assert loss.item() == pytest.approx(cross_entropy(scores, labels), rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", [0.01, 0.6])
+def test_similarity_matches_the_labels_similarities(maps, prediction):
+    rule, labels = for_block(Similarity(classes=3, prediction=prediction), maps.shape[1:]), np.arange(6) % 3
+    seen = torch.nn.functional.conv2d(torch.tensor(maps), rule.lens.weight, padding=1).detach().numpy()
+    features = seen.reshape(6, 8, 36).std(2, ddof=1)
+    matching = ((similarities(features) - similarities(np.eye(3)[labels])) ** 2).mean()
+    scores = rule.scores(torch.tensor(maps)).detach().numpy()
+    expected = (1 - prediction) * matching + prediction * cross_entropy(scores, labels)
+    loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_similarity_loss_is_zero_where_features_are_the_labels():
+    rule = for_block(Similarity(classes=3, own_map=False, prediction=1e-9), (3,))
+    one_hot = torch.eye(3).repeat(2, 1)
+    assert rule.loss(one_hot, torch.arange(6) % 3).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_spatial_is_a_fixed_projection_of_standardised_energy(maps):
+    rule, labels = for_block(Spatial(classes=3, grid=2, scale=4.0), maps.shape[1:]), np.arange(6) % 3
+    energy = quarters(maps**2)
+    standard = (energy - energy.mean(1, keepdims=True)) / np.sqrt(energy.var(1, keepdims=True) + 1e-5)
+    scores = 4.0 * standard @ rule.projection.numpy()
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)), scores, rtol=1e-4, atol=1e-5)
+    loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
+    assert loss.item() == pytest.approx(cross_entropy(scores, labels), rel=1e-5)
+    assert not list(rule.parameters())
+    assert "projection" in rule.state_dict()
+
+
+def test_hyperspherical_reads_maps_through_its_auxiliary_convolution(maps):
+    rule = for_block(Hyperspherical(classes=3, aux_channels=5, grid=2), maps.shape[1:])
+    seen = torch.nn.functional.conv2d(torch.tensor(maps), rule.auxiliary[0].weight, stride=2, padding=1).relu()
+    features = seen.detach().numpy()[:, :, :, :]  # 3 x 3: windows of 2, overlapping by one
+    pooled = np.stack(
+        [features[:, :, y : y + 2, x : x + 2].mean((2, 3)) for y in (0, 1) for x in (0, 1)], axis=2
+    ).reshape(6, -1)
+    prototypes = rule.prototypes.detach().numpy()[:, 0]
+    expected = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)) @ (
+        prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)
+    ).T
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_contrastive_term_is_equation_2_of_khosla(temperature):
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(size=(7, 5)), np.array([0, 0, 0, 1, 1, 2, 0])  # 2 has no partner
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    terms = []
+    for i in range(7):
+        others = [a for a in range(7) if a != i]
+        whole = sum(np.exp(unit[i] @ unit[a] / temperature) for a in others)
+        partners = [p for p in others if labels[p] == labels[i]]
+        if partners:
+            terms.append(-np.mean([np.log(np.exp(unit[i] @ unit[p] / temperature) / whole) for p in partners]))
+    loss = supervised_contrastive(torch.tensor(features), torch.tensor(labels), temperature)
+    assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_contrastive_term_without_any_pair_is_zero_with_a_gradient():
+    features = torch.randn(3, 4, requires_grad=True)
+    loss = supervised_contrastive(features, torch.arange(3), 0.1)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("rule", [Projection, Similarity, Spatial, Hyperspherical])
+def test_any_one_pass_rule_can_add_the_contrastive_term(maps, rule):
+    activation, labels = torch.tensor(maps), torch.arange(6) % 3
+    torch.manual_seed(0)
+    plain = for_block(rule(classes=3), maps.shape[1:])
+    more = for_block(rule(classes=3, contrast=0.5, contrast_temperature=0.2), maps.shape[1:])
+    more.load_state_dict(plain.state_dict())
+    term = supervised_contrastive(grid_pool(activation, 2), labels, 0.2)
+    difference = more.local_loss(activation, labels, None)[0] - plain.local_loss(activation, labels, None)[0]
+    torch.testing.assert_close(difference, 0.5 * term, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", [Projection, Spatial])
+@pytest.mark.parametrize("options", [{"grid": 0}, {"label_smoothing": 1.0}])
+def test_options_out_of_range_are_one_clear_sentence(rule, options):
+    with pytest.raises(ValueError, match="grid must be at least 1"):
+        rule(classes=3, **options)

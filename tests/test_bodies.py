@@ -1,0 +1,190 @@
+"""Bodies: shapes at odd sizes, weights counted, what stands between layers, stems, and sentences for what cannot be."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly.bodies import residual
+from forwardonly.bodies.layers import Whitening
+from forwardonly.network import activation_shapes
+
+RULES = ["projection", "channel-static", "channel-learnable", "similarity", "spatial", "hyperspherical", "backprop"]
+SMALL = {
+    "mlp": {"hidden": (30, 30)},
+    "cnn": {"width": 0.1},
+    "conv": {"depth": 3, "channels": 12},
+    "six": {"width": 0.1},
+    "vgg8b": {"width": 0.05},
+    "resnet17": {"width": 0.04},
+    "transformer": {"depth": 1, "channels": 16, "patch": 5},
+}
+
+
+def build(body, shape, rule="projection", classes=3, **options):
+    return fo.build(fo.bodies.TABLE[body](**options), shape, rule=fo.rules.TABLE[rule](classes=classes))
+
+
+def shapes(network):
+    return activation_shapes(network.eval().row, network.prepare(torch.zeros(1, *network.shape)))
+
+
+def weights(network):
+    return sum(parameter.numel() for block in network.row for parameter in block.body.parameters())
+
+
+def some(shape, count=24, classes=3):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    return fo.data.Images(images, torch.arange(count) % classes, tuple(map(str, range(classes))), "random")
+
+
+def test_every_body_is_small_enough_to_be_tested_here():
+    assert SMALL.keys() == fo.bodies.TABLE.keys()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("body", SMALL)
+def test_every_body_learns_under_every_one_pass_rule(body, rule):
+    shape = (1, 25, 20)
+    network = build(body, shape, rule, **SMALL[body])
+    before = [parameter.clone() for parameter in network.parameters()]
+    run = fo.fit(network, some(shape), epochs=2, batch_size=12, precision="fp32")
+    assert torch.isfinite(torch.tensor(run.history[-1]["loss"])).all()
+    assert all(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
+    assert network.scores(some(shape).images).shape == (len(network.row), 24, 3)
+
+
+def test_resnet17_is_the_papers():
+    network = build("resnet17", (3, 32, 32), classes=10)
+    assert weights(network) == pytest.approx(30.6e6, rel=0.01)
+    sizes = [(100, 32)] * 5 + [(200, 16)] * 4 + [(400, 8)] * 4 + [(800, 4)] * 4
+    assert shapes(network) == [(channels, side, side) for channels, side in sizes]
+
+
+def test_six_has_two_million_weights():
+    network = build("six", (3, 32, 32), classes=10)
+    assert weights(network) == pytest.approx(2.0e6, rel=0.02)
+    assert [shape[1] for shape in shapes(network)] == [15, 15, 7, 7, 3, 3]
+
+
+def test_vgg8b_is_the_papers():
+    network = build("vgg8b", (3, 32, 32), classes=10)
+    assert weights(network) == pytest.approx(8.9e6, rel=0.01)
+    assert [shape[0] for shape in shapes(network)] == [128, 256, 256, 512, 512, 512, 1024]
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 28, 31])
+def test_residual_shapes_at_odd_sizes(side):
+    network = build("resnet17", (1, side, side), width=0.04)
+    assert shapes(network)[-1][1] == -(-side // 8)
+    assert network.predict(some((1, side, side)).images).shape == (24,)
+
+
+def test_shortcuts_are_what_the_paper_says():
+    """ADD after the second convolution of a stage, CONCAT after the fourth, on what was passed on."""
+    network = build("resnet17", (1, 12, 12), "channel-learnable", width=0.04, dropout=0.0).eval()
+    signal, seen = network.prepare(some((1, 12, 12)).images), []
+    for _, activation, passed in network.activations(signal):
+        seen.append((torch.nn.functional.instance_norm(activation), passed))
+    alone = [normed for normed, _ in seen]
+    torch.testing.assert_close(seen[0][1], alone[0])
+    torch.testing.assert_close(seen[2][1], alone[2] + alone[0])
+    torch.testing.assert_close(seen[4][1], torch.cat([alone[4], seen[2][1]], dim=1))
+    pooled = torch.nn.functional.avg_pool2d(seen[4][1], 2)
+    torch.testing.assert_close(seen[6][1], alone[6] + pooled)
+    torch.testing.assert_close(seen[-1][1], alone[-1])
+
+
+def test_no_gradient_crosses_a_shortcut():
+    network = build("resnet17", (1, 12, 12), width=0.04)
+    signal = network.prepare(some((1, 12, 12)).images)
+    for block in network.row:
+        activation = block(signal)
+        signal = block.pass_on(activation, signal)
+        parts = signal if isinstance(signal, tuple) else (signal,)
+        assert not any(part.requires_grad for part in parts)
+    block.rule.loss(activation, some((1, 12, 12)).labels).backward()
+    assert all(parameter.grad is None for other in network.row[:-1] for parameter in other.parameters())
+
+
+def test_joins_alone():
+    main, shortcut = torch.rand(2, 4, 3, 3), torch.rand(2, 4, 5, 5)
+    pooled = torch.nn.functional.avg_pool2d(shortcut, 2, ceil_mode=True)
+    torch.testing.assert_close(residual.add(main, (main, shortcut)), main + pooled)
+    torch.testing.assert_close(residual.concat(main, (main, shortcut)), torch.cat([main, pooled], 1))
+
+
+@pytest.mark.parametrize("body", SMALL)
+def test_backprop_is_the_same_function_as_the_blocks(body):
+    """With the same weights, the baseline's last activation is that of the blocks under a rule that normalises nothing."""
+    shape = (1, 20, 20)
+    local, whole = (build(body, shape, rule, **SMALL[body]).eval() for rule in ("projection", "backprop"))
+    whole.row[0].body.bodies.load_state_dict(torch.nn.ModuleList(block.body for block in local.row).state_dict())
+    for network in (local, whole):
+        network.prepare.fit(some(shape).images)
+    prepared = local.prepare(some(shape).images)
+    activation = [activation for _, activation, _ in local.activations(prepared)][-1]
+    torch.testing.assert_close(whole.row[0](whole.prepare(some(shape).images)), activation)
+
+
+def test_backprop_reaches_the_first_layer_of_a_residual_net():
+    network = build("resnet17", (1, 12, 12), "backprop", width=0.04)
+    network.row[0].rule.loss(network.row[0](network.prepare(some((1, 12, 12)).images)), some((1, 12, 12)).labels).backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
+
+
+def test_whitening_makes_patches_uncorrelated():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(200, 2, 9, 9, generator=generator).cumsum(3)  # strongly correlated along rows
+    stem = Whitening(2)
+    stem.fit(images)
+    linear = torch.nn.functional.conv2d(images, stem.filters)[:, :8].transpose(0, 1).flatten(1)
+    np.testing.assert_allclose(torch.cov(linear), np.eye(8), atol=0.02)
+    assert torch.equal(stem.filters[8:], -stem.filters[:8])
+
+
+def test_a_network_with_a_stem_is_saved_with_it(tmp_path):
+    images = some((1, 12, 12))
+    network = build("six", (1, 12, 12), width=0.1)
+    fo.fit(network, images, epochs=1, batch_size=12, precision="fp32")
+    fo.save(network, tmp_path)
+    assert torch.equal(fo.load(tmp_path).scores(images.images), network.eval().scores(images.images))
+
+
+def test_contrastive_rules_run_on_feature_maps():
+    network = build("cnn", (1, 12, 12), "ff", width=0.1)
+    fo.fit(network, some((1, 12, 12)), epochs=1, batch_size=12, precision="fp32")
+    assert network.predict(some((1, 12, 12)).images).shape == (24,)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_channel_and_two_hundred_classes(rule):
+    network = build("cnn", (1, 16, 16), rule, classes=200, width=3.2)
+    assert network.scores(some((1, 16, 16), 2).images).shape[2] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "options", "sentence"),
+    [
+        ("vgg8b", (3, 8, 8), {}, "halves its maps 4 times: they must be at least 16 pixels a side, not 8"),
+        ("six", (3, 8, 8), {}, "must be at least 8 pixels a side, not 7"),
+        ("cnn", (3, 32, 32), {"width": 0.001}, "leaves no channel"),
+        ("cnn", (3, 32, 32), {"dropout": 1.0}, "dropout is a share"),
+        ("resnet17", (3, 32, 32), {"dropout": -0.1}, "dropout is a share"),
+        ("conv", (3, 32, 32), {"depth": 0}, "depth and channels must be at least 1"),
+        ("transformer", (3, 32, 32), {"patch": 5}, "patch must divide the image's sides"),
+        ("transformer", (3, 32, 32), {"heads": 3}, "heads divide channels"),
+    ],
+)
+def test_what_makes_no_network_is_one_clear_sentence(body, shape, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(body, shape, **options)
+
+
+def test_every_option_of_a_body_is_a_value_that_json_can_hold():
+    for name, options in SMALL.items():
+        for value in dataclasses.asdict(fo.bodies.TABLE[name](**options)).values():
+            assert isinstance(value, int | float | tuple)
