@@ -22,7 +22,7 @@ test: .venv/all.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
@@ -31,7 +31,7 @@ clean:
 # A stamp is older than the files it depends on when an installation is due, so a repeated call costs nothing.
 .venv/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing forwardonly and PyTorch into .venv (a minute or two)"
-	$(INSTALL) -e '.[sklearn]'
+	$(INSTALL) -e '.[sklearn,images]'
 	@touch $@
 
 .venv/all.stamp: pyproject.toml constraints.txt | $(BIN)/python

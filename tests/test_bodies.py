@@ -132,7 +132,9 @@ def test_backprop_is_the_same_function_as_the_blocks(body):
 
 def test_backprop_reaches_the_first_layer_of_a_residual_net():
     network = build("resnet17", (1, 12, 12), "backprop", width=0.04)
-    network.row[0].rule.loss(network.row[0](network.prepare(some((1, 12, 12)).images)), some((1, 12, 12)).labels).backward()
+    network.row[0].rule.loss(
+        network.row[0](network.prepare(some((1, 12, 12)).images)), some((1, 12, 12)).labels
+    ).backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
 

@@ -400,7 +400,7 @@ def test_a_config_that_is_not_ours_is_refused(refused, trained, elsewhere):
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_end(forwardonly, elsewhere):
-    options = ["--epochs", "60", "--seed", "1", "--hidden", "300", "300", "--precision", "fp32"]
+    options = ["--epochs", "40", "--seed", "1", "--hidden", "60", "60", "--precision", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process, so that sums are in the same order
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     with subprocess.Popen(command("train", *options, "--json"), **pipes) as process:
@@ -415,7 +415,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_end(forwardonly, elsewhere
     assert not (metrics.parent / "result.json").exists()
 
     status, out, _ = forwardonly("train", "--resume", "--seed", "1", "--json")
-    assert status == 0 and json.loads(out)["epochs"] == 60
+    assert status == 0 and json.loads(out)["epochs"] == 40
     assert forwardonly("train", *options, "--out", "straight")[0] == 0
     assert (metrics.parent / "model.safetensors").read_bytes() == Path("straight/model.safetensors").read_bytes()
 

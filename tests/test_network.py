@@ -81,6 +81,15 @@ def test_readouts_join_blocks(kind, weights):
     np.testing.assert_allclose(fo.Readout(kind, 3)(scores), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_probabilities_are_the_softmax_that_the_loss_takes(images):
+    net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4, margin=0.0))
+    probabilities = net.probabilities(images.images)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(80))
+    chosen = probabilities.gather(1, images.labels[:, None])
+    activation = net.row[0](net.prepare(images.images))
+    torch.testing.assert_close(-chosen.log().mean(), net.row[0].rule.loss(activation, images.labels).detach())
+
+
 def test_a_network_of_one_block_is_always_read():
     scores = torch.randn(1, 5, 4)
     for kind in ("sum", "skip-first", "last"):

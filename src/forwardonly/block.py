@@ -27,6 +27,9 @@ class Block(nn.Module):
         join: for residual networks, how shortcut and activation meet behind the wall.
     """
 
+    compiled = False
+    """Whether training runs the block as a compiled graph; a matter of the run, not kept with the network."""
+
     def __init__(self, body: nn.Module, rule: Rule, join: Join | None = None):
         super().__init__()
         self.body = body

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from forwardonly import labels as label_code
 from forwardonly.block import Block, Signal, main_path
 from forwardonly.bodies import Stem
+from forwardonly.candidates import goodness_by_label
 from forwardonly.prepare import Prepare
 from forwardonly.reader import Reader
 from forwardonly.readout import Kind, Readout
 from forwardonly.rules import ContrastiveRule, OnePassRule, Rule
-from forwardonly.rules.base import unit_rms
 
 
 class Network(nn.Module):
@@ -115,7 +115,7 @@ class Network(nn.Module):
         """What a label is written into, the number of classes, and the value of the code's "1"."""
         rule = self.rule
         assert isinstance(rule, ContrastiveRule)
-        images = unit_rms(prepared) if rule.normalise_input else prepared
+        images = rule.normalise(prepared) if rule.normalise_input else prepared
         return images, self.classes, self.prepare.high if rule.label_value is None else rule.label_value
 
     def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
@@ -160,17 +160,11 @@ class Network(nn.Module):
             return self._goodness_of_all(self.prepare(images.to(self.device)))
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
-        return torch.stack([self._goodness(prepared, label) for label in range(self.classes)], dim=2)
-
-    def _goodness(self, prepared: Tensor, label: int) -> Tensor:
-        """Every block's goodness (L, B) if all images carried `label`."""
-        labels = torch.full(prepared.shape[:1], label, device=prepared.device)  # its len() would fix an exported batch
-        signal = self.with_labels(prepared, labels)
-        rows = []
-        for block, activation, _ in self.activations(signal):
-            assert isinstance(block.rule, ContrastiveRule)
-            rows.append(block.rule.goodness(activation))
-        return torch.stack(rows)
+        images, classes, value = self._label_input(prepared)
+        unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value)
+        blank = images.new_zeros(classes, *images.shape[1:])
+        codes = label_code.embed(blank, torch.eye(classes, device=images.device), value)
+        return goodness_by_label(self.row, unlabelled, codes)
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's class scores (B, C): the readout of `scores`."""
@@ -182,12 +176,23 @@ class Network(nn.Module):
         Raises:
             ValueError: as `scores`.
         """
+        return self.probabilities(images).argmax(1)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Softmax over classes, (B, C), of the blocks' mean score at the scale of their loss; in evaluation mode.
+
+        The softmax is ours, and not calibrated: the rules promise an order of classes, no chances.
+
+        Raises:
+            ValueError: as `scores`.
+        """
         training = self.training
         self.eval()
         try:
-            return self(images).argmax(1)
+            mean = self(images) / self.readout.weights.sum()
         finally:
             self.train(training)
+        return torch.softmax(self.rule.score_scale * mean, dim=1)
 
 
 def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:

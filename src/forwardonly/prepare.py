@@ -24,7 +24,9 @@ class Prepare(nn.Module):
     std: Tensor
     fitted: Tensor
 
-    def __init__(self, shape: tuple[int, ...], *, standardise: bool, stem: Stem | None = None, channels_last: bool = False):
+    def __init__(
+        self, shape: tuple[int, ...], *, standardise: bool, stem: Stem | None = None, channels_last: bool = False
+    ):
         super().__init__()
         self.shape = tuple(shape)
         self.standardise = standardise
@@ -40,16 +42,22 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Takes mean and deviation from uint8 training images (N, C, H, W), and lets the stem see some of them, once."""
+        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and lets the stem see some of them, once."""
         if self.fitted:
             return
         if self.standardise:
             self._fit_deviation(images)
         if self.stem is not None:
-            self.stem.fit(self._pixels(images[:STEM_SAMPLE]))
+            every = max(1, len(images) // STEM_SAMPLE)  # a folder of images lies sorted by class
+            self.stem.fit(self._pixels(images[::every][:STEM_SAMPLE]))
         self.fitted.fill_(True)
 
     def _fit_deviation(self, images: Tensor) -> None:
+        if images.is_floating_point():
+            std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0, keepdim=True)
+            self.mean.copy_(mean[0])
+            self.std.copy_(std[0].clamp_min(1e-3))
+            return
         levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
         for channel in range(self.shape[0]):  # a histogram is exact and needs no float copy of the whole set
             share = torch.bincount(images[:, channel].flatten(), minlength=256).double()

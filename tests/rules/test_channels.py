@@ -37,8 +37,10 @@ def test_static_scores_and_loss_are_the_groups_means(maps, goodness, classes):
     groups = np.arange(12) * classes // 12
     expected = 2 * np.stack([values[:, groups == c].mean((1, 2, 3)) for c in range(classes)], axis=1)
     sizes = np.bincount(groups)
-    expected = expected if len(set(sizes)) == 1 else 2 * np.stack(
-        [values[:, groups == c].mean((2, 3)).mean(1) for c in range(classes)], axis=1
+    expected = (
+        expected
+        if len(set(sizes)) == 1
+        else 2 * np.stack([values[:, groups == c].mean((2, 3)).mean(1) for c in range(classes)], axis=1)
     )
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)), expected, rtol=1e-4, atol=1e-6)
     labels = np.arange(5) % classes
@@ -63,7 +65,7 @@ def test_fewer_channels_than_classes_is_one_clear_sentence():
 def test_group_norm_standardises_each_group(shape, classes):
     activation = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 1
     groups = group_index(12, classes)
-    normed = group_norm(activation, groups)
+    normed = group_norm(activation, groups, classes)
     for group in range(classes):
         own = normed[:, groups == group].flatten(1)
         torch.testing.assert_close(own.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
@@ -71,11 +73,11 @@ def test_group_norm_standardises_each_group(shape, classes):
 
 
 def test_instance_norm_leaves_no_mean_to_read():
-    activation = torch.rand(3, 5, 4, 4)
-    torch.testing.assert_close(instance_norm(activation).mean((2, 3)), torch.zeros(3, 5), atol=1e-6, rtol=0)
+    activation = torch.rand(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(instance_norm(activation).mean((2, 3)), torch.zeros(3, 5), atol=1e-5, rtol=0)
     for flat in (torch.rand(3, 5), torch.rand(3, 5, 1, 1)):
         assert instance_norm(flat).shape == flat.shape
-        torch.testing.assert_close(instance_norm(flat).flatten(1).mean(1), torch.zeros(3), atol=1e-6, rtol=0)
+        torch.testing.assert_close(instance_norm(flat).flatten(1).mean(1), torch.zeros(3), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("epoch", [0, 25, 80])
@@ -146,3 +148,8 @@ def test_the_published_start_has_equal_scores_and_still_learns(maps):
 def test_a_temperature_out_of_bounds_is_one_clear_sentence():
     with pytest.raises(ValueError, match=r"temperature must be from 0.1 to 100"):
         ChannelLearnable(classes=4, temperature=0.0)
+
+
+def test_the_history_keeps_the_assignments_entropy_and_temperature():
+    rule = learnable()
+    assert rule.watched() == {"assignment_entropy": pytest.approx(np.log(4)), "temperature": pytest.approx(10.0)}

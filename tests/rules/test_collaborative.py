@@ -42,12 +42,14 @@ def equation_8(collected, theta):
     return 0.5 * np.mean(softplus(-(collected[0] - theta)) + softplus(collected[1] - theta))
 
 
-@pytest.mark.parametrize("theta", [2.0, 0.0])
+@pytest.mark.parametrize("theta", [2.0, 0.0])  # 0 is equation 8 to the letter
 @pytest.mark.parametrize("weights", [(1.0,), tuple(np.random.default_rng(1).random(DEPTH**2))])
 def test_loss_and_gradient_are_the_papers(goodness, theta, weights):
     alpha = np.broadcast_to(weights, DEPTH**2).reshape(DEPTH, DEPTH)
     collected = collective(goodness, 0.8, alpha)
-    rule = CollaborativeFixed(classes=10, threshold=theta, initial_gamma=0.8, weights=weights)
+    rule = CollaborativeFixed(
+        classes=10, sharpness=1.0, threshold_enters=theta > 0, initial_gamma=0.8, weights=weights
+    )
     rule = rule.for_block((5,), Place(OWN, DEPTH)).double()
     streams = own(goodness)
     loss = rule.loss(*streams, heard(goodness))
@@ -59,7 +61,7 @@ def test_loss_and_gradient_are_the_papers(goodness, theta, weights):
 
 
 def test_gradient_of_gamma_is_equation_7s(goodness):
-    rule = CollaborativeAdaptive(classes=10).for_block((5,), Place(OWN, DEPTH)).double()
+    rule = CollaborativeAdaptive(classes=10, sharpness=1.0).for_block((5,), Place(OWN, DEPTH)).double()
     rule.loss(*own(goodness), heard(goodness)).backward()
     others = goodness.sum(1) - goodness[:, OWN]
     collected = goodness[:, OWN] + others
@@ -68,7 +70,7 @@ def test_gradient_of_gamma_is_equation_7s(goodness):
 
 
 def test_only_earlier_blocks_take_part_when_asked(goodness):
-    rule = CollaborativeFixed(classes=10, hears="earlier").for_block((5,), Place(OWN, DEPTH)).double()
+    rule = CollaborativeFixed(classes=10, hears="earlier", sharpness=1.0).for_block((5,), Place(OWN, DEPTH)).double()
     assert rule.wants == "earlier"
     alpha = np.tril(np.ones((DEPTH, DEPTH)), -1)
     loss = rule.loss(*own(goodness), heard(goodness, slice(OWN)))
@@ -82,7 +84,7 @@ def test_without_gamma_it_is_half_of_forward_forward(goodness):
 
 
 def test_the_ablation_scales_the_blocks_own_goodness_alone(goodness):
-    rule = CollaborativeAdaptive(classes=10, gamma_scales="own", initial_gamma=0.7)
+    rule = CollaborativeAdaptive(classes=10, sharpness=1.0, gamma_scales="own", initial_gamma=0.7)
     rule = rule.for_block((5,), Place(OWN, DEPTH)).double()
     assert rule.wants == "none"
     loss = rule.loss(*own(goodness), None)
@@ -102,7 +104,7 @@ def test_the_others_goodness_is_given_unless_asked_otherwise(goodness):
 
 @pytest.mark.parametrize("hears", ["all", "earlier"])
 def test_layer_collaboration_is_lorberboms(goodness, hears):
-    rule = LayerCollaboration(classes=10, hears=hears, threshold=3.0).for_block((5,), Place(OWN, DEPTH))
+    rule = LayerCollaboration(classes=10, hears=hears, threshold=3.0, sharpness=1.0).for_block((5,), Place(OWN, DEPTH))
     counted = [k for k in range(DEPTH) if k != OWN and (hears == "all" or k < OWN)]
     p_pos, p_neg = (sigmoid(stream[OWN] + stream[counted].sum(0) - 3.0) for stream in goodness)
     streams = own(goodness)
@@ -114,8 +116,6 @@ def test_layer_collaboration_is_lorberboms(goodness, hears):
 
 
 def test_options_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="threshold must be 0 or more"):
-        CollaborativeFixed(classes=10, threshold=-1.0)
     with pytest.raises(ValueError, match="3 x 3 of them, not 4"):
         CollaborativeFixed(classes=10, weights=(1.0,) * 4).for_block((5,), Place(0, 3))
     with pytest.raises(ValueError, match="needs hears all"):
@@ -123,7 +123,7 @@ def test_options_that_make_no_sense_are_refused():
 
 
 def test_gamma_is_stepped_by_plain_descent_at_its_own_rate(images):
-    rule = CollaborativeAdaptive(classes=4, gamma_rate=0.25)
+    rule = CollaborativeAdaptive(classes=4, gamma_rate=0.25, negatives="uniform")
     net = fo.mlp(images.shape, [12, 9], rule=rule)
     row = net.row
     wrong = (images.labels + 1) % 4
@@ -146,7 +146,7 @@ def test_gamma_is_stepped_by_plain_descent_at_its_own_rate(images):
 
 @pytest.mark.parametrize("rule_name", ["cff-fixed", "cff-adaptive", "layer-collaboration"])
 def test_digits_are_learned_to_90_percent(digits, rule_name):
-    rule = fo.rules.TABLE[rule_name](classes=10, reduction="sum", threshold=100.0)
+    rule = fo.rules.TABLE[rule_name](classes=10)
     net = fo.mlp(digits.train.shape, [100, 100], rule=rule)
     run = fo.fit(net, digits.train, test=digits.test, epochs=12, batch_size=32, learning_rate=2e-3, precision="fp32")
     assert run.result["test_accuracy"] >= 0.9

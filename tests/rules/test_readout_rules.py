@@ -31,9 +31,9 @@ def similarities(features):
 
 def quarters(maps):
     """(B, K, 6, 6) -> means of its four quarters, (B, K * 4), written out."""
-    return np.stack(
-        [maps[:, :, y : y + 3, x : x + 3].mean((2, 3)) for y in (0, 3) for x in (0, 3)], axis=2
-    ).reshape(len(maps), -1)
+    return np.stack([maps[:, :, y : y + 3, x : x + 3].mean((2, 3)) for y in (0, 3) for x in (0, 3)], axis=2).reshape(
+        len(maps), -1
+    )
 
 
 def test_grid_pool_covers_odd_maps_with_equal_windows():

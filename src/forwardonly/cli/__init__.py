@@ -29,6 +29,10 @@ COMMANDS = {
     "train": Command("forwardonly.cli.train", "Train one network and save it as a run."),
     "evaluate": Command("forwardonly.cli.evaluate", "Measure a run: accuracy, each block's own, confusion matrix."),
     "predict": Command("forwardonly.cli.predict", "Classify images with a run."),
+    "compare": Command("forwardonly.cli.compare", "Compare rules over seeds: table, tests, report."),
+    "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, its numbers beside ours."),
+    "diagnose": Command("forwardonly.cli.diagnose", "Look inside a run: free-riding, block by block."),
+    "bench": Command("forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data."),
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
 }
 

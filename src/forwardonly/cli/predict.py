@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 import forwardonly as fo
@@ -50,7 +49,7 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
         pixels = fo.data.read_images(some, shape=(channels, height, width), image_size=height if resize else None)
-        for file, shares in zip(some, _probabilities(kept.network, pixels).tolist(), strict=True):
+        for file, shares in zip(some, kept.network.probabilities(pixels).tolist(), strict=True):
             likeliest = max(range(len(shares)), key=shares.__getitem__)
             predictions.append(
                 {
@@ -82,9 +81,3 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{path}: there is no image in this folder")
     return files
-
-
-def _probabilities(network: fo.Network, images: torch.Tensor) -> torch.Tensor:
-    """Softmax of the network's scores, (B, C)."""
-    with torch.no_grad():
-        return network(images).softmax(1)

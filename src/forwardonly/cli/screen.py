@@ -1,6 +1,7 @@
 """What people see, on standard error: progress while training, tables afterwards."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # the screen is there before PyTorch
     from forwardonly import training
+    from forwardonly.experiments.batch import Standing
+
+
+SHOWN = 4  # blocks whose losses stand on one line; of more, the first and the last
 
 
 class Screen:
@@ -59,6 +64,28 @@ class Screen:
 
             yield draw
 
+    @contextlib.contextmanager
+    def batch(self, title: str) -> Iterator[Callable[["Standing"], None]]:
+        """A bar with the time left for many runs, moved by what it yields; where nobody watches, a line a finished run."""
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        watched = self.console.is_terminal
+        started, begun, said = time.monotonic(), None, 0
+        with Progress(
+            *columns, console=self.console, transient=True, redirect_stdout=False, disable=not watched
+        ) as bar:
+            task = bar.add_task(title, total=1.0)
+
+            def draw(standing: "Standing") -> None:
+                nonlocal begun, said
+                begun = standing.share if begun is None else begun  # what an earlier call has done tells nothing of the pace
+                bar.update(task, completed=standing.share, description=f"{title}: {standing.runs}/{standing.runs_in_all} runs")
+                if not watched and standing.runs > said and standing.share > begun:
+                    said = standing.runs
+                    left = (time.monotonic() - started) * (1 - standing.share) / (standing.share - begun)
+                    self.say(f"{title}: {said} of {standing.runs_in_all} runs done, about {left / 60:.0f} min left")
+
+            yield draw
+
 
 def percent(share: float) -> str:
     """A fraction of 1 as people read it."""
@@ -67,6 +94,8 @@ def percent(share: float) -> str:
 
 def _epoch(row: dict[str, Any]) -> str:
     """An epoch's figures on one line."""
-    losses = ", ".join(f"{loss:.3f}" for loss in row["loss"])
+    losses = [f"{loss:.3f}" for loss in row["loss"]]
+    if len(losses) > SHOWN:
+        losses[1:-1] = ["..."]
     measured = f", validation {percent(row['validation_accuracy'])}" if "validation_accuracy" in row else ""
-    return f"epoch {row['epoch'] + 1}: loss {losses}{measured}, {row['seconds']:.1f} s"
+    return f"epoch {row['epoch'] + 1}: loss {', '.join(losses)}{measured}, {row['seconds']:.1f} s"

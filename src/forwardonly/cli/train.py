@@ -35,7 +35,7 @@ class Train(Common):
     body: str = "mlp"
     """Layers of the network; `--body NAME --help` shows their options."""
     readout: Kind = "sum"
-    """Blocks that predict: all, all but the first, the last, all weighed by validation or training loss, or the best range."""
+    """Which blocks predict: all, not the first, the last, all weighed by validation or training loss, a best range."""
     seed: int = 0
     """Decides every random draw: initial weights, order of the images, augmentation."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -75,7 +75,7 @@ def _with_groups(plain: Train, kept: dict[str, Any]) -> Any:
             raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
     rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
     groups: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
-        "recipe": (Recipe, "", {**rule.recipe, **kept.get("recipe", {})}),
+        "recipe": (Recipe, "", {**asdict(fo.data.augmentation(plain.data)), **rule.recipe, **kept.get("recipe", {})}),
         "body_options": (body, "", _values(kept, "body")),
         "rule_options": (own_options(rule, without=("classes",)), "rule", _values(kept, "rule")),
     }
@@ -116,7 +116,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
             **asdict(chosen.recipe),
         )
     result = {**finished.result, "run": str(out)}
-    if validation is not None:
+    if "block_accuracy" in finished.history[-1]:
         result["validation_block_accuracy"] = finished.history[-1]["block_accuracy"]
     return result
 

@@ -3,7 +3,7 @@
 from forwardonly.data.augment import Augment
 from forwardonly.data.batches import batches
 from forwardonly.data.fetching import fetch
-from forwardonly.data.images import Images, Splits, hold_out
+from forwardonly.data.images import Features, Images, Splits, hold_out
 from forwardonly.data.loading import load
 from forwardonly.data.pictures import list_images, read_images
 from forwardonly.data.sources import NAMES, Check, Description, augmentation, describe, table, verify
@@ -13,6 +13,7 @@ __all__ = [
     "Augment",
     "Check",
     "Description",
+    "Features",
     "Images",
     "Splits",
     "augmentation",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ class Images:
     classes: tuple[str, ...]
     name: str
 
+    dtype: ClassVar[torch.dtype] = torch.uint8
+
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+        if self.images.ndim != 4 or self.images.dtype != self.dtype:
             raise ValueError(
-                f"{self.name}: images must be uint8 of shape (N, channels, height, width), "
+                f"{self.name}: images must be {str(self.dtype).removeprefix('torch.')} of shape (N, channels, height, width), "
                 f"not {self.images.dtype} of shape {tuple(self.images.shape)}"
             )
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
@@ -50,19 +53,43 @@ class Images:
         _, channels, height, width = self.images.shape
         return channels, height, width
 
-    def to(self, device: torch.device | str) -> Images:
+    def to(self, device: torch.device | str) -> Self:
         """The same split on `device`."""
-        return Images(self.images.to(device), self.labels.to(device), self.classes, self.name)
+        return type(self)(self.images.to(device), self.labels.to(device), self.classes, self.name)
 
-    def subset(self, indices: Tensor) -> Images:
+    def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, (M,) int64, in that order, as a copy."""
         indices = indices.to(self.labels.device)
-        return Images(
+        return type(self)(
             self.images.index_select(0, indices),
             self.labels.index_select(0, indices),
             self.classes,
             self.name,
         )
+
+    def of_classes(self, chosen: Sequence[int]) -> Self:
+        """The images of the chosen classes alone, which are counted anew in that order.
+
+        Raises:
+            ValueError: fewer than two classes, one that there is not, or one twice.
+        """
+        if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not 0 <= min(chosen) <= max(chosen) < len(self.classes):
+            raise ValueError(
+                f"choose two or more different classes of 0 to {len(self.classes) - 1}, not {list(chosen)}"
+            )
+        new = torch.full((len(self.classes),), -1, device=self.labels.device)
+        new[list(chosen)] = torch.arange(len(chosen), device=self.labels.device)
+        labels = new[self.labels]
+        kept = (labels >= 0).nonzero()[:, 0]
+        names = tuple(self.classes[index] for index in chosen)
+        return type(self)(self.images.index_select(0, kept), labels[kept], names, self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Features(Images):
+    """What a frozen network made of images, float32 (N, channels, height, width); it stands wherever images do."""
+
+    dtype = torch.float32
 
 
 class Splits(NamedTuple):

@@ -1,14 +1,17 @@
 """What can be measured of a network: accuracy, memory, speed, free-riding."""
 
 from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
+from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.memory import SavedBytes, peak_memory_bytes
 
 __all__ = [
+    "Assignment",
     "BlockDiagnosis",
     "Diagnosis",
     "Evaluation",
     "SavedBytes",
+    "assignments",
     "diagnose",
     "evaluate",
     "fit_readout",

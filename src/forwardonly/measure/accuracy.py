@@ -56,9 +56,7 @@ def fit_readout(network: Network, images: Images, *, batch_size: int = 1000, pre
         network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels))
 
 
-def _scored(
-    network: Network, images: Images, batch_size: int, precision: str
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _scored(network: Network, images: Images, batch_size: int, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Every block's scores (L, B, C) and the labels (B,), batch after batch, in evaluation mode."""
     device, training = network.device, network.training
     chosen = choose_precision(precision, device)

@@ -3,6 +3,7 @@
 import resource
 import sys
 import weakref
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -59,5 +60,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory in use so far: of the process on a CPU, of torch's allocator on CUDA."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:  # getrusage of a new process starts from what its parent had
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

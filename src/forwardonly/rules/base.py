@@ -7,6 +7,7 @@ Shapes: B batch, C classes, L blocks; an activation is (B, D) or (B, K, H, W).
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardonly.rules.contrast import supervised_contrastive
-from forwardonly.maps import grid_pool
+from forwardonly.maps import grid_pool, mean_square
 
 Wants = Literal["none", "earlier", "all"]
 
@@ -66,6 +67,11 @@ class Rule(nn.Module):
     def options(self) -> dict[str, Any]:
         """The values of all options, as JSON can hold them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def score_scale(self) -> float:
+        """By what the loss multiplies class scores before its softmax: so a block's scores become probabilities."""
+        return 1.0
 
     def for_block(self, shape: Sequence[int], place: Place) -> Self:
         """A fresh copy with the parameters that an activation of `shape` (without the batch) needs."""
@@ -128,12 +134,22 @@ class ContrastiveRule(Rule):
     label_value: float | None = None
     """Value of the label code's "1" in the input; by default the largest value that a pixel can have."""
     normalise_input: bool = False
-    """Divide each image by its root mean square before its label is written into it."""
+    """Divide each image by its size before its label is written into it."""
+    size: Literal["rms", "length"] = "rms"
+    """What is 1 after a division by it: the root mean square of the features, or their length as Hinton has it."""
 
     @property
     def wants(self) -> Wants:
         """Which other blocks' goodness the loss needs."""
         return "none"
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Images or activations (B, ...) divided by their size, so that only the direction is left."""
+        unit = unit_rms(values)
+        return unit if self.size == "rms" else unit / math.sqrt(values[0].numel())
+
+    def pass_on(self, activation: Tensor) -> Tensor:
+        return self.normalise(activation)
 
     def goodness(self, activation: Tensor) -> Tensor:
         """One number an example, (B,) in float32."""
@@ -168,6 +184,5 @@ def unit_rms(activation: Tensor, epsilon: float = 1e-6) -> Tensor:
 
     A length of sqrt(D) rather than 1 keeps the next block's inputs at the scale its initial weights expect.
     """
-    square = float32(activation).square().flatten(1).mean(1)
-    scale = torch.rsqrt(square + epsilon).to(activation.dtype)
+    scale = torch.rsqrt(mean_square(activation) + epsilon).to(activation.dtype)
     return activation * scale.view(-1, *[1] * (activation.dim() - 1))

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import OnePassRule, Place, float32
 from forwardonly.maps import grid_pool, instance_norm
+from forwardonly.rules.base import OnePassRule, Place, float32
 
 
 def channel_scores(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
@@ -68,7 +68,7 @@ class ChannelLearnable(OnePassRule):
     cooling: float = 0.995
     """Factor on the temperature with each epoch."""
 
-    recipe = MappingProxyType({"clip": 1.0})
+    recipe = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
 
     def __post_init__(self) -> None:
@@ -84,10 +84,16 @@ class ChannelLearnable(OnePassRule):
     def start_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
 
+    def watched(self) -> dict[str, float]:
+        with torch.no_grad():
+            return {"assignment_entropy": float(entropy(self.assignment())), "temperature": float(self._temperature())}
+
+    def _temperature(self) -> Tensor:
+        return self.log_temperature.exp().clamp(0.1, 100.0) * self.cooling**self.epoch
+
     def assignment(self) -> Tensor:
         """W (K, C); each channel's row sums to 1."""
-        temperature = self.log_temperature.exp().clamp(0.1, 100) * self.cooling**self.epoch
-        return torch.softmax(self.votes / temperature, dim=1)
+        return torch.softmax(self.votes / self._temperature(), dim=1)
 
     def scores(self, activation: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import OnePassRule, Place, float32
 from forwardonly.maps import grid_pool, group_index, group_norm
+from forwardonly.rules.base import OnePassRule, Place, float32
 
 Goodness = Literal["mean", "squared"]
 
@@ -40,7 +40,7 @@ class ChannelStatic(OnePassRule):
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({})
+    recipe = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
 
     def __post_init__(self) -> None:
@@ -59,4 +59,4 @@ class ChannelStatic(OnePassRule):
         return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)
 
     def pass_on(self, activation: Tensor) -> Tensor:
-        return group_norm(activation, self.groups)
+        return group_norm(activation, self.groups, self.classes)

@@ -3,8 +3,9 @@
 A block's loss sees its own goodness and, weighted by gamma, that of the other blocks: G_l + gamma_l sum alpha_lk G_k
 (equation 5) in 1/2 [softplus(-G(pos)) + softplus(G(neg))] (equation 8). Given by the paper: both equations, gamma = 1 for
 ever (fixed) or learned by gradient descent with a rate of its own, 0.01, from 1 (adaptive, equation 7). The paper is silent
-on the rest, so it is ours and an option: alpha = 1, no gradient through the others' goodness, goodness is the mean of
-squares, and a threshold is taken from the sum although equation 8 has none (threshold 0 is that equation to the letter).
+on the rest, so it is ours and an option: alpha = 1, no gradient through the others' goodness, and the threshold is taken
+from the sum although equation 8 has none. All that Forward-Forward leaves open is as in `ForwardForward`, its tuned defaults
+among it; sharpness 1, uniform negatives and inputs as they are make the paper's loss.
 
 Shapes: B batch, L blocks.
 """
@@ -15,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from forwardonly.rules.base import ContrastiveRule, Heard, Place, Wants, unit_rms
-from forwardonly.rules.ff import goodness, threshold_loss
+from forwardonly.rules.base import Heard, Place, Wants
+from forwardonly.rules.ff import ForwardForward
 
 
 def collective_goodness(own: Tensor, others: Tensor, gamma: Tensor | float, alpha: Tensor) -> Tensor:
@@ -25,11 +26,9 @@ def collective_goodness(own: Tensor, others: Tensor, gamma: Tensor | float, alph
 
 
 @dataclass(kw_only=True, eq=False)
-class CollaborativeFixed(ContrastiveRule):
+class CollaborativeFixed(ForwardForward):
     """F-CFF: every block hears the others with a fixed gamma. The buffers `gamma` () and `alpha` (L,) are the block's."""
 
-    threshold: float = 2.0
-    """Collective goodness that separates positive from negative; 0 is equation 8 to the letter."""
     initial_gamma: float = 1.0
     """Weight of the other blocks' goodness; where gamma is learned, the weight at the start."""
     weights: tuple[float, ...] = (1.0,)
@@ -38,16 +37,11 @@ class CollaborativeFixed(ContrastiveRule):
     """Which other blocks take part."""
     stop_gradient: bool = True
     """Treat the others' goodness as given; else a block's loss also moves the others' weights, in simultaneous training."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Goodness is the mean or the sum of squared activations."""
-
-    standardise = False
-    normalises = True
+    threshold_enters: bool = True
+    """Take the threshold from the collective goodness; equation 8 to the letter does not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threshold < 0:
-            raise ValueError(f"threshold must be 0 or more, not {self.threshold}.")
         if not self.stop_gradient and self.hears != "all":
             raise ValueError("Only a block that hears all others can move their weights: stop_gradient needs hears all.")
 
@@ -72,21 +66,16 @@ class CollaborativeFixed(ContrastiveRule):
         """Gamma is a constant of the block."""
         self.register_buffer("gamma", gamma)
 
-    def goodness(self, activation: Tensor) -> Tensor:
-        return goodness(activation, self.reduction)
-
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
         if heard is not None:
             positive, negative = self.collective(positive, heard.positive), self.collective(negative, heard.negative)
-        return threshold_loss(positive, negative, self.threshold) / 2
+        offset = 0.0 if self.threshold_enters else self.threshold
+        return super().loss(positive + offset, negative + offset) / 2
 
     def collective(self, own: Tensor, others: Tensor) -> Tensor:
         """Equation 5 for one stream: own (B,), others (L or fewer, B) -> (B,)."""
         alpha = self.get_buffer("alpha")[: len(others)]
         return collective_goodness(own, others.detach() if self.stop_gradient else others, self.gamma, alpha)
-
-    def pass_on(self, activation: Tensor) -> Tensor:
-        return unit_rms(activation)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -108,9 +97,9 @@ class CollaborativeAdaptive(CollaborativeFixed):
         """Gamma is a parameter of the block."""
         self.register_parameter("gamma", nn.Parameter(gamma))
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
         if self.gamma_scales == "own":
-            return threshold_loss(self.gamma * positive, self.gamma * negative, self.threshold) / 2
+            return super().loss(self.gamma * positive, self.gamma * negative)
         return super().loss(positive, negative, heard)
 
     def optimiser_options(self) -> dict[str, dict[str, Any]]:

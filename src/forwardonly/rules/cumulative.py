@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.rules.base import ContrastiveRule, Heard, Place, Wants, unit_rms
+from forwardonly.rules.base import ContrastiveRule, Heard, Place, Wants
 from forwardonly.rules.ff import goodness, margin_loss
 
 Remedy = Literal["none", "per-block", "gated", "depth-scaled", "mgc"]
@@ -100,6 +100,3 @@ class Cumulative(ContrastiveRule):
 
     def unaided(self, positive: Tensor, negative: Tensor) -> Tensor:
         return margin_loss(positive, negative, self.beta)
-
-    def pass_on(self, activation: Tensor) -> Tensor:
-        return unit_rms(activation)

@@ -16,13 +16,14 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.rules.base import ContrastiveRule, Heard, float32, unit_rms
+from forwardonly.maps import mean_square
+from forwardonly.rules.base import ContrastiveRule, Heard
 
 
 def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
     """Mean or sum of squared activations: (B, ...) -> (B,), in float32."""
-    squares = float32(activation).square().flatten(1)
-    return squares.mean(1) if reduction == "mean" else squares.sum(1)
+    mean = mean_square(activation)
+    return mean if reduction == "mean" else mean * activation[0].numel()
 
 
 def threshold_loss(positive: Tensor, negative: Tensor, threshold: float, sharpness: float = 1.0) -> Tensor:
@@ -61,7 +62,7 @@ class ForwardForward(ContrastiveRule):
     predict: Literal["goodness", "softmax"] = "goodness"
     """Predict by trying every label, or in one pass by a softmax on the activations under a neutral label."""
     normalise_input: bool = True
-    """Divide each image by its root mean square before its label is written into it."""
+    """Divide each image by its size before its label is written into it."""
     label_value: float | None = 8.0
     """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
 
@@ -80,6 +81,12 @@ class ForwardForward(ContrastiveRule):
         """Whether the network must also learn a softmax on its activations."""
         return self.negatives == "hard" or self.predict == "softmax"
 
+    @property
+    def score_scale(self) -> float:
+        if self.predict == "softmax":
+            return 1.0
+        return self.sharpness if self.objective == "threshold" else self.beta
+
     def goodness(self, activation: Tensor) -> Tensor:
         return goodness(activation, self.reduction)
 
@@ -87,6 +94,3 @@ class ForwardForward(ContrastiveRule):
         if self.objective == "threshold":
             return threshold_loss(positive, negative, self.threshold, self.sharpness)
         return margin_loss(positive, negative, self.beta)
-
-    def pass_on(self, activation: Tensor) -> Tensor:
-        return unit_rms(activation)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import OnePassRule, Place, float32, unit_rms
 from forwardonly.maps import grid_pool, grid_size
+from forwardonly.rules.base import OnePassRule, Place, float32, unit_rms
 
 
 def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> Tensor:
@@ -67,6 +67,10 @@ class Hyperspherical(OnePassRule):
         if self.aux_channels < 0 or self.grid < 1:
             raise ValueError("aux_channels must be 0 or more, and grid at least 1.")
 
+    @property
+    def score_scale(self) -> float:
+        return self.scale
+
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         self.auxiliary: nn.Module = nn.Identity()
         if len(shape) == 3 and self.aux_channels:
@@ -75,9 +79,7 @@ class Hyperspherical(OnePassRule):
             self.auxiliary = nn.Sequential(convolution, nn.ReLU())
             shape = (self.aux_channels, *(-(-side // stride) for side in shape[1:]))
         size = grid_size(shape, self.grid)
-        self.prototypes = nn.Parameter(
-            F.normalize(torch.randn(self.classes, self.prototypes_per_class, size), dim=2)
-        )
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(self.classes, self.prototypes_per_class, size), dim=2))
 
     def scores(self, activation: Tensor) -> Tensor:
         features = float32(grid_pool(self.auxiliary(activation), self.grid))

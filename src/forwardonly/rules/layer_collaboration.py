@@ -4,6 +4,7 @@ arXiv 2305.12393 (AAAI 2024).
 A block's probability of "positive" counts the other blocks' goodness as a given: p_l = sigmoid(|f_l|^2 + sg(sum |f_t|^2)
 - theta), over all other blocks t or the earlier ones, all blocks being trained in alternation. Known to us second-hand;
 ours: the mean of squares in place of their sum (a constant factor), theta = 2 with it, and alternation a batch at a time.
+What Forward-Forward leaves open is as in `ForwardForward`, its tuned defaults among it; sharpness 1 makes p_l the paper's.
 
 Shapes: B batch.
 """
@@ -14,23 +15,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forwardonly.rules.base import ContrastiveRule, Heard, Place, Wants, unit_rms
-from forwardonly.rules.ff import goodness, threshold_loss
+from forwardonly.rules.base import Heard, Place, Wants
+from forwardonly.rules.ff import ForwardForward
 
 
 @dataclass(kw_only=True, eq=False)
-class LayerCollaboration(ContrastiveRule):
+class LayerCollaboration(ForwardForward):
     """Forward-Forward's threshold loss on the summed goodness of several blocks, of which only one learns."""
 
     hears: Literal["all", "earlier"] = "all"
     """Which other blocks count."""
-    threshold: float = 2.0
-    """Summed goodness that separates positive from negative."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Goodness is the mean or the sum of squared activations."""
-
-    standardise = False
-    normalises = True
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         self.place = place
@@ -39,19 +33,13 @@ class LayerCollaboration(ContrastiveRule):
     def wants(self) -> Wants:
         return self.hears
 
-    def goodness(self, activation: Tensor) -> Tensor:
-        return goodness(activation, self.reduction)
-
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
         """-log p(positive) - log(1 - p(negative)), averaged over the batch."""
         if heard is not None:
             positive, negative = positive + self.others(heard.positive), negative + self.others(heard.negative)
-        return threshold_loss(positive, negative, self.threshold)
+        return super().loss(positive, negative)
 
     def others(self, rows: Tensor) -> Tensor:
         """The other blocks' goodness as a given: (blocks, B) -> (B,)."""
         counted = torch.arange(len(rows), device=rows.device) != self.place.index
         return rows.detach()[counted].sum(0)
-
-    def pass_on(self, activation: Tensor) -> Tensor:
-        return unit_rms(activation)

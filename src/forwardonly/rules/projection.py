@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import OnePassRule, Place, float32
 from forwardonly.maps import grid_pool, grid_size
+from forwardonly.rules.base import OnePassRule, Place, float32
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,7 +27,7 @@ class Projection(OnePassRule):
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({})
+    recipe = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
         super().__post_init__()

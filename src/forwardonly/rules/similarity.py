@@ -43,12 +43,14 @@ class Similarity(Projection):
     own_map: bool = True
     """Compare examples after a trained map of the loss's own: a 3x3 convolution, or a linear layer on flat features."""
 
-    recipe = MappingProxyType({})
+    recipe = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.prediction <= 1:
-            raise ValueError(f"prediction is a weight above 0 and up to 1, not {self.prediction}: it trains the scores.")
+            raise ValueError(
+                f"prediction is a weight above 0 and up to 1, not {self.prediction}: it trains the scores."
+            )
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         super().setup(shape, place)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import OnePassRule, Place, float32
 from forwardonly.maps import grid_pool, grid_size, instance_norm
+from forwardonly.rules.base import OnePassRule, Place, float32
 
 
 def energy(activation: Tensor, grid: int) -> Tensor:
@@ -35,7 +35,7 @@ class Spatial(OnePassRule):
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({})
+    recipe = MappingProxyType({"learning_rate": 5e-3})
     normalises = True
 
     def __post_init__(self) -> None:

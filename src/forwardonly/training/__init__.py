@@ -1,6 +1,8 @@
-"""Training: the loop, its schedules, precision and checkpoints."""
+"""Training: the loop, its schedules, precision, checkpoints, and runs of many processes."""
 
+from forwardonly.training.interrupt import Interrupted
+from forwardonly.training.parallel import LostPeer, Team, join
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.run import Interrupted, NonFiniteLoss, Progress, Run, fit
+from forwardonly.training.run import NonFiniteLoss, Progress, Run, fit
 
-__all__ = ["Interrupted", "NonFiniteLoss", "Progress", "Recipe", "Run", "fit"]
+__all__ = ["Interrupted", "LostPeer", "NonFiniteLoss", "Progress", "Recipe", "Run", "Team", "fit", "join"]

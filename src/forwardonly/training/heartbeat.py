@@ -4,7 +4,7 @@ import threading
 import time
 from datetime import timedelta
 
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 BEAT = 0.5  # seconds
 

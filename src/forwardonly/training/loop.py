@@ -4,8 +4,9 @@ Everything this library promises is a view of `learn_all`. Memory is flat in dep
 and simultaneous training differ in which loop is outermost; blocks can sit on different processes.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,10 +129,23 @@ def learn(
 ) -> tuple[Tensor, Heard | None, Signal]:
     """One block's whole training step: its loss, what it tells the other blocks, and what it passes on."""
     with autocast(precision, labels.device):
-        activation = block(incoming)
-        loss, told = block.rule.local_loss(activation, labels, heard)
+        activation, loss, told = (compiled_judge() if block.compiled else judge)(block, incoming, labels, heard)
     update(loss)
     return loss.detach(), told, block.pass_on(activation, incoming)
+
+
+def judge(
+    block: Block, incoming: Signal, labels: Tensor, heard: Heard | None
+) -> tuple[Tensor, Tensor, Heard | None]:
+    """A block's activation, its loss, and what it tells the other blocks."""
+    activation = block(incoming)
+    return activation, *block.rule.local_loss(activation, labels, heard)
+
+
+@cache
+def compiled_judge() -> Callable[..., Any]:
+    """`judge` as one graph a block, with one more for its gradient; blocks of the same kind and shape share them."""
+    return torch.compile(judge, dynamic=False, recompile_limit=64)
 
 
 def hear(block: Block, heard: Heard | None, told: Heard | None) -> Heard | None:

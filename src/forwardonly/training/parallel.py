@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from forwardonly.data import Images
 from forwardonly.measure.accuracy import Evaluation, evaluate
@@ -45,16 +47,16 @@ class Team:
     def __init__(self, rank: int = 0, world: int = 1, stages: int = 1, heartbeat: Heartbeat | None = None):
         if stages < 1 or world % stages:
             raise ValueError(f"{world} processes cannot make pipelines of {stages}: choose a divisor of {world}.")
-        self.rank = rank
-        self.world = world
-        self.stages = stages
+        self.rank: int = rank
+        self.world: int = world
+        self.stages: int = stages
         self.replicas = world // stages
         self.replica, self.stage = divmod(rank, stages)
         self.heartbeat = heartbeat
         self._pending: SharedUpdate | None = None
-        self._same_stage: dist.ProcessGroup | None = None
+        self._same_stage: dist.ProcessGroup | None = None  # all of them
         self._same_replica: dist.ProcessGroup | None = None
-        if world > 1:  # every process must ask for every group, also for those it is not in
+        if self.stages > 1 and self.replicas > 1:  # every process must ask for every group, also for those it is not in
             groups = [dist.new_group(list(range(stage, world, stages))) for stage in range(stages)]
             self._same_stage = groups[self.stage]
             groups = [dist.new_group(list(range(k * stages, (k + 1) * stages))) for k in range(self.replicas)]
@@ -264,9 +266,10 @@ def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 3
         return
     limit = timedelta(seconds=timeout)
     try:
-        store, rank, world = next(dist.rendezvous("env://", timeout=limit))
+        attempt = f"forwardonly/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # a restart must not read old addresses
+        (store, rank, world), (own, _, _) = (next(rendezvous("env://", timeout=limit)) for _ in range(2))
+        store, own = PrefixStore(attempt, store), PrefixStore(attempt, own)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        own = store.clone()
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     except RuntimeError as problem:
         raise LostPeer(f"Not all {world} processes came: {' '.join(str(problem).split())[:200]}") from None

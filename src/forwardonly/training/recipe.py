@@ -25,7 +25,9 @@ class Recipe:
     momentum: float = 0.9
     """Momentum, for optimisers that take one."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls from its highest value to zero."""
+    """How the learning rate falls from its highest value."""
+    final_rate: float = 0.0
+    """Share of the highest learning rate that is left at the end of a linear or cosine schedule."""
     warmup: float = 0.0
     """Share of the run in which the learning rate rises to its highest value."""
     clip: float | None = None
@@ -36,6 +38,10 @@ class Recipe:
     """Draw the wrong labels that contrastive rules learn from anew in each epoch, or once for the whole run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
+    compile: bool = False
+    """Compile each block's forward and backward pass; takes up to a minute at the start, so for long runs on a GPU."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
     validate_every: int = 1
@@ -57,6 +63,10 @@ class Recipe:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
+        if not 0 <= self.final_rate <= 1:
+            raise ValueError(f"final_rate is a share of the highest rate, from 0 to 1, not {self.final_rate}.")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, not {self.clip}.")
         for field in fields(self):

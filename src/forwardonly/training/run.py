@@ -1,12 +1,9 @@
 """A run: from a network and images to a trained network, a history, and a folder that holds both."""
 
-import json
 import platform
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +14,21 @@ from torch import Tensor
 from forwardonly.block import Signal
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
-from forwardonly.measure.accuracy import evaluate, fit_readout
+from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
 from forwardonly.measure.memory import peak_memory_bytes
 from forwardonly.network import Network
 from forwardonly.precision import choose_device, choose_precision
 from forwardonly.rules import ContrastiveRule, Heard
-from forwardonly.storage import save, write_atomically, write_json
-from forwardonly.training import checkpoint
+from forwardonly.training import checkpoint, keeping
 from forwardonly.training.cache import Cache, repeats
-from forwardonly.training.loop import learn_all, learn_one, reach, read
+from forwardonly.training.interrupt import Interrupted, finish_step_on_interrupt
+from forwardonly.training.loop import Batch, hears, learn_all, learn_one, learn_row, reach, read
+from forwardonly.training.parallel import Team
+from forwardonly.training.pipeline import Pipe, spread
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.update import Update, rate_factor
+from forwardonly.training.update import rate_factor
 
 
 class Progress(NamedTuple):
@@ -40,12 +39,8 @@ class Progress(NamedTuple):
     row: dict[str, Any] | None = None
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the checkpoint was written; its text says how to go on."""
-
-
 class NonFiniteLoss(ValueError):
-    """A loss became NaN or infinite."""
+    """A loss or a weight became NaN or infinite."""
 
 
 @dataclass
@@ -80,6 +75,7 @@ def fit(
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
     config: dict[str, Any] | None = None,
+    team: Team | None = None,
     **options: Any,
 ) -> Run:
     """Trains a network, every block by its own rule.
@@ -94,24 +90,26 @@ def fit(
         seed: of every random draw in the run; initial weights were drawn when the network was built.
         progress: called after every step.
         config: kept in the run's `config.json` beside the network and the recipe.
+        team: the processes that share the run, all of which call this with the same arguments; see `training.join`.
         options: fields of `Recipe`; what is not given is the rule's default.
 
     Raises:
         ValueError: options, images or labels that make no sense, or a folder that cannot be written.
-        NonFiniteLoss: a loss became NaN or infinite; the folder keeps the last good checkpoint.
-        Interrupted: Ctrl-C; the step was finished and, with `out`, a checkpoint written.
+        NonFiniteLoss: a loss or a weight became NaN or infinite; the folder keeps the last good checkpoint.
+        Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
+        LostPeer: another process of the team died or hangs.
     """
     recipe = Recipe.for_rule(network.rule, **options)
     _check(network, train, validation, test)
     if network.readout.fitted_on == "validation" and validation is None:
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
-    device = choose_device(recipe.device)
+    team = team or Team()
+    device = team.device(choose_device(recipe.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        trainer = _Trainer(network.to(device), train.to(device), recipe, device, seed)
+        trainer = _Trainer(network.to(device), train, recipe, device, seed, team)
         folder = None if out is None else Path(out)
-        if folder is not None:
-            _open(folder, trainer, config or {}, resume)
-        with _finish_step_on_interrupt() as interrupted:
+        trainer.open(folder, config or {}, resume)
+        with finish_step_on_interrupt() as interrupted:
             for row in trainer.train(validation, folder, progress, interrupted):
                 trainer.place.history.append(row)
         return trainer.finish(validation, test, folder)
@@ -120,21 +118,29 @@ def fit(
 class _Trainer:
     """What a run carries from step to step."""
 
-    def __init__(self, network: Network, train: Images, recipe: Recipe, device: torch.device, seed: int):
+    def __init__(
+        self, network: Network, train: Images, recipe: Recipe, device: torch.device, seed: int, team: Team
+    ):
         self.network = network
-        self.images = train
+        self.team = team
+        self.images = train = train.to(device) if team.stage == 0 else train  # the other stages receive theirs
         self.recipe = recipe
         self.device = device
         self.seed = seed
         self.precision = choose_precision(recipe.precision, device)
-        self.updates = [Update(block, recipe) for block in network.row]
-        self.reader_update = None if network.reader is None else Update(network.reader, recipe)
         self.batch = min(recipe.batch_size, len(train))
+        if self.batch < team.replicas:
+            raise ValueError(f"A batch of {self.batch} images cannot be shared by {team.replicas} processes.")
+        self.updates = [team.update(block, recipe, self.batch) for block in network.row]
+        self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
         self.steps = len(train) // self.batch
         self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
         self.place = _Place()
         self.losses = torch.zeros(self.steps, len(self.updates), device=device)
+        self.everyones = self.losses  # the sum of all processes' losses, up to date once they have met
         network.prepare.fit(train.images)
+        for block in network.row:
+            block.compiled = recipe.compile
         self.wrong: Tensor | None = None
         if recipe.redraw == "once" and isinstance(network.rule, ContrastiveRule):
             if network.reader is not None:
@@ -143,6 +149,12 @@ class _Trainer:
         self.cache: Cache | None = None
         if repeats(network, train, recipe):
             self.cache = Cache(network, train, self.wrong, self.precision)
+        self.pipe = Pipe(team, device)
+        self.own = [slice(0, len(self.updates))]
+        if team.stages > 1:
+            part = train.subset(torch.arange(self.batch)[team.part(self.batch)]).to(device)
+            first = Batch(network.present(part.images, part.labels, wrong=part.labels), part.labels)
+            self.own = spread(network, recipe, team, first, self.precision)
 
     def train(
         self,
@@ -164,42 +176,70 @@ class _Trainer:
             while place.step < self.steps:
                 self.losses[place.step] = self._step(order)
                 place.step += 1
+                if self.team.heartbeat is not None:
+                    self.team.heartbeat.step = self._steps_done()
                 if progress is not None:
                     progress(Progress(self._steps_done(), total))
                 if interrupted.is_set():
                     place.seconds += time.perf_counter() - started
                     raise Interrupted(self._interrupted(folder))
+                if folder is not None and self._pauses(place.step):
+                    self._meet()
+                    self._checkpoint(folder, place.seconds + time.perf_counter() - started)
+            self._meet()
             place.seconds += time.perf_counter() - started
-            self._check_losses()
             row = self._row(validation, time.perf_counter() - started)
             self._next_epoch()
             yield row
             if folder is not None:
-                self._checkpoint(folder)
+                self._checkpoint(folder, place.seconds)
             if progress is not None:
                 progress(Progress(self._steps_done(), total, row))
 
     def _step(self, order: Tensor) -> Tensor:
-        """One batch through the loop; returns the losses (L,), zero for blocks that were not trained."""
-        place, recipe = self.place, self.recipe
-        where = (place.phase, place.epoch, place.step)
-        torch.manual_seed(seed_at(self.seed, *where))  # for dropout
-        generator = generator_at(self.device, self.seed, *where)
+        """One batch through the loop; returns the losses (L,) of the blocks trained here, by this replica's share."""
+        place, row, own = self.place, self.network.row, self.own[self.team.stage]
+        seed = seed_at(self.seed, place.phase, place.epoch, place.step, self.team.replica)
+        torch.manual_seed(seed)  # for dropout
         self._set_rates()
-        chosen = order[place.step * self.batch : (place.step + 1) * self.batch]
         if self.cache is not None:
-            return self._learn_one(*self.cache.batch(chosen), self.images.labels[chosen])
+            chosen = self._chosen(order)
+            chosen = chosen if self.team.replicas == 1 else chosen[self.team.part(self.batch)]
+            losses = self._learn_one(*self.cache.batch(chosen), self.images.labels[chosen])
+        else:
+            batch = self._first(order) if self.team.stage == 0 else self.pipe.receive(not self._meets_after(place.step))
+            if self.recipe.schedule == "greedy":
+                losses = self._learn_one(*reach(row[: place.phase], batch.signal, None, self.precision), batch.labels)
+            elif hears(row[0]) == "all":
+                losses = learn_all(row, self.updates, batch.signal, batch.labels, self.precision)
+            else:
+                losses = torch.zeros(len(row), device=self.device)
+                updates = self.updates[own]
+                losses[own], batch = learn_row(row[own], updates, batch, self.precision, seed, own.start)
+                if self.team.stage + 1 < self.team.stages:
+                    self.pipe.send(batch)
+        self.team.finish()
+        return losses if self.team.replicas == 1 else losses * self.team.weight(self.batch)
+
+    def _chosen(self, order: Tensor) -> Tensor:
+        """Where the images of this step's global batch are, (B,)."""
+        return order[self.place.step * self.batch : (self.place.step + 1) * self.batch]
+
+    def _first(self, order: Tensor) -> Batch:
+        """What the first block receives. Everything is drawn for the global batch, then this replica takes its part."""
+        place, part = self.place, self.team.part(self.batch)
+        generator = generator_at(self.device, self.seed, place.phase, place.epoch, place.step)
+        chosen = self._chosen(order)
         images, labels = self.images.images[chosen], self.images.labels[chosen]
-        if recipe.augment is not None:
-            images = recipe.augment(images, generator, epoch=place.epoch, indices=chosen)
+        if self.recipe.augment is not None:
+            images = self.recipe.augment(images, generator, epoch=place.epoch, indices=chosen)
+        wrong = None if self.wrong is None else self.wrong[chosen]
+        if wrong is None and isinstance(self.network.rule, ContrastiveRule) and self.reader_update is None:
+            wrong = wrong_labels(labels, self.network.classes, generator)
+        images, labels, wrong = images[part], labels[part], None if wrong is None else wrong[part]
         if self.reader_update is not None:
             read(self.network, self.reader_update, images, labels, self.precision)
-        wrong = None if self.wrong is None else self.wrong[chosen]
-        incoming = self.network.present(images, labels, generator, wrong)
-        if recipe.schedule == "simultaneous":
-            return learn_all(self.network.row, self.updates, incoming, labels, self.precision)
-        before = self.network.row[: place.phase]
-        return self._learn_one(*reach(before, incoming, None, self.precision), labels)
+        return Batch(self.network.present(images, labels, generator, wrong), labels)
 
     def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:
         """A step of greedy training, as `_step`."""
@@ -219,7 +259,8 @@ class _Trainer:
 
     def _set_rates(self) -> None:
         done = self.place.epoch * self.steps + self.place.step
-        factor = rate_factor(self.recipe.lr_schedule, self.recipe.warmup, done / (self.recipe.epochs * self.steps))
+        recipe, progress = self.recipe, done / (self.recipe.epochs * self.steps)
+        factor = rate_factor(recipe.lr_schedule, recipe.warmup, progress, recipe.final_rate)
         for update in self.updates if self.reader_update is None else [*self.updates, self.reader_update]:
             update.set_rate(factor)
 
@@ -235,19 +276,42 @@ class _Trainer:
             place.epoch = 0
             place.phase += 1
 
-    def _check_losses(self) -> None:
-        bad = (~torch.isfinite(self.losses)).nonzero()
+    def _pauses(self, done: int) -> bool:
+        """Whether there is a checkpoint within the epoch after so many steps of it."""
+        every = self.recipe.checkpoint_every
+        return every is not None and done % every == 0 and done < self.steps
+
+    def _meets_after(self, step: int) -> bool:
+        """Whether the processes meet once this step is done."""
+        return step + 1 == self.steps or self._pauses(step + 1)
+
+    def _meet(self) -> None:
+        """All processes, at the same step, get all weights and losses, which must be finite."""
+        self.pipe.flush()
+        self.team.meet(self.network, self.own)
+        self.everyones = self.team.summed(self.losses)
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Looks at all losses, and at the weights, which the last step may have spoilt; seldom, for the device must finish."""
+        bad = (~torch.isfinite(self.everyones)).nonzero()
         if len(bad):
             step, block = bad[0].tolist()
             raise NonFiniteLoss(
-                f"The loss of block {block} became {float(self.losses[step, block])} in epoch {self.place.epoch}, "
+                f"The loss of block {block} became {float(self.everyones[step, block])} in epoch {self.place.epoch}, "
                 f"step {step}: try a lower learning rate or --precision fp32."
             )
+        for index, block in enumerate(self.network.row):
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in block.parameters()):
+                raise NonFiniteLoss(
+                    f"A weight of block {index} became NaN or infinite in epoch {self.place.epoch}, by step "
+                    f"{self.place.step - 1}: try a lower learning rate or --precision fp32."
+                )
 
     def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
         row: dict[str, Any] = {
             "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
-            "loss": self.losses.mean(0).tolist(),
+            "loss": self.everyones.mean(0).tolist(),
             "seconds": seconds,
             "learning_rate": self.updates[0].optimisers[0].param_groups[0]["lr"],
         }
@@ -257,58 +321,76 @@ class _Trainer:
         row.update({name: [own[name] for own in watched] for name in watched[0]})
         due = (self.place.epoch + 1) % self.recipe.validate_every == 0 or self.place.epoch + 1 == self.recipe.epochs
         if validation is not None and due:
-            measured = evaluate(self.network, validation, precision=self.precision)
+            measured = self.team.evaluate(self.network, validation, self.precision)
             row["validation_accuracy"] = measured.accuracy
             row["block_accuracy"] = measured.block_accuracy
             if self.recipe.diagnose:
                 row["free_riding"] = diagnose(self.network, validation, precision=self.precision).as_json()
         return row
 
-    def _checkpoint(self, folder: Path) -> None:
-        state = {
+    def _checkpoint(self, folder: Path, seconds: float) -> None:
+        state = self._state(seconds)
+        if self.team.leads:
+            keeping.keep(folder, state, self.place.history)
+
+    def _state(self, seconds: float) -> dict[str, Any]:
+        """Everything the run goes on from, gathered by the leading process; for others, what they have of it."""
+        own = [update.state_dict() for update in self.updates]
+        return {
             "network": self.network.state_dict(),
-            "updates": [update.state_dict() for update in self.updates],
+            "updates": self.team.gathered(own, self.own, self.device),
             "reader": None if self.reader_update is None else self.reader_update.state_dict(),
-            "place": asdict(self.place),
-            "losses": self.losses,
+            "place": {**asdict(self.place), "seconds": seconds},
+            "losses": self.everyones,
             "recipe": asdict(self.recipe),
             "seed": self.seed,
         }
-        try:
-            checkpoint.write(folder, state)
-            lines = "".join(json.dumps(row) + "\n" for row in self.place.history)
-            write_atomically(folder / "metrics.jsonl", lines.encode())
-        except OSError as problem:
-            raise ValueError(
-                f"Cannot write the checkpoint to {folder}: {problem.strerror or problem}; the last good one is kept."
-            ) from None
 
-    def restore(self, folder: Path) -> None:
-        """Takes everything from the folder's checkpoint.
+    def open(self, folder: Path | None, config: dict[str, Any], resume: bool) -> None:
+        """Makes the run folder, or takes everything from its checkpoint; all processes start as the leading one does.
 
         Raises:
-            ValueError: there is none, or it belongs to a run with other options.
+            ValueError: there is no run to resume, or it is damaged or had other options; the folder cannot be written.
         """
-        state = checkpoint.read(folder, self.device)
-        then, now = {**state["recipe"], "seed": state["seed"]}, {**asdict(self.recipe), "seed": self.seed}
-        for name, value in then.items():
+        state = None
+        if folder is not None and self.team.leads:
+            state = keeping.resume(folder) if resume else None
+            if not resume:
+                more = {"recipe": asdict(self.recipe), "seed": self.seed, **config}
+                keeping.start(folder, {"network": self.network.config, **more})
+        if self.team.alone and state is None:
+            return
+        state = self.team.told(state or self._state(0.0), self.device)
+        try:
+            self._take(state, folder)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
+            raise ValueError(
+                f"The checkpoint in {folder} belongs to another network or is damaged ({type(problem).__name__})."
+            ) from None
+
+    def _take(self, state: dict[str, Any], folder: Path | None) -> None:
+        now = {**asdict(self.recipe), "seed": self.seed}
+        for name, value in {**state["recipe"], "seed": state["seed"]}.items():
             if now.get(name) != value:
                 raise ValueError(f"The run in {folder} had {name} {value}, not {now.get(name)}: resume it with that.")
-        try:
-            self.network.load_state_dict(state["network"])
-        except RuntimeError:
-            raise ValueError(f"The checkpoint in {folder} belongs to another network.") from None
+        self.network.load_state_dict(state["network"])
         for update, kept in zip(self.updates, state["updates"], strict=True):
             update.load_state_dict(kept)
         if self.reader_update is not None:
             self.reader_update.load_state_dict(state["reader"])
-        self.losses.copy_(state["losses"])
         self.place = _Place(**state["place"])
+        if not (0 <= self.place.phase <= self.phases and 0 <= self.place.epoch < self.recipe.epochs):
+            raise ValueError(f"The checkpoint in {folder} is damaged: it is at epoch {self.place.epoch}.")
+        if self.team.leads:  # the others' share in a sum is what they add from here on
+            self.losses.copy_(state["losses"])
 
     def _interrupted(self, folder: Path | None) -> str:
         if folder is None:
             return "Interrupted; nothing was saved, for the run has no folder."
-        self._checkpoint(folder)
+        if not self.team.alone:
+            return f"Interrupted; the last checkpoint is in {folder}: the same command with --resume --out {folder} goes on."
+        self._check_finite()
+        self._checkpoint(folder, self.place.seconds)
         return f"Interrupted; a checkpoint is in {folder}: the same command with --resume --out {folder} goes on."
 
     def finish(self, validation: Images | None, test: Images | None, folder: Path | None) -> Run:
@@ -323,6 +405,7 @@ class _Trainer:
             "seed": self.seed,
             "precision": self.precision,
             "device": describe_device(self.device),
+            "processes": self.team.world,
             "torch": torch.__version__,
         }
         fitted_on = {"validation": validation, "training": self.images}.get(self.network.readout.fitted_on or "")
@@ -330,14 +413,12 @@ class _Trainer:
             fit_readout(self.network, fitted_on, precision=self.precision)
         for name, images in (("validation", validation), ("test", test)):
             if images is not None:
-                measured = evaluate(self.network, images, precision=self.precision)
+                measured = self.team.evaluate(self.network, images, self.precision)
                 result[f"{name}_accuracy"] = measured.accuracy
                 result["block_accuracy"] = measured.block_accuracy
         result["peak_memory_bytes"] = peak_memory_bytes(self.device)
-        if folder is not None:
-            config = json.loads((folder / "config.json").read_text())
-            save(self.network, folder, **{key: value for key, value in config.items() if key != "network"})
-            write_json(folder / "result.json", result)
+        if folder is not None and self.team.leads:
+            keeping.finish(folder, self.network, result)
         return Run(self.network, self.place.history, result, folder)
 
 
@@ -346,28 +427,6 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads, {platform.machine()}"
-
-
-def _open(folder: Path, trainer: _Trainer, config: dict[str, Any], resume: bool) -> None:
-    """Makes the run folder, or takes the checkpoint from it."""
-    if resume:
-        trainer.restore(folder)
-        return
-    if (folder / "result.json").exists() or (folder / checkpoint.STATE).exists():
-        raise ValueError(f"{folder} already holds a run: choose another folder, or resume it.")
-    versions = {"forwardonly": _version(), "torch": torch.__version__, "python": platform.python_version()}
-    more = {"recipe": asdict(trainer.recipe), "seed": trainer.seed, "versions": versions, **config}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", {"network": trainer.network.config, **more})
-    except OSError as problem:
-        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
-
-
-def _version() -> str:
-    from forwardonly import __version__
-
-    return __version__
 
 
 def _check(network: Network, train: Images, *others: Images | None) -> None:
@@ -384,23 +443,3 @@ def _check(network: Network, train: Images, *others: Images | None) -> None:
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from "
                 f"{int(images.labels.min())} to {int(images.labels.max())}."
             )
-
-
-@contextmanager
-def _finish_step_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that the step under way is finished; the second one stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def note(number: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

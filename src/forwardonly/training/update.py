@@ -100,11 +100,14 @@ def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> t
     return cls(groups, **options)
 
 
-def rate_factor(schedule: Literal["constant", "linear", "cosine"], warmup: float, progress: float) -> float:
-    """Learning rate at `progress` (0..1 of the run) as a share of the highest one."""
+def rate_factor(
+    schedule: Literal["constant", "linear", "cosine"], warmup: float, progress: float, floor: float = 0.0
+) -> float:
+    """Learning rate at `progress` (0..1 of the run) as a share of the highest one; `floor` is the share at the end."""
     if progress < warmup:
         return progress / warmup
     left = 1 - (progress - warmup) / (1 - warmup)
     if schedule == "constant":
         return 1.0
-    return left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    share = left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    return floor + (1 - floor) * share

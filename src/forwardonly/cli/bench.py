@@ -1,0 +1,328 @@
+"""`forwardonly bench step|memory|inference|data`: time and memory beside backprop's, in one run, as ratios."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+import forwardonly as fo
+from forwardonly.cli.parsing import UNSET, Common, given, own_options
+from forwardonly.cli.screen import Screen
+from forwardonly.measure import depth, speed
+from forwardonly.measure.speed import Arm, Work
+from forwardonly.names import nearest
+from forwardonly.training import Recipe
+
+Kind = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="step|memory|inference|data")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Common):
+    """What every measurement has."""
+
+    kind: Kind
+    """What to measure."""
+    batch: int = 256
+    """Images in a step."""
+    repeats: int = 9
+    """Measurements of each arm, which alternate; their median counts."""
+    threads: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Threads on a CPU; by default as many as PyTorch takes."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnImages(Bench):
+    """Measurements on random images."""
+
+    size: int = 16
+    """Pixels a side of the images."""
+    colours: int = 3
+    """Channels of the images."""
+    classes: int = 10
+    """Number of classes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
+    optimiser: str = Recipe.optimiser
+    """Optimiser of all arms: the name of any class in torch.optim, in any case."""
+
+    def work(self, rule: fo.rules.Rule, body: fo.bodies.Body, *, compile: bool = False) -> Work:
+        """A training step of that rule on that body."""
+        recipe = Recipe(optimiser=self.optimiser, precision=self.precision, device=self.device, compile=compile)
+        shape = (self.colours, self.size, self.size)
+        return Work(rule=rule, body=body, shape=shape, batch=self.batch, recipe=recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(OnImages):
+    """Options of `bench step`, besides those of the rule and the body."""
+
+    rule: str = "projection"
+    """Learning rule; `--rule NAME --help` shows its options."""
+    body: str = "conv"
+    """Layers of the network; `--body NAME --help` shows their options."""
+    compile: bool = False
+    """Measure both sides compiled as well; compiling takes minutes on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(OnImages):
+    """Options of `bench memory`, besides those of the rule and the body."""
+
+    rule: str = "projection"
+    """Learning rule; `--rule NAME --help` shows its options."""
+    body: str = "mlp"
+    """Layers of the network: mlp, conv or transformer, whose depth can be chosen."""
+    depths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Numbers of layers to measure."""
+    figure: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Web page to draw memory and time against depth in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(OnImages):
+    """Options of `bench inference`: one pass against a pass a label, in predicting and in training."""
+
+    size: int = 28
+    """Pixels a side of the images."""
+    colours: int = 1
+    """Channels of the images."""
+    classes: int = 100
+    """Number of classes."""
+    hidden: tuple[int, ...] = (1000, 1000, 1000, 1000)
+    """Units of each layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Bench):
+    """Options of `bench data`: loading and batching alone."""
+
+    data: str = "digits"
+    """A data set's name (see `forwardonly data list`), a folder of images with a directory a class, or an .npz file."""
+    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder where data sets lie; by default $FORWARDONLY_DATA, then the user's cache."""
+    crop: int = 4
+    """Augmentation: pad by this many pixels and cut out the old size at random."""
+    flip: Literal["none", "random", "alternating"] = "random"
+    """Augmentation: mirror images at random, or each one in every other epoch."""
+    cutout: int = 0
+    """Augmentation: side in pixels of a square that is blanked at random."""
+
+
+KINDS: dict[str, type[Bench]] = {"step": Step, "memory": Memory, "inference": Inference, "data": Data}
+
+
+def options(argv: Sequence[str]) -> Any:
+    """The options of the measurement that `argv` begins with; for some with those of the rule and the body."""
+    kind = argv[0] if argv and not argv[0].startswith("-") else ""
+    if kind not in KINDS:
+        if "--help" in argv or "-h" in argv:
+            return Bench
+        what = f"unknown measurement {kind!r}: {nearest(kind, KINDS)}" if kind else "name what to measure"
+        raise ValueError(what if kind else f"{what}: {', '.join(KINDS)}")
+    cls = KINDS[kind]
+    if not issubclass(cls, Step | Memory):
+        return cls
+    rule, body = given(argv, "--rule", cls.rule), given(argv, "--body", cls.body)
+    for what, name, table in (("rule", rule, fo.rules.TABLE), ("body", body, fo.bodies.TABLE)):
+        if name not in table:
+            raise ValueError(f"unknown {what} {name!r}: {nearest(name, table)}")
+    if rule == "backprop":
+        raise ValueError("backprop is what rules are measured against: choose another --rule")
+    own_rule = own_options(fo.rules.TABLE[rule], without=("classes",))
+    own_body = own_options(fo.bodies.TABLE[body])
+    groups = [
+        ("rule_options", Annotated[own_rule, tyro.conf.arg(name="rule")], own_rule()),
+        ("body_options", Annotated[own_body, tyro.conf.arg(name="")], own_body()),
+    ]
+    return make_dataclass(cls.__name__, groups, bases=(cls,), frozen=True, kw_only=True)
+
+
+def run(chosen: Any, screen: Screen) -> dict[str, Any]:
+    """Measures; every result has `kind`, `machine` and the options it was measured under."""
+    if chosen.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {chosen.batch}")
+    if chosen.repeats < 7:
+        raise ValueError(f"--repeats must be at least 7, for a median to mean something, not {chosen.repeats}")
+    before = torch.get_num_threads()
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    try:
+        measured = MEASURES[chosen.kind](chosen)
+        kept = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(chosen).items()}
+        return {"kind": chosen.kind, **measured, "options": kept, "machine": speed.machine(fo_device(chosen))}
+    finally:
+        torch.set_num_threads(before)
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """The arms as a table, and the ratios."""
+    if result["kind"] == "memory":
+        rows = [
+            [depth, f"{result['saved_bytes'][depth] / 2**20:.1f}", *(f"{result['peak_bytes'][arm][depth] / 2**20:.0f}" for arm in result["peak_bytes"])]
+            for depth in result["saved_bytes"]
+        ]
+        screen.table("memory, MiB", ["depth", "saved for backward", *(f"peak: {arm}" for arm in result["peak_bytes"])], rows)
+        screen.say(f"a process that has only imported PyTorch takes {result['idle_bytes'] / 2**20:.0f} MiB")
+    else:
+        rows = [[name, f"{arm['ms']:.2f}", f"{arm['samples_per_second']:.0f}"] for name, arm in result["arms"].items()]
+        screen.table("median of alternating measurements", ["", "ms", "images a second"], rows)
+    for name, value in result.items():
+        if name.endswith("ratio"):
+            screen.say(f"{RATIOS[name]}: {value:.3f}")
+    screen.say(", ".join(f"{name} {value}" for name, value in result["machine"].items()))
+
+
+def _step(chosen: Any) -> dict[str, Any]:
+    work = _work(chosen)
+    arms: dict[str, Arm] = {"ours": speed.training_step(work), "backprop": speed.training_step(work.by_backprop)}
+    if chosen.compile:
+        compiled = replace(work, recipe=replace(work.recipe, compile=True))
+        arms["ours-compiled"] = speed.training_step(compiled)
+        arms["backprop-compiled"] = speed.training_step(compiled.by_backprop)
+    arms["backprop-checkpointed"] = speed.checkpointed_step(work)
+    if work.batch >= speed.MICRO_BATCHES:
+        arms["backprop-accumulated"] = speed.accumulated_step(work)
+    arms["forward"] = speed.forward_pass(work)
+    seconds = speed.alternate(arms, repeats=chosen.repeats, device=work.device)
+    ours, theirs = (min(seconds[name] for name in seconds if name in (side, f"{side}-compiled")) for side in ("ours", "backprop"))
+    return {
+        "step_ratio": ours / theirs,
+        "checkpointed_ratio": ours / seconds["backprop-checkpointed"],
+        "arms": _rates(seconds, chosen.batch),
+    }
+
+
+def _memory(chosen: Any) -> dict[str, Any]:
+    work = _work(chosen)
+    if not chosen.depths or min(chosen.depths) < 1:
+        raise ValueError(f"--depths takes numbers of layers from 1 on, not {list(chosen.depths)}")
+    works = {layers: replace(work, body=depth.at_depth(work.body, layers)) for layers in chosen.depths}
+    saved = {str(layers): depth.saved_bytes(each) for layers, each in works.items()}
+    peak = {arm: {str(layers): depth.peak_bytes(each, arm) for layers, each in works.items()} for arm in depth.ARMS}
+    timed: dict[str, dict[str, float]] = {"ours": {}, "backprop": {}}
+    for layers, each in works.items():
+        arms = {"ours": speed.training_step(each), "backprop": speed.training_step(each.by_backprop)}
+        for arm, seconds in speed.alternate(arms, repeats=chosen.repeats, device=each.device).items():
+            timed[arm][str(layers)] = 1e3 * seconds
+    idle = depth.idle_bytes(work.device)
+    first, last = str(min(chosen.depths)), str(max(chosen.depths))
+    result = {
+        "saved_bytes": saved,
+        "peak_bytes": peak,
+        "idle_bytes": idle,
+        "step_ms": timed,
+        "saved_ratio": saved[last] / saved[first],
+        "peak_ratio": (peak["ours"][last] - idle) / (peak["backprop"][last] - idle),
+        "checkpointed_peak_ratio": (peak["ours"][last] - idle) / (peak["backprop-checkpointed"][last] - idle),
+    }
+    if chosen.figure is not None:
+        chosen.figure.write_text(_drawn(result), encoding="utf-8")
+    return result
+
+
+def _inference(chosen: Inference) -> dict[str, Any]:
+    body = fo.bodies.MLP(hidden=tuple(chosen.hidden))
+    one_pass = chosen.work(fo.rules.Hyperspherical(classes=chosen.classes), body)
+    contrastive = chosen.work(fo.rules.ForwardForward(classes=chosen.classes), body)
+    arms: dict[str, Arm] = {
+        "hyperspherical": speed.class_scores(one_pass),
+        "ff-as-published": speed.full_pass_a_label(contrastive),
+        "ff-shared": speed.class_scores(contrastive),
+        "ff-one-label": speed.pass_of_one_label(contrastive),
+        "training-hyperspherical": speed.training_step(one_pass),
+        "training-ff": speed.training_step(contrastive),
+        "training-ff-naive": speed.naive_step(contrastive),
+    }
+    seconds = speed.alternate(arms, repeats=chosen.repeats, device=one_pass.device)
+    return {
+        "ratio": seconds["ff-as-published"] / seconds["hyperspherical"],
+        "training_ratio": seconds["training-ff"] / seconds["training-hyperspherical"],
+        "naive_training_ratio": seconds["training-ff-naive"] / seconds["training-ff"],
+        "shared_ratio": seconds["ff-shared"] / seconds["ff-one-label"],
+        "arms": _rates(seconds, chosen.batch),
+    }
+
+
+def _data(chosen: Data) -> dict[str, Any]:
+    device = fo_device(chosen)
+
+    def load() -> fo.data.Images:
+        return fo.data.load(chosen.data, data_dir=chosen.data_dir).train.to(device)
+
+    images = load()
+    augment = fo.data.Augment(crop=chosen.crop, flip=chosen.flip, cutout=chosen.cutout)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def epoch(augment: fo.data.Augment | None) -> Arm:
+        def go() -> None:
+            for _ in fo.data.batches(images, chosen.batch, generator=generator, augment=augment):
+                pass
+
+        return go
+
+    arms: dict[str, Arm] = {"load": load, "batches": epoch(None), "augmented": epoch(augment)}
+    return {"arms": _rates(speed.alternate(arms, repeats=chosen.repeats, device=device), len(images))}
+
+
+MEASURES: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "step": _step,
+    "memory": _memory,
+    "inference": _inference,
+    "data": _data,
+}
+
+RATIOS = {
+    "step_ratio": "a step, ours / backprop",
+    "checkpointed_ratio": "a step, ours / backprop with checkpointing",
+    "saved_ratio": "bytes saved for backward, deepest / shallowest",
+    "peak_ratio": "peak memory above an idle process at the deepest, ours / backprop",
+    "checkpointed_peak_ratio": "the same / backprop with checkpointing",
+    "ratio": "predicting, a full pass a label / one pass",
+    "training_ratio": "a training step, two streams / one",
+    "naive_training_ratio": "a Forward-Forward step, as in the usual scripts / ours",
+    "shared_ratio": "Forward-Forward among all labels, first layer shared / one pass",
+}
+
+
+def fo_device(chosen: Bench) -> torch.device:
+    """The device that the options name."""
+    return fo.precision.choose_device(chosen.device)
+
+
+def _work(chosen: Any) -> Work:
+    rule = fo.rules.TABLE[chosen.rule](classes=chosen.classes, **asdict(chosen.rule_options))
+    values = {own.name: getattr(chosen.body_options, own.name) for own in fields(chosen.body_options)}
+    work: Work = chosen.work(rule, fo.bodies.TABLE[chosen.body](**values))
+    return work
+
+
+def _rates(seconds: Mapping[str, float], images: int) -> dict[str, dict[str, float]]:
+    return {name: {"ms": 1e3 * each, "samples_per_second": images / each} for name, each in seconds.items()}
+
+
+def _drawn(result: dict[str, Any]) -> str:
+    """A page with memory and time against depth."""
+    from forwardonly.experiments import figures
+    from forwardonly.experiments.report import card, document
+
+    arms = {name: index for index, name in enumerate(result["peak_bytes"])}
+
+    def curves(values: Mapping[str, Mapping[str, float]], unit: float, label: str) -> str:
+        lines = [
+            figures.Line(name, arms[name], [float(layers) for layers in own], [each / unit for each in own.values()])
+            for name, own in values.items()
+        ]
+        return figures.lines(lines, "depth", label)
+
+    body = "<h1>Memory and time against depth</h1>" + figures.legend([*arms.items()])
+    panels = [
+        card("Peak memory", curves(result["peak_bytes"], 2**20, "MiB")),
+        card("Bytes saved for backward, ours", curves({"ours": result["saved_bytes"]}, 2**20, "MiB")),
+        card("Time of a step", curves(result["step_ms"], 1.0, "ms")),
+    ]
+    return document("Memory and time against depth", body + f'<div class="grid">{"".join(panels)}</div>')

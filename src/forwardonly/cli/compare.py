@@ -1,0 +1,121 @@
+"""`forwardonly compare`: rules against each other on data sets, over seeds: table, tests, figures, report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import tyro
+
+import forwardonly as fo
+from forwardonly.cli import train
+from forwardonly.cli.parsing import UNSET, Common, given, own_options, parse
+from forwardonly.cli.screen import Screen, percent
+from forwardonly.experiments import compare
+from forwardonly.experiments.compare import parse_arm, plan
+from forwardonly.experiments.report import interval, p_value
+from forwardonly.names import nearest
+from forwardonly.training import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Common):
+    """What every comparison has; `options` adds those of training and of the body, which hold for all runs."""
+
+    rules: tuple[str, ...]
+    """Rules to compare, each RULE or RULE:option=value,option=value, such as cumulative:remedy=mgc,gamma=1."""
+    out: Path
+    """Folder of the runs and the report; what is finished in it is not repeated."""
+    data: tuple[str, ...] = ("digits",)
+    """Data sets to compare them on."""
+    seeds: int = 5
+    """Runs of each rule on each data set: seeds 0, 1, ..."""
+    jobs: int = 1
+    """Runs at a time; they share the processor's cores."""
+    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    validation: int = 0
+    """Training images to hold out; accuracy on them makes the learning curves."""
+    body: str = "mlp"
+    """Layers of the network; `--body NAME --help` shows their options."""
+
+
+def options(argv: Sequence[str]) -> Any:
+    """`Compare` with the options of training and of the body; those that are not given stay as each rule has them."""
+    body = given(argv, "--body", Compare.body)
+    if body not in fo.bodies.TABLE:
+        raise ValueError(f"unknown body {body!r}: {nearest(body, fo.bodies.TABLE)}")
+    own = {field.name for field in fields(Compare)}
+    extra = []
+    for cls in (Recipe, fo.bodies.TABLE[body]):
+        each = own_options(cls, without=tuple(own))
+        for name, kind in get_type_hints(each, include_extras=True).items():
+            plain, *told = get_args(kind)
+            extra.append((name, Annotated[plain | None, UNSET, tyro.conf.DisallowNone, *told], None))
+    return make_dataclass("Compare", extra, bases=(Compare,), frozen=True, kw_only=True)
+
+
+def run(chosen: Any, screen: Screen) -> dict[str, Any]:
+    """Trains what is not trained yet, and compares."""
+    shared = train_options(chosen)
+    arms = [parse_arm(text) for text in chosen.rules]
+    for group in plan(arms, chosen.data, chosen.seeds, chosen.out, shared).values():
+        check(group[0].options)  # a mistake in an arm's options shows now, not after hours
+    with screen.batch("comparing") as draw:
+        return compare(
+            chosen.rules,
+            chosen.data,
+            out=chosen.out,
+            seeds=chosen.seeds,
+            options=shared,
+            jobs=chosen.jobs,
+            progress=draw,
+        )
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """The arms, the tests, and where the report is."""
+    rows = [
+        [arm["rule"], arm["data"], percent(arm["mean"]), "" if arm["std"] is None else percent(arm["std"]), len(arm["seeds"])]
+        for arm in result["arms"]
+    ]
+    screen.table("test accuracy", ["rule", "data", "mean", "std", "n"], rows, words=2)
+    rows = [
+        [
+            f"{test['a']} - {test['b']}",
+            test["data"],
+            f"{100 * test['difference']:+.2f}",
+            interval(test["difference_ci"], 100),
+            p_value(test["p_holm"]),
+            "" if test["cohens_d"] is None else f"{test['cohens_d']:.2f}",
+        ]
+        for test in result["tests"]
+    ]
+    if rows:
+        columns = ["pair", "data", "points", "95 % interval", "p (Holm)", "Cohen's d"]
+        screen.table("paired t-tests over seeds", columns, rows, words=2)
+    screen.say(f"report: {result['report']}")
+
+
+def train_options(chosen: Any) -> list[str]:
+    """Options of `forwardonly train` that hold for all runs, as words."""
+    not_trains = {"json", "rules", "data", "seeds", "out", "jobs"}
+    words: list[str] = []
+    for field in fields(chosen):
+        value = getattr(chosen, field.name)
+        if field.name in not_trains or value is None or value == field.default:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, str(value)]
+    return words
+
+
+def check(words: Sequence[str]) -> None:
+    """Raises ValueError if `forwardonly train` would refuse these options, as far as it can tell without the data."""
+    parsed = parse(train.options(words), words, prog="forwardonly train", description="")
+    fo.rules.TABLE[parsed.rule](classes=10, **asdict(parsed.rule_options))

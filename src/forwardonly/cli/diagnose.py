@@ -1,0 +1,57 @@
+"""`forwardonly diagnose`: what goes on inside a run, block by block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import forwardonly as fo
+from forwardonly.cli.parsing import Common
+from forwardonly.cli.runs import open_run
+from forwardonly.cli.screen import Screen, percent
+from forwardonly.experiments import diagnosis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnose(Common):
+    """Options of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run; the figures are written there, as diagnosis.html."""
+    seed: int = 0
+    """Draws the wrong label that each image is compared with."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+
+def options(argv: Sequence[str]) -> type[Diagnose]:
+    """The options, the same whatever is in `argv`."""
+    return Diagnose
+
+
+def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
+    """Measures free-riding on the run's test images, and draws it with what the run noted in training."""
+    kept = open_run(chosen.run, chosen.device)
+    size = kept.data["image_size"]
+    images = fo.data.load(kept.data["name"], data_dir=kept.data["data_dir"], image_size=size).test
+    found = fo.measure.diagnose(
+        kept.network, images, seed=chosen.seed, precision=kept.result.get("precision", "auto")
+    ).as_json()
+    page = diagnosis.write(chosen.run, found)
+    return {**found, "report": str(page), "run": str(chosen.run)}
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """A line a block."""
+    names = ["margin", "prior_margin", "attenuation", "starvation", "separation"]
+    rows = [
+        [f"block {k + 1}", *(f"{block[name]:.3g}" for name in names), percent(block["accuracy"])]
+        for k, block in enumerate(result["blocks"])
+    ]
+    columns = ["", "margin", "prior margin", "attenuation R", "starvation", "separation", "own accuracy"]
+    screen.table("free-riding, on the test images", columns, rows)
+    if result["law_slope"] is not None:
+        screen.say(f"slope of log R on P: {result['law_slope']:.3f}; -beta gamma is {result['law_predicted']:.3f}")
+    screen.say(f"figures: {result['report']}")

@@ -1,0 +1,66 @@
+"""`forwardonly reproduce`: one table of a paper, the paper's numbers beside ours."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from forwardonly.cli.compare import check
+from forwardonly.cli.parsing import UNSET, Common
+from forwardonly.cli.screen import Screen
+from forwardonly.experiments import recipes, reproduce
+from forwardonly.experiments.reproduce import COLUMNS, cells, find
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(Common):
+    """Options of the command."""
+
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(recipes.TABLE) + "}")]
+    """The table to reproduce."""
+    scale: recipes.Scale = "quick"
+    """The paper's protocol in full, or a short form that says what it leaves out and ends within minutes."""
+    out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder of the runs and the report, by default runs/TABLE-SCALE; what is finished in it is not repeated."""
+    seeds: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Runs of each arm; by default as many as the scale has."""
+    jobs: int = 1
+    """Runs at a time; they share the processor's cores."""
+    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda or cuda:N."""
+
+
+def options(argv: Sequence[str]) -> type[Reproduce]:
+    """The options, the same whatever is in `argv`."""
+    return Reproduce
+
+
+def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
+    """Does the runs that are not done, and sets the rows side by side."""
+    table = find(chosen.table, chosen.scale)
+    for sentence in table.says:
+        screen.say(sentence)
+    shared = () if chosen.data_dir is None else ("--data-dir", str(chosen.data_dir))
+    shared += () if chosen.device == "auto" else ("--device", chosen.device)
+    for arm in table.arms:
+        check((*arm.options, *shared))
+    with screen.batch(chosen.table) as draw:
+        return reproduce(
+            chosen.table,
+            scale=chosen.scale,
+            out=chosen.out or Path("runs") / f"{chosen.table}-{chosen.scale}",
+            seeds=chosen.seeds,
+            options=shared,
+            jobs=chosen.jobs,
+            progress=draw,
+        )
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """Paper and ours, side by side."""
+    screen.table(f"paper and ours: {result['unit']}, scale {result['scale']}", COLUMNS, [cells(row) for row in result["rows"]])
+    screen.say(f"report: {result['report']}")

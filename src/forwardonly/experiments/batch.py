@@ -1,0 +1,168 @@
+"""Many runs: each is a call of `forwardonly train` in a process of its own, and none that is finished is repeated."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from forwardonly.storage import write_json
+
+RECORD = "command.json"
+PAUSE = 0.5  # seconds between two looks at the runs under way
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the options of `forwardonly train` without `--out`, and the folder."""
+
+    options: tuple[str, ...]
+    folder: Path
+
+    @property
+    def command(self) -> str:
+        """What a person would type."""
+        return shlex.join(["forwardonly", "train", *self.options, "--out", str(self.folder)])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is there with its final figures."""
+        return (self.folder / "result.json").exists()
+
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1, by its history."""
+        if self.finished:
+            return 1.0
+        try:
+            recipe = json.loads((self.folder / "config.json").read_text())["recipe"]
+            rows = (self.folder / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return 0.0
+        phases = len(json.loads(rows[0])["loss"]) if recipe["schedule"] == "greedy" and rows else 1
+        return min(1.0, len(rows) / (phases * recipe["epochs"]))
+
+
+class Finished(NamedTuple):
+    """A finished run as its folder tells it."""
+
+    job: Job
+    result: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+class Standing(NamedTuple):
+    """How far a batch of runs is: the share done, from 0 to 1, and the runs finished."""
+
+    share: float
+    runs: int
+    runs_in_all: int
+
+
+def run_all(
+    jobs: Sequence[Job], *, at_once: int = 1, report: Callable[[Standing], None] | None = None
+) -> list[Finished]:
+    """Does every job that is not done, `at_once` at a time with the processor's cores divided among them.
+
+    A job whose folder holds a checkpoint goes on from there. Ctrl-C lets the runs under way write theirs.
+
+    Raises:
+        ValueError: a run failed (its own sentence), or a folder holds a run of another command.
+    """
+    if at_once < 1:
+        raise ValueError(f"jobs must be at least 1, not {at_once}.")
+    for job in jobs:
+        _claim(job)
+    waiting = [job for job in jobs if not job.finished]
+    threads = max(1, len(os.sched_getaffinity(0)) // at_once) if hasattr(os, "sched_getaffinity") else 1
+    running: list[tuple[Job, subprocess.Popen[str]]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running.append((job, _start(job, threads)))
+            time.sleep(PAUSE)
+            for job, process in list(running):
+                if process.poll() is not None:
+                    running.remove((job, process))
+                    _check(job, process)
+            if report is not None:
+                report(_standing(jobs))
+    except BaseException:
+        for _, process in running:
+            process.send_signal(signal.SIGINT)  # it writes a checkpoint and ends
+        for _, process in running:
+            process.wait()
+        raise
+    return [read_run(job) for job in jobs]
+
+
+def read_run(job: Job) -> Finished:
+    """The files of a finished run."""
+    result = json.loads((job.folder / "result.json").read_text())
+    history = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
+    return Finished(job, result, history)
+
+
+def _claim(job: Job) -> None:
+    """Notes the command in the run's folder; one that was made by another command is refused."""
+    record = job.folder / RECORD
+    try:
+        if record.exists():
+            then = json.loads(record.read_text())["options"]
+            if then != list(job.options):
+                raise ValueError(
+                    f"{job.folder} was made by `forwardonly train {shlex.join(then)}`, "
+                    f"not with `{shlex.join(job.options)}`: choose another folder."
+                )
+            return
+        if job.folder.exists() and any(job.folder.iterdir()):
+            raise ValueError(f"{job.folder} is not empty and was not made by this command: choose another folder.")
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"options": list(job.options)})
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {job.folder}: {problem.strerror or problem}.") from None
+
+
+def _start(job: Job, threads: int) -> subprocess.Popen[str]:
+    resume = ["--resume"] if (job.folder / "checkpoint").exists() else []
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        # Without these glibc returns a full batch's memory to the system after each step: half the time of the run.
+        "MALLOC_MMAP_THRESHOLD_": "4000000000",
+        "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    }
+    command = [sys.executable, "-m", "forwardonly.cli.worker", *job.options, "--out", str(job.folder)]
+    return subprocess.Popen(
+        [*command, *resume, "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches it once, from here, and not a second time from the terminal
+    )
+
+
+def _check(job: Job, process: subprocess.Popen[str]) -> None:
+    """Raises the sentence of a run that failed."""
+    assert process.stderr is not None
+    complaint = process.stderr.read().strip().splitlines()
+    process.stderr.close()
+    if process.stdin is not None:
+        process.stdin.close()
+    if process.returncode == 130:
+        raise KeyboardInterrupt("interrupted; the same command goes on where it stopped")
+    if process.returncode != 0:
+        said = complaint[-1].removeprefix("forwardonly: ") if complaint else f"exit status {process.returncode}"
+        raise ValueError(f"The run {job.folder.name} failed: {said}")
+
+
+def _standing(jobs: Sequence[Job]) -> Standing:
+    return Standing(sum(job.share() for job in jobs) / len(jobs), sum(job.finished for job in jobs), len(jobs))

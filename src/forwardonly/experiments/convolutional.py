@@ -1,0 +1,162 @@
+"""Recipes: for each table of a paper on convolutional networks, the runs that make it, as options of `forwardonly train`.
+
+A recipe is a function of a scale. `full` is for a GPU: the paper's protocol where there is one. `cpu` fits each row into about an
+hour of 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and shows no more than that all of it works. Readouts,
+learning rates and the rest were chosen on validation images, which `docs/notes/convolutional.md` tells of; none on test images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scale = Literal["quick", "cpu", "full"]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: the paper's figure, and how ours is made."""
+
+    name: str
+    paper: float | None
+    """Test accuracy in %, or None where the paper has no such line."""
+    data: str
+    rule: str
+    body: str
+    options: Options = field(default_factory=dict)
+    """Further options of `forwardonly train` by name, without their dashes."""
+
+    def command(self) -> list[str]:
+        """Options of `forwardonly train`, without a seed or a folder."""
+        words = ["--data", self.data, "--rule", self.rule, "--body", self.body]
+        for name, value in self.options.items():
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return words
+
+
+CLASSES = {"cifar-100": 100, "tiny-imagenet": 200}
+HELD_OUT = {"validation": 5_000}
+SGD = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250}
+PLAIN = {"crop": 0, "flip": "none"}
+AUGMENTED = {"crop": 4, "flip": "alternating"}
+LCCA_MNIST = {"rule.mean-weight": 0.97, "rule.max-weight": 0.03, "rule.min-weight": -0.03}
+
+
+def lcca(scale: Scale) -> list[Row]:
+    """Learnable channel-class assignment, arXiv 2606.09928: its table, what it claims of its parts, and backprop beside it."""
+    learnable = {**_resnet(scale), "readout": "validation"}
+    parts = {
+        "without entropy": {"rule.entropy-weight": 0.0},
+        "without orthogonality": {"rule.orthogonality-weight": 0.0},
+        "uniform readout": {"readout": "sum"},
+    }
+    rows = [
+        *_each(scale, "channel-learnable", {"cifar-10": 89.37, "mnist": 99.74, "fashion-mnist": 94.55}, learnable),
+        *_each(scale, "channel-learnable", {"cifar-100": 63.52, "tiny-imagenet": 49.87}, learnable),
+        *deeperforward(scale),
+        *_each(scale, "backprop", dict.fromkeys(("cifar-10", "mnist", "fashion-mnist")), _resnet(scale)),
+    ]
+    augmented = {**learnable, **AUGMENTED}
+    rows.append(
+        Row("channel-learnable, cifar-10, augmented", None, "cifar-10", "channel-learnable", "resnet17", augmented)
+    )
+    for name, change in parts.items():
+        options = {**learnable, **change}
+        rows.append(
+            Row(f"channel-learnable, cifar-10, {name}", None, "cifar-10", "channel-learnable", "resnet17", options)
+        )
+    return rows
+
+
+def deeperforward(scale: Scale) -> list[Row]:
+    """Fixed channel groups, DeeperForward, ICLR 2025, and the older mean of squares, CwC, AAAI 2024, on the same net."""
+    options = {**_resnet(scale), "readout": "validation"}
+    papers = {"cifar-10": 86.22, "mnist": 99.63, "fashion-mnist": 93.13, "cifar-100": 53.09, "tiny-imagenet": 41.36}
+    squared = {**options, "rule.goodness": "squared"}
+    return [
+        *_each(scale, "channel-static", papers, options),
+        Row(
+            "channel-static, cifar-10, squared (CwC: another net)",
+            78.11,
+            "cifar-10",
+            "channel-static",
+            "resnet17",
+            squared,
+        ),
+    ]
+
+
+def hff(scale: Scale) -> list[Row]:
+    """Hyperspherical Forward-Forward, arXiv 2605.00082: a CNN and a multilayer perceptron, and backprop beside them."""
+    epochs = {"quick": 1, "cpu": 30, "full": 200}[scale]
+    mlp = {"hidden": (1000, 1000, 1000) if scale != "quick" else (200, 200), "dropout": 0.2, "epochs": epochs}
+    cnn = {"width": 0.25 if scale == "quick" else 1.0, "epochs": epochs, "batch-size": 250, "learning-rate": 3e-3}
+    rows = []
+    for rule in ("hyperspherical", "backprop"):
+        ours = rule == "hyperspherical"
+        own = {**cnn, "readout": "validation", **HELD_OUT} if ours else {**cnn, **HELD_OUT}
+        rows.append(Row(f"{rule}, cifar-10, CNN", 83.08 if ours else None, "cifar-10", rule, "six", own))
+        rows.append(
+            Row(f"{rule}, cifar-10, MLP", 61.93 if ours else None, "cifar-10", rule, "mlp", {**mlp, **HELD_OUT})
+        )
+        rows.append(Row(f"{rule}, cifar-100, CNN", 54.34 if ours else None, "cifar-100", rule, "six", own))
+    return rows
+
+
+def local_errors(scale: Scale) -> list[Row]:
+    """Local error signals, Nokland & Eidnes 2019, arXiv 1901.06656, VGG8b: similarity matching, prediction alone, backprop."""
+    epochs = {"quick": 1, "cpu": 12, "full": 400}[scale]
+    own = {"width": {"quick": 0.1, "cpu": 0.5, "full": 1.0}[scale], "epochs": epochs, **HELD_OUT, **AUGMENTED}
+    # Cutout pays in long runs alone; Adam at the paper's rate in those, SGD in short ones (see the notes).
+    adam = {"learning-rate": 5e-4, "batch-size": 128, "cutout": 16}
+    own = {**own, **(adam if scale == "full" else {**SGD, "learning-rate": 0.3})}
+    local = {**own, "readout": "last"}  # the paper predicts by its output layer alone
+    rows = []
+    for data, papers in (("cifar-10", (94.42, 91.60, 94.01)), ("cifar-100", (75.93, 70.68, 73.76))):
+        for rule, paper in zip(("similarity", "projection", "backprop"), papers, strict=True):
+            rows.append(Row(f"{rule}, {data}", paper, data, rule, "vgg8b", own if rule == "backprop" else local))
+    return rows
+
+
+def trial(scale: Scale) -> list[Row]:
+    """The six-block net under the simplest local rule and under backprop; no paper's."""
+    epochs = {"quick": 4, "cpu": 40, "full": 100}[scale]
+    options = {**SGD, **AUGMENTED, "learning-rate": 0.3, "epochs": epochs, "batch-size": 500, **HELD_OUT}
+    return [Row(f"{rule}, cifar-10", None, "cifar-10", rule, "six", options) for rule in ("projection", "backprop")]
+
+
+def _resnet(scale: Scale) -> Options:
+    """ResNet-17 and its training: the paper's but for what the scale cuts."""
+    if scale == "full":
+        paper = {"epochs": 150, "batch-size": 128, "learning-rate": 0.08, "final-rate": 0.075, "weight-decay": 5e-4}
+        return {"width": 1.0, **paper, **PLAIN, **HELD_OUT}
+    small = {"width": 0.1, "epochs": 1} if scale == "quick" else {"width": 0.25, "epochs": 30}
+    return {
+        **small,
+        "batch-size": 128,
+        "learning-rate": 0.02,
+        "final-rate": 0.075,
+        "weight-decay": 5e-4,
+        **PLAIN,
+        **HELD_OUT,
+    }
+
+
+def _each(scale: Scale, rule: str, papers: Mapping[str, float | None], options: Options) -> list[Row]:
+    """The rule on each data set. Where there are more classes than a narrow net has channels, the net is as wide as it must be."""
+    rows = []
+    for data, paper in papers.items():
+        own = {**options, **(LCCA_MNIST if rule == "channel-learnable" and data == "mnist" else {})}
+        own["width"] = max(own["width"], CLASSES.get(data, 10) / 100)
+        rows.append(Row(f"{rule}, {data}", paper, data, rule, "resnet17", own))
+    return rows
+
+
+TABLE: dict[str, Callable[[Scale], list[Row]]] = {
+    "lcca": lcca,
+    "hff": hff,
+    "deeperforward": deeperforward,
+    "local-errors": local_errors,
+    "six-blocks": trial,
+}
+"""Every recipe by its name."""

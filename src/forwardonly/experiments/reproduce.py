@@ -1,0 +1,105 @@
+"""One table of a paper: its runs, and its numbers beside ours."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from forwardonly.experiments import recipes
+from forwardonly.experiments import report as reports
+from forwardonly.experiments.batch import Finished, Standing, run_all
+from forwardonly.experiments.compare import group_runs, plan, summary, tests
+from forwardonly.measure.statistics import mean_and_deviation
+from forwardonly.names import nearest
+from forwardonly.storage import write_json
+
+
+def reproduce(
+    name: str,
+    *,
+    scale: recipes.Scale = "quick",
+    out: str | Path,
+    seeds: int | None = None,
+    options: tuple[str, ...] = (),
+    jobs: int = 1,
+    progress: Callable[[Standing], None] | None = None,
+) -> dict[str, Any]:
+    """Runs what a recipe needs and is not there yet, and sets its rows beside the paper's.
+
+    Args:
+        name: of a recipe in `recipes.TABLE`.
+        scale: `full` is the paper's protocol, `quick` a short form that says what it leaves out.
+        out: folder of the runs, `reproduction.json` and `report.html`.
+        seeds: instead of the recipe's own number.
+        options: further options of `forwardonly train`, such as ("--data-dir", DIR).
+        jobs: runs at a time.
+        progress: called twice a second.
+
+    Returns:
+        `rows`, `scale`, `says`, `unit`, `tests` and `report`, as `forwardonly reproduce --json` prints them.
+
+    Raises:
+        ValueError: an unknown name or scale; a run that failed; a folder with runs of other options.
+    """
+    table, out = find(name, scale), Path(out)
+    count = table.seeds if seeds is None else seeds
+    planned = {}
+    for arm in table.arms:
+        planned.update(plan([arm], [table.data[arm.name]], count, out, options))
+    done = run_all([job for group in planned.values() for job in group], at_once=jobs, report=progress)
+    groups = group_runs(planned, done)
+    by_arm = {arm: runs for (_, arm), runs in groups.items()}
+    rows = [_row(row, by_arm, count) for row in table.rows]
+    compared = {arm: by_arm[arm] for arm in table.compared}
+    result = {
+        "rows": rows,
+        "scale": scale,
+        "unit": table.unit,
+        "says": list(table.says),
+        "tests": tests(compared, table.data[table.compared[0]]) if compared else [],
+        "report": str(out / "report.html"),
+    }
+    content = reports.Content(
+        title=f"{table.title}: {table.source}, scale {scale}",
+        groups=groups,
+        arms=[summary(data, arm, runs) for (data, arm), runs in groups.items()],
+        tests=result["tests"],
+        before=reports.card(f"paper and ours: {table.unit}", reports.table(COLUMNS, [cells(row) for row in rows])),
+        notes=table.says,
+    )
+    reports.write(out / "report.html", content)
+    write_json(out / "reproduction.json", result)
+    return result
+
+
+COLUMNS = ("", "paper", "ours", "std", "n")
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row as people read it."""
+    return [row["name"], *(_number(row[key]) for key in ("paper", "mean", "std")), str(row["n"])]
+
+
+def find(name: str, scale: str) -> recipes.Table:
+    """The recipe of that name at that scale.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in recipes.TABLE:
+        raise ValueError(f"unknown table {name!r}: {nearest(name, recipes.TABLE)}")
+    for known in get_args(recipes.Scale):
+        if scale == known:
+            return recipes.TABLE[name](known)
+    raise ValueError(f"unknown scale {scale!r}: {nearest(scale, get_args(recipes.Scale))}")
+
+
+def _row(row: recipes.Row, by_arm: dict[str, list[Finished]], seeds: int) -> dict[str, Any]:
+    values = [row.figure({arm: runs[seed] for arm, runs in by_arm.items()}) for seed in range(seeds)]
+    values = [value for value in values if math.isfinite(value)]
+    mean, deviation = mean_and_deviation(values) if values else (None, None)
+    return {"name": row.name, "paper": row.paper, "mean": mean, "std": deviation, "n": len(values)}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,108 @@
+"""Gradients of layers as forward operations that every inference runtime knows.
+
+PyTorch writes most derivatives as plain arithmetic by itself; these are the ones it keeps as operators of their own.
+
+Shapes: B batch, I and O channels in and out, H x W space.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._decomp import core_aten_decompositions, get_decompositions
+
+aten = torch.ops.aten
+
+
+def convolution_backward(
+    gradient: Tensor,
+    signal: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of a convolution's input (B, I, H, W), weight (O, I, h, w) and bias (O,), each as a convolution or a sum.
+
+    Raises:
+        ValueError: a transposed or grouped convolution, whose gradient is not written here.
+    """
+    if transposed or groups != 1:
+        raise ValueError("The training step of transposed or grouped convolutions cannot be exported.")
+    to_signal = to_weight = to_bias = None
+    if wanted[0]:
+        # What a stride has cut off at the far side gets its share too.
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        covered = [
+            (n - 1) * s - 2 * p + r for n, s, p, r in zip(gradient.shape[2:], stride, padding, reach, strict=True)
+        ]
+        rest = [size - part for size, part in zip(signal.shape[2:], covered, strict=True)]
+        to_signal = F.conv_transpose2d(gradient, weight, None, stride, padding, rest, 1, dilation)  # type: ignore[arg-type]
+    if wanted[1]:
+        # The batch takes the channels' place: (I, B, H, W) correlated with (O, B, ...) is (I, O, h, w).
+        turned = F.conv2d(signal.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride)  # type: ignore[arg-type]
+        height, width = weight.shape[2:]
+        to_weight = turned[:, :, :height, :width].transpose(0, 1)
+    if wanted[2]:
+        to_bias = gradient.sum((0, 2, 3))
+    return to_signal, to_weight, to_bias
+
+
+def avg_pool2d_backward(
+    gradient: Tensor,
+    signal: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+) -> Tensor:
+    """Each window's gradient spread evenly over its pixels: (B, K, h, w) -> (B, K, H, W).
+
+    Raises:
+        ValueError: padded windows or a divisor of its own, which nothing in this library uses.
+    """
+    if any(padding) or ceil_mode or divisor is not None:
+        raise ValueError("The training step of padded average pooling cannot be exported.")
+    stride = stride or kernel
+    channels, height, width = signal.shape[1:]
+    even = torch.full((1, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=gradient.dtype, device=gradient.device)
+    flat = gradient.reshape(-1, 1, *gradient.shape[2:])
+    spread = F.conv_transpose2d(flat, even, stride=stride)  # type: ignore[arg-type]
+    missing = (0, width - spread.shape[3], 0, height - spread.shape[2])
+    return F.pad(spread, missing).reshape(-1, channels, height, width)
+
+
+def max_pool2d_backward(
+    gradient: Tensor,
+    signal: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """Each window's gradient at the pixel that was its maximum: (B, K, h, w) -> (B, K, H, W)."""
+    blank = torch.zeros_like(signal).flatten(2)
+    return blank.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(signal.shape)
+
+
+def table() -> dict[Any, Callable[..., Any]]:
+    """Every decomposition that the training step needs, by PyTorch's operator."""
+    known = get_decompositions([aten.addmm, aten.native_layer_norm_backward, aten.native_batch_norm_backward])
+    return {
+        **core_aten_decompositions(),
+        **known,
+        aten.convolution_backward.default: convolution_backward,
+        aten.avg_pool2d_backward.default: avg_pool2d_backward,
+        aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
+    }

@@ -1,0 +1,168 @@
+"""Networks and training steps as files that other runtimes read.
+
+Shapes: B batch, C classes, L blocks.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.func import functional_call
+
+from forwardonly.export.step import TrainingStep
+from forwardonly.network import Network
+from forwardonly.storage import save, write_atomically, write_json
+
+Format = Literal["safetensors", "torch-export", "onnx"]
+SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}
+SCORES = ["scores", "block_scores"]
+
+
+def export_network(network: Network, folder: str | Path, *, format: Format) -> list[Path]:
+    """Writes what predicts into a folder; returns its files.
+
+    `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The others give one file `model` that maps
+    `images` (B, channels, height, width) uint8 to `scores` (B, C) and `block_scores` (L, B, C), for any B.
+
+    Raises:
+        ValueError: the folder cannot be written, or a package is missing.
+    """
+    folder = _made(folder)
+    if format == "safetensors":
+        save(network, folder)
+        return [folder / "config.json", folder / "model.safetensors"]
+    images = torch.zeros(2, *network.shape, dtype=torch.uint8)
+    with _evaluating(network):
+        program = torch.export.export(_Scores(network), (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
+    return [_write(program, folder / f"model{SUFFIX[format]}", ["images"], SCORES)]
+
+
+def export_training_step(network: Network, step: TrainingStep, folder: str | Path, *, format: Format) -> list[Path]:
+    """Writes what learns into a folder; returns its files.
+
+    `training-step` is the graph, `state.safetensors` the tensors to begin with, `prediction` a graph from `images` and the state's
+    weights, of the same names, to scores, and `interface.json` says the names, types and shapes of all.
+
+    Raises:
+        ValueError: the format is safetensors, which holds no graphs; the folder cannot be written; a package is missing.
+    """
+    if format == "safetensors":
+        raise ValueError("safetensors holds weights, not graphs: export a training step as onnx or torch-export.")
+    folder, suffix = _made(folder), SUFFIX[format]
+    whole = torch.export.export(step.graph, step.examples)
+    weights = {name: tensor for name, tensor in step.state.items() if name in network.state_dict()}
+    images = torch.zeros(2, *network.shape, dtype=torch.uint8)
+    shapes = ({0: Dim("batch", min=1)}, dict.fromkeys(weights))
+    with _evaluating(network):
+        predicting = torch.export.export(_ScoresOf(network), (images, weights), dynamic_shapes=shapes)
+    state, interface = folder / "state.safetensors", folder / "interface.json"
+    write_atomically(state, safetensors.torch.save(step.state))
+    write_json(interface, _interface(step, list(weights)))
+    return [
+        _write(whole, folder / f"training-step{suffix}", step.inputs, step.outputs),
+        _write(predicting, folder / f"prediction{suffix}", ["images", *weights], SCORES),
+        state,
+        interface,
+    ]
+
+
+class _Scores(nn.Module):
+    """Images in, the network's scores and each block's out."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.network.scores(images)
+        return self.network.readout(scores), scores
+
+
+class _ScoresOf(nn.Module):
+    """The same with the weights from outside."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.scores = _Scores(network)
+
+    def forward(self, images: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        inside = {f"network.{name}": tensor for name, tensor in weights.items()}
+        given: tuple[Tensor, Tensor] = functional_call(self.scores, inside, (images,))
+        return given
+
+
+def _interface(step: TrainingStep, weights: Sequence[str]) -> dict[str, Any]:
+    examples = dict(zip(step.inputs, step.examples, strict=True))
+    return {
+        "inputs": [
+            {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+            for name, tensor in examples.items()
+        ],
+        "outputs": step.outputs,
+        "state": list(step.state),
+        "prediction_inputs": ["images", *weights],
+    }
+
+
+def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Path:
+    """Writes a program as what its suffix says."""
+    if path.suffix == ".pt2":
+        temporary = path.with_name(f".{path.stem}.tmp.pt2")
+        torch.export.save(program, temporary)
+        temporary.replace(path)
+        return path
+    try:
+        import onnxscript  # noqa: F401  # what torch.onnx needs
+    except ImportError:
+        raise ValueError("ONNX files need more packages: pip install 'forward-only[onnx]'.") from None
+    with _quiet():
+        # Its optimiser takes Adam's epsilon of 1e-8 for zero and leaves it out, and 0/0 follows (onnxscript 0.7.2).
+        converted = torch.onnx.export(
+            program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False
+        )
+    assert converted is not None
+    write_atomically(path, converted.model_proto.SerializeToString())
+    return path
+
+
+@contextlib.contextmanager
+def _evaluating(network: Network) -> Iterator[None]:
+    """The network in evaluation mode on the CPU for a while; where it was, afterwards."""
+    training, device = network.training, network.device
+    network.eval().cpu()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.to(device).train(training)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that it could also use and on functions that it will give up."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _made(folder: str | Path) -> Path:
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+    return folder

@@ -1,0 +1,188 @@
+"""The training step as a plain forward graph: no autograd in it, weights in, weights out.
+
+It is `training.loop.learn_all` itself that is traced, with an optimiser written out as arithmetic, so what an inference runtime
+computes is what the library computes. A forward-only block's gradient reaches back through one layer only, so the graph stays
+as shallow as the network: each block's part could run, and be freed, before the next one's begins.
+
+Shapes: B batch, L blocks.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from forwardonly.export import decompositions
+from forwardonly.export.optimisers import Plan, PlainUpdate, State, first_state, plan
+from forwardonly.network import Network
+from forwardonly.rules import ContrastiveRule
+from forwardonly.training.loop import learn_all
+from forwardonly.training.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """A graph that maps `inputs` to `outputs`, and the state to begin with.
+
+    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels` (B,) int64
+    drawn by the caller, or `chance` (B, classes) float32 drawn evenly from 0 to 1 if the network picks hard wrong labels by itself,
+    `learning_rate` () float32, and every tensor of `state` under its name. Outputs: `losses` (L,), and
+    for every tensor of the state `next.NAME`.
+    """
+
+    graph: fx.GraphModule
+    inputs: list[str]
+    outputs: list[str]
+    state: State
+    examples: tuple[Tensor, ...]
+
+    def __call__(self, state: State, **given: Tensor) -> tuple[Tensor, State]:
+        """The losses (L,) of one step, and the state after it."""
+        everything = {**given, **state}
+        losses, *following = self.graph(*(everything[name] for name in self.inputs))
+        return losses, dict(zip(state, following, strict=True))
+
+
+def training_step(network: Network, *, batch_size: int, **options: Any) -> TrainingStep:
+    """The network's step on batches of `batch_size` images; `options` are fields of `Recipe`, as for `fit`.
+
+    Weights are float32. All blocks learn on the batch; what a rule's schedule makes of epochs stays at the epoch the network is
+    in; augmentation is the caller's.
+
+    Raises:
+        ValueError: options that make no sense, an optimiser other than sgd, adam and adamw, dropout, or layers whose
+            derivative is not known as forward operations.
+    """
+    recipe = Recipe.for_rule(network.rule, **options)
+    _check(network, batch_size)
+    network = copy.deepcopy(network).cpu().train().requires_grad_(True)
+    plans = [plan(f"blocks.{index}.", block, recipe) for index, block in enumerate(network.row)]
+    if network.reader is not None:
+        plans.append(plan("reader.", network.reader, recipe))
+    named = dict(network.named_parameters())
+    state = {name: tensor for own in plans for name, tensor in first_state(own, named).items()}
+    state.update(_moving_buffers(network))
+
+    images = torch.zeros(batch_size, *network.shape, dtype=torch.uint8)
+    labels = torch.arange(batch_size) % network.classes
+    given = {"images": images, "labels": labels}
+    if picks_hard_labels(network):
+        given["chance"] = torch.rand(batch_size, network.classes)
+    elif isinstance(network.rule, ContrastiveRule):
+        given["wrong_labels"] = (labels + 1) % network.classes
+    given["learning_rate"] = torch.tensor(recipe.learning_rate)
+    inputs = [*given, *state]
+    examples = (*given.values(), *state.values())
+
+    fixed = {
+        f"blocks.{name}": buffer for name, buffer in network.blocks.named_buffers() if f"blocks.{name}" not in state
+    }
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        values = dict(zip([*inputs, *fixed], tensors, strict=True))
+        losses, following = _learn(network, plans, recipe, values, state)
+        return losses, *(following[name] for name in state)
+
+    # Twice: autograd does not run inside functionalize, and its derivatives are there to be decomposed only once traced.
+    with sdpa_kernel(SDPBackend.MATH):  # attention as plain products
+        traced = _trace(step, (*examples, *fixed.values()))
+    with torch.no_grad():
+        plain = functionalize(traced, remove="mutations_and_views")
+        graph = _trace(lambda *tensors: plain(*tensors, *fixed.values()), examples)
+    _tidy(graph)
+    return TrainingStep(graph, inputs, ["losses", *(f"next.{name}" for name in state)], state, examples)
+
+
+def _trace(function: Callable[..., Any], examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """What a function does to such tensors, as a graph; tensors that it holds already are constants."""
+    table = decompositions.table()
+    return make_fx(function, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+
+
+class _Loop(nn.Module):
+    """The training loop as a module, so that its weights can be put in from outside."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, values: State, updates: list[PlainUpdate]) -> Tensor:
+        network, images, labels = self.network, values["images"], values["labels"]
+        wrong = values.get("wrong_labels")
+        if network.reader is not None:  # it learns first, as in `training.run`
+            passed = network.read(network.prepare(images))
+            *updates, update = updates
+            update(network.reader.loss(passed, labels))
+            if picks_hard_labels(network):
+                learned = {name: update.following[f"reader.{name}"] for name, _ in network.reader.named_parameters()}
+                logits = functional_call(network.reader, learned, (passed,)).sum(0)
+                wrong = race(labels, logits.detach(), values["chance"])
+        return learn_all(network.row, updates, network.present(images, labels, wrong=wrong), labels, "fp32")
+
+
+def picks_hard_labels(network: Network) -> bool:
+    """Whether the network draws wrong labels by its own opinion of the images."""
+    return network.reader is not None and getattr(network.rule, "negatives", "uniform") == "hard"
+
+
+def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:
+    """`labels.hard_labels` with the random numbers `chance` (B, C), even in 0..1, given from outside: (B,), (B, C) -> (B,).
+
+    Of exponential waiting times with rates p the shortest is that of c with the chance p_c.
+    """
+    rates = torch.softmax(logits.float(), dim=1).clamp_min(1e-6).scatter(1, labels[:, None], 0.0)
+    return (rates / -torch.log(chance.clamp(1e-7, 1 - 1e-7))).argmax(1)
+
+
+def _learn(network: Network, plans: list[Plan], recipe: Recipe, values: State, state: State) -> tuple[Tensor, State]:
+    """Losses, and the state after one step from the tensors in `values`."""
+    leaves = {name: values[name].detach().requires_grad_() for own in plans for name in own}
+    buffers = {name: values[name].clone() for name, _ in network.named_buffers() if name in values}
+    updates = [
+        PlainUpdate({name: leaves[name] for name in own}, own, recipe.clip, values, values["learning_rate"])
+        for own in plans
+    ]
+    inside = {f"network.{name}": tensor for name, tensor in {**leaves, **buffers}.items()}
+    with torch.enable_grad():
+        losses = functional_call(_Loop(network), inside, (values, updates))
+    following = {name: buffers.get(name, values[name]).clone() for name in state}
+    for update in updates:
+        following.update(update.following)
+    return losses, {name: tensor.detach() for name, tensor in following.items()}
+
+
+def _moving_buffers(network: Network) -> State:
+    """Running statistics: buffers of blocks that a forward pass in training changes."""
+    moving: State = {}
+    for path, module in network.blocks.named_modules(prefix="blocks"):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            assert module.running_var is not None
+            moving[f"{path}.running_mean"] = module.running_mean.clone()
+            moving[f"{path}.running_var"] = module.running_var.clone()
+            module.num_batches_tracked = None
+    return moving
+
+
+def _check(network: Network, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ValueError(f"Dropout is random and cannot be exported in a training step: build {name} without it.")
+
+
+def _tidy(graph: fx.GraphModule) -> None:
+    """Takes out checks of labels, which inference runtimes do not have, and whatever nothing uses."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and "_assert" in str(node.target):
+            graph.graph.erase_node(node)
+        elif node.op == "call_function" and "backward" in str(node.target):
+            raise ValueError(f"The derivative {node.target} is not known as forward operations, so it cannot be exported.")
+    graph.graph.eliminate_dead_code()
+    graph.recompile()

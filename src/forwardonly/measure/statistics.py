@@ -1,0 +1,124 @@
+"""Statistics over seeds: is one arm better than another, by how much, and how sure is that?
+
+Arms are compared seed by seed: run k of both has the same split and the same order of images, so the differences are what
+counts. All intervals are two-sided at 95 %. Needs scipy (`pip install 'forward-only[stats]'`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CONFIDENCE = 0.95
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+LARGEST_T = 100.0
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """`difference` is the mean of a - b; `p` that of the paired t-test; `cohens_d` that mean over its deviation.
+
+    An undefined figure is None: with one pair all but the difference, with equal differences all that divide by their
+    deviation.
+    """
+
+    n: int
+    difference: float
+    difference_ci: tuple[float, float] | None
+    t: float | None
+    p: float | None
+    cohens_d: float | None
+    cohens_d_ci: tuple[float, float] | None
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1), the latter None for a single value.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("There are no values to take the mean of.")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's confidence interval of a mean, None for a single value.
+
+    Raises:
+        ValueError: no values.
+    """
+    mean, deviation = mean_and_deviation(values)
+    if deviation is None:
+        return None
+    half = float(_scipy().t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def paired_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
+    """Compares the values of two arms, pair by pair.
+
+    Raises:
+        ValueError: no pairs, or not as many values of one arm as of the other.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"A paired test needs as many values of one arm as of the other, not {len(a)} and {len(b)}.")
+    differences = [one - other for one, other in zip(a, b, strict=True)]
+    mean, deviation = mean_and_deviation(differences)
+    n = len(differences)
+    if deviation is None or deviation <= 1e-12 * max(map(abs, [*a, *b])):  # rounding is no deviation
+        interval = None if deviation is None else (mean, mean)
+        return PairedTest(n, mean, interval, None, None, None, None)
+    d = mean / deviation
+    t = d * math.sqrt(n)
+    p = float(2 * _scipy().t.sf(abs(t), n - 1))
+    return PairedTest(n, mean, mean_interval(differences), t, p, d, _effect_interval(t, n))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction of several p-values, in their order; None stays None and does not count.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = sorted((p, index) for index, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for rank, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        corrected[index] = highest
+    return corrected
+
+
+def _effect_interval(t: float, n: int) -> tuple[float, float]:
+    """Interval of the paired Cohen's d: the noncentralities under which t would be just as extreme.
+
+    The bounds are searched in units of t's own standard error, which grows with the effect itself. Beyond LARGEST_T, where
+    scipy's noncentral distribution fails, they are that of the chi distribution of the deviation, to which it tends.
+    """
+    from scipy.optimize import brentq
+
+    stats = _scipy()
+    spread = math.sqrt(1 + t * t / (2 * max(n - 1, 1)))
+    if abs(t) > LARGEST_T:  # T = (Z + nc) / chi: without Z, nc is t times a quantile of chi
+        ends = [t * math.sqrt(stats.chi2.ppf(tail, n - 1) / (n - 1) / n) for tail in TAILS]
+        return min(ends), max(ends)
+    bounds = []
+    for tail in reversed(TAILS):
+
+        def excess(noncentrality: float, tail: float = tail) -> float:
+            return float(stats.nct.cdf(t, n - 1, noncentrality)) - tail
+
+        low, high = t - 8 * spread, t + 8 * spread
+        bounds.append(float(brentq(excess, low, high)) / math.sqrt(n))
+    return bounds[0], bounds[1]
+
+
+def _scipy() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise ValueError("Statistics need scipy: pip install 'forward-only[stats]'.") from None
+    return stats

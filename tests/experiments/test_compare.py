@@ -1,0 +1,130 @@
+"""Comparisons: as a person runs them, killed in the middle, and refused where they make no sense."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from forwardonly.cli import main
+from forwardonly.experiments import recipes
+from forwardonly.experiments.batch import Job
+from forwardonly.experiments.compare import parse_arm
+
+SMALL = ["--data", "digits", "--seeds", "2", "--epochs", "4", "--hidden", "16", "12", "--validation", "100"]
+RULES = ["--rules", "hyperspherical", "cumulative:remedy=mgc,gamma=1"]
+
+
+def command(out, *more):
+    return [sys.executable, "-m", "forwardonly", "compare", *RULES, *SMALL, "--out", str(out), "--jobs", "2", "--json", *more]
+
+
+def figures(result):
+    """What must be the same whenever and however it was computed."""
+    return [{key: arm[key] for key in ("rule", "data", "seeds", "test_accuracy", "mean", "std")} for arm in result["arms"]]
+
+
+def test_a_comparison_killed_in_the_middle_goes_on_to_the_same_table(tmp_path):
+    whole = json.loads(subprocess.run(command(tmp_path / "whole"), capture_output=True, check=True).stdout)
+    started = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runs = tmp_path / "killed" / "runs"
+    deadline = time.monotonic() + 60
+    while not list(runs.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    time.sleep(1)  # the lifeline: no run outlives the comparison
+    marks = [path.stat().st_mtime_ns for path in sorted(runs.glob("*/*"))]
+    time.sleep(1)
+    assert marks == [path.stat().st_mtime_ns for path in sorted(runs.glob("*/*"))]
+    finished = {path: path.stat().st_mtime_ns for path in runs.glob("*/result.json")}
+    assert len(finished) < 4
+    again = json.loads(subprocess.run(command(tmp_path / "killed"), capture_output=True, check=True).stdout)
+    assert figures(again) == figures(whole)
+    assert again["tests"] == whole["tests"]
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert not re.search(r'(src|href)\s*=|@import|url\(|https?://', page)
+    assert page.count('class="dot') == 4 and "prefers-color-scheme: dark" in page
+    assert "forwardonly train --rule cumulative --rule.remedy mgc --rule.gamma 1 --data digits --seed 1" in page
+    test = whole["tests"][0]
+    assert (test["a"], test["b"]) == ("cumulative:remedy=mgc,gamma=1", "hyperspherical")
+    assert test["difference"] == pytest.approx(whole["arms"][1]["mean"] - whole["arms"][0]["mean"])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--rules", "hypersferical"], "unknown rule 'hypersferical': did you mean 'hyperspherical'?"),
+        (["--rules", "ff:remedy"], "not of the form RULE:option=value"),
+        (["--rules", "ff:thresold=1"], "unknown option '--rule.thresold'; did you mean '--rule.threshold'?"),
+        (["--rules", "cumulative:gamma=-1"], "gamma must be 0 or more"),
+        (["--rules", "ff", "ff"], "'ff' is named twice"),
+        (["--rules", "ff", "--seeds", "0"], "at least one rule, one data set and one seed"),
+        (["--rules", "ff", "--epochs", "0"], "epochs must be at least 1"),
+        (["--rules", "ff", "--jobs", "0"], "jobs must be at least 1"),
+        (["--rules", "ff", "--data", "no-such-set"], "no-such-set"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, capsys, words, complaint):
+    assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and complaint in said.err.splitlines()[-1]
+
+
+def test_a_folder_of_other_runs_is_refused(tmp_path, capsys):
+    folder = tmp_path / "out" / "runs" / "digits-ff-seed0"
+    folder.mkdir(parents=True)
+    (folder / "command.json").write_text(json.dumps({"options": ["--rule", "ff", "--epochs", "9"]}))
+    assert main(["compare", "--rules", "ff", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path / "out")]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_arms_and_progress(tmp_path):
+    assert parse_arm("ff").options == ("--rule", "ff")
+    job = Job(("--rule", "ff"), tmp_path)
+    assert job.share() == 0 and job.command == f"forwardonly train --rule ff --out {tmp_path}"
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": {"schedule": "greedy", "epochs": 4}}))
+    (tmp_path / "metrics.jsonl").write_text((json.dumps({"loss": [1.0, 2.0]}) + "\n") * 6)
+    assert job.share() == 6 / 8
+
+
+@pytest.mark.parametrize("name", recipes.TABLE)
+@pytest.mark.parametrize("scale", ["full", "quick"])
+def test_every_recipe_is_made_of_options_that_train_takes(name, scale):
+    from forwardonly.cli.compare import check
+
+    table = recipes.TABLE[name](scale)
+    assert table.says and {row.name for row in table.rows}
+    for arm in {arm.options: arm for arm in table.arms}.values():
+        check(arm.options)
+
+
+def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch):
+    from forwardonly.experiments.recipes import free_riding
+
+    def table(scale):
+        small = ("--rule", "cumulative", "--validation", "100", "--diagnose", "--epochs", "2")
+        monkeypatch.setattr(free_riding, "PLAIN", small)
+        monkeypatch.setattr(free_riding, "LENGTH", {"quick": ("--batch-size", "64")})
+        full = free_riding.table(scale)
+        return type(full)(**{**vars(full), "data": dict.fromkeys(full.data, "digits")})
+
+    monkeypatch.setitem(recipes.TABLE, "free-riding", table)
+    assert main(["reproduce", "free-riding", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["scale"] == "quick" and len(result["rows"]) == 14
+    control = next(row for row in result["rows"] if row["name"].startswith("starvation") and "per-block" in row["name"])
+    assert (control["paper"], control["mean"], control["n"]) == (0.0, 0.0, 1)
+    run = next(path for path in (tmp_path / "runs").iterdir() if "none" in path.name)
+    assert main(["diagnose", str(run), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    keys = {"margin", "prior_margin", "attenuation", "starvation", "separation", "accuracy"}
+    assert len(said["blocks"]) == 4 and set(said["blocks"][0]) == keys and "law_slope" in said
+    page = (run / "diagnosis.html").read_text()
+    assert page.count("<svg") == 6 and os.fspath(run / "diagnosis.html") == said["report"]

@@ -1,0 +1,168 @@
+"""Runs of many processes without the cost of many interpreters: the processes are forks of this one.
+
+A script beside the tests rather than a part of them: `python crew.py SCENARIO FOLDER` prints what it saw as JSON, and the tests
+judge that. A fork joins its run as a worker of torchrun does, by the same environment variables.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+import forwardonly as fo
+from forwardonly.training import join
+
+torch.set_num_threads(1)
+Work = Callable[[fo.training.Team], None]
+
+
+class Crew:
+    """Forks that train together; each ends with what its work printed or raised in a file of its own."""
+
+    attempt = 0
+
+    def __init__(self, store: dist.TCPStore, notes: Path, world: int, work: Work, timeout: float = 60.0, **how: Any):
+        Crew.attempt += 1
+        self.notes = [notes / f"{Crew.attempt}-{rank}.txt" for rank in range(world)]
+        self.pids = []
+        for rank in range(world):
+            pid = os.fork()
+            if pid == 0:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), TORCHELASTIC_USE_AGENT_STORE="True")
+                os.environ.update(TORCHELASTIC_RESTART_COUNT=str(Crew.attempt))
+                status = 1
+                try:
+                    with join(timeout=timeout, **how) as team:
+                        work(team)
+                    status = 0
+                except ValueError as error:
+                    self.notes[rank].write_text(str(error))
+                    status = 2
+                finally:
+                    os._exit(status)
+            self.pids.append(pid)
+        self.status: dict[int, int] = {}
+
+    def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pids[rank], number)
+
+    def wait(self, seconds: float, ranks: list[int] | None = None) -> list[int]:
+        """Exit statuses by rank, negative for a signal; whoever is not done in time is killed and has -99."""
+        ranks = list(range(len(self.pids))) if ranks is None else ranks
+        end = time.monotonic() + seconds
+        while any(rank not in self.status for rank in ranks) and time.monotonic() < end:
+            for rank in ranks:
+                if rank not in self.status and (found := os.waitpid(self.pids[rank], os.WNOHANG))[0]:
+                    self.status[rank] = os.waitstatus_to_exitcode(found[1])
+            time.sleep(0.005)
+        for rank in ranks:
+            if rank not in self.status:
+                self.kill(rank)
+                os.waitpid(self.pids[rank], 0)
+                self.status[rank] = -99
+        return [self.status[rank] for rank in ranks]
+
+    def said(self) -> list[str]:
+        return [note.read_text() if note.exists() else "" for note in self.notes]
+
+
+@contextmanager
+def store() -> Iterator[dist.TCPStore]:
+    """What torchrun's agent keeps for its workers."""
+    yield dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def pictures() -> fo.data.Images:
+    generator = torch.Generator().manual_seed(0)
+    return fo.data.Images(
+        images=torch.randint(0, 256, (96, 1, 6, 6), dtype=torch.uint8, generator=generator),
+        labels=torch.arange(96) % 4,
+        classes=("a", "b", "c", "d"),
+        name="random",
+    )
+
+
+def train(team: fo.training.Team, folder: Path, rule: str = "hyperspherical", body: Any = None, **options: Any) -> None:
+    """A run of a few hidden layers on random pictures; with three ranks and more, no count of theirs divides the batch."""
+    images = pictures()
+    body = body or fo.bodies.MLP(hidden=(13, 12, 11, 10), dropout=options.pop("dropout", 0.0))
+    network = fo.build(body, images.shape, rule=fo.rules.TABLE[rule](classes=4), seed=3)
+    fixed = {"epochs": 2, "batch_size": 16, "precision": "fp32", "crop": 1, "flip": "random", "seed": 7}
+    if team.rank > 0:
+        with torch.no_grad():  # the leading process's weights hold for all
+            next(network.parameters()).zero_()
+    fo.fit(network, images, validation=images, test=images, out=folder, team=team, **{**fixed, **options})
+
+
+def difference(folder: Path, other: Path) -> float:
+    """Largest difference of two runs' weights, relative to the largest weight of its tensor; 0 is the same bits."""
+    one, two = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
+    assert one.keys() == two.keys()
+    return max(
+        0.0 if torch.equal(one[k], two[k]) else float((one[k] - two[k]).abs().max() / one[k].abs().max()) for k in one
+    )
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def losses_differ(folder: Path, other: Path) -> float:
+    pairs = zip(history(folder), history(other), strict=True)
+    return max(abs(x - y) for one, two in pairs for x, y in zip(one["loss"], two["loss"], strict=True))
+
+
+def same(folder: Path) -> dict[str, Any]:
+    """Every way of sharing a run, against one process alone."""
+    results: dict[str, Any] = {}
+    grids = {
+        "layers 2": (2, {"mode": "layers"}),
+        "layers 3": (3, {"mode": "layers"}),
+        "data 2": (2, {}),
+        "data 3": (3, {}),
+        "layers 2 x data 2": (4, {"mode": "layers", "stages": 2}),
+    }
+    cases: dict[str, dict[str, Any]] = {
+        "hyperspherical": {},
+        "ff": {"rule": "ff"},
+        "cff-fixed": {"rule": "cff-fixed"},
+        "cumulative": {"rule": "cumulative"},
+        "projection": {"rule": "projection", "precision": "bf16", "body": fo.bodies.Conv(depth=4, channels=5)},
+        "resnet17": {"body": fo.bodies.ResNet17(width=0.1), "rule": "hyperspherical", "epochs": 1},
+        "dropout": {"dropout": 0.3},
+    }
+    with store() as shared:
+        for case, options in cases.items():
+            alone = folder / case
+            train(fo.training.Team(), alone, **options)
+            for name, (world, how) in grids.items():
+                if "data" in name and case in ("dropout", "resnet17"):
+                    continue  # masks and batch norm are each process's own
+                out = folder / f"{case} {name}"
+                crew = Crew(shared, folder, world, lambda team, out=out, options=options: train(team, out, **options), **how)
+                status = crew.wait(60)
+                if any(status):
+                    results[f"{case}, {name}"] = {"status": status, "said": crew.said()}
+                else:
+                    differ = difference(alone, out), losses_differ(alone, out)
+                    results[f"{case}, {name}"] = {"weights": differ[0], "losses": differ[1]}
+    return results
+
+
+SCENARIOS: dict[str, Callable[[Path], Any]] = {"same": same}
+
+if __name__ == "__main__":
+    print(json.dumps(SCENARIOS[sys.argv[1]](Path(sys.argv[2]))))

@@ -1,0 +1,53 @@
+"""Recipes for convolutional networks: every line is a command that `forwardonly train` takes, for 10, 100 and 200 classes."""
+
+import numpy as np
+import pytest
+
+import forwardonly as fo
+from forwardonly.cli import train
+from forwardonly.cli.parsing import parse
+from forwardonly.experiments.convolutional import CLASSES, TABLE
+
+SCALES = ("quick", "cpu", "full")
+
+
+def parsed(words):
+    return parse(train.options(words), words, prog="forwardonly train", description="")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_line_is_a_command(name, scale):
+    rows = TABLE[name](scale)
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        chosen = parsed(row.command())
+        assert (chosen.rule, chosen.data, chosen.body) == (row.rule, row.data, row.body)
+        assert chosen.validation == 5_000 or row.options.get("readout", "sum") in ("sum", "last")
+
+
+@pytest.mark.parametrize("data", CLASSES)
+def test_sets_that_are_not_here_are_exercised_on_generated_ones(data, tmp_path):
+    """100 and 200 classes of two images each, through the same options at their smallest."""
+    classes, generator = CLASSES[data], np.random.default_rng(0)
+    labels = np.tile(np.arange(classes), 2)
+    images = generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "made.npz", x=images, y=labels, x_test=images[:20], y_test=labels[:20])
+    for row in [row for row in TABLE["lcca"]("quick") if row.data == data]:
+        options = {
+            **row.options,
+            "validation": 0,
+            "readout": "sum",
+            "width": classes / 100,
+            "epochs": 1,
+            "batch-size": classes,
+        }
+        chosen = parsed(
+            ["--data", str(tmp_path / "made.npz"), "--rule", row.rule, "--body", "cnn"]
+            + [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        )
+        images_of = fo.data.load(chosen.data)
+        rule = fo.rules.TABLE[row.rule](classes=classes)
+        network = fo.build(chosen.body_options, images_of.train.shape, rule=rule)
+        run = fo.fit(network, images_of.train, test=images_of.test, epochs=1, batch_size=classes, precision="fp32")
+        assert 0 <= run.result["test_accuracy"] <= 1

@@ -1,0 +1,98 @@
+"""Features of a frozen network: computed once, kept on disk, learned from."""
+
+import pytest
+import torch
+from torch import nn
+
+import forwardonly as fo
+
+
+class Counting(nn.Module):
+    """An extractor that counts its calls."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv, self.norm, self.calls = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), 0
+
+    def forward(self, images):
+        self.calls += 1
+        return self.norm(self.conv(images)).relu()
+
+
+def extract(extractor, images, **options):
+    return fo.extract(extractor, images, precision="fp32", device="cpu", batch_size=32, **options)
+
+
+def test_features_are_what_the_extractor_gives_in_evaluation_mode(images):
+    extractor = Counting().train()
+    features = extract(extractor, images, mean=(0.5,), std=(0.25,))
+    pixels = (images.images.float() / 255 - 0.5) / 0.25
+    assert extractor.training and extractor.norm.training
+    torch.testing.assert_close(features.images, Counting().eval()(pixels))
+    assert features.shape == (6, 4, 4)
+    assert torch.equal(features.labels, images.labels)
+
+
+def test_flat_features_become_maps_of_one_pixel(images):
+    assert extract(nn.Flatten(), images).shape == (36, 1, 1)
+
+
+def test_features_are_computed_once(images, tmp_path):
+    extractor = Counting()
+    first = extract(extractor, images, cache=tmp_path)
+    calls = extractor.calls
+    second = extract(extractor, images, cache=tmp_path)
+    assert extractor.calls == calls == 3
+    assert torch.equal(first.images, second.images)
+
+
+def test_anything_else_makes_other_features(images, tmp_path):
+    extract(Counting(), images, cache=tmp_path)
+    extract(Counting(seed=1), images, cache=tmp_path)
+    extract(Counting(), images, cache=tmp_path, mean=(0.5,))
+    extract(Counting(), images.subset(torch.arange(40)), cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_damaged_cache_is_computed_again(images, tmp_path):
+    first = extract(Counting(), images, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    assert torch.equal(extract(Counting(), images, cache=tmp_path).images, first.images)
+
+
+def test_the_front_of_a_network_gives_what_its_block_passes_on(images):
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 24, 24), rule=fo.rules.Hyperspherical(classes=4))
+    shots = torch.randint(0, 256, (5, 1, 24, 24), dtype=torch.uint8)
+    network.prepare.fit(shots)
+    passed = [main for _, _, main in network.eval().activations(network.prepare(shots))][1]
+    torch.testing.assert_close(fo.Front(network, 2).eval()(shots.float() / 255), passed)
+
+
+def test_new_classes_are_learned_on_the_front_of_a_network_trained_on_others(digits):
+    old, new = range(6), [6, 7, 8, 9]
+    base = fo.mlp(digits.train.shape, [100, 100], rule=fo.rules.Hyperspherical(classes=6))
+    fo.fit(base, digits.train.of_classes(old), epochs=10, batch_size=32, precision="fp32")
+    front = fo.Front(base, 1)
+    train, test = (extract(front, split.of_classes(new)) for split in (digits.train, digits.test))
+    head = fo.mlp(train.shape, [100], rule=fo.rules.Hyperspherical(classes=4))
+    run = fo.fit(head, train, test=test, epochs=20, batch_size=32, precision="fp32")
+    assert run.result["test_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_a_front_longer_than_the_network_is_one_clear_sentence(digits, blocks):
+    with pytest.raises(ValueError, match=f"has 2 blocks: its front cannot have {blocks}"):
+        fo.Front(fo.mlp(digits.train.shape, [5, 5], rule=fo.rules.Projection(classes=10)), blocks)
+
+
+def test_what_rules_cannot_read_is_one_clear_sentence(images):
+    with pytest.raises(ValueError, match="must give one tensor of maps"):
+        extract(nn.Flatten(2), images)
+
+
+@pytest.mark.parametrize("chosen", [[1], [0, 0], [0, 9]])
+def test_classes_that_make_no_set_are_one_clear_sentence(images, chosen):
+    with pytest.raises(ValueError, match="choose two or more different classes of 0 to 3"):
+        images.of_classes(chosen)
