@@ -119,7 +119,9 @@ def test_joins_alone():
 
 @pytest.mark.parametrize("body", SMALL)
 def test_backprop_is_the_same_function_as_the_blocks(body):
-    """With the same weights, the baseline's last activation is that of the blocks under a rule that normalises nothing."""
+    """With the same weights, the baseline's last activation is that of the blocks under a rule that normalises
+    nothing.
+    """
     shape = (1, 20, 20)
     local, whole = (build(body, shape, rule, **SMALL[body]).eval() for rule in ("projection", "backprop"))
     whole.row[0].body.bodies.load_state_dict(torch.nn.ModuleList(block.body for block in local.row).state_dict())

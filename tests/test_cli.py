@@ -199,8 +199,8 @@ def test_predict(forwardonly, trained, elsewhere, digits):
     assert [each["index"] for each in predictions[:3]] == fo.load(trained).predict(test.images[:3]).tolist()
     assert sum(predictions[0]["probabilities"].values()) == pytest.approx(1)
     assert max(predictions[0]["probabilities"].values()) == predictions[0]["probability"]
-    status, out, err = forwardonly("predict", trained, "large [1].png", "--resize")
-    assert (status, out) == (0, "") and "large [1].png" in err
+    status, out, err = forwardonly("predict", trained, "large [1].png")
+    assert (status, out) == (0, "") and "large [1].png was resized from 20 x 30 to 8 x 8, colour made grey" in err
 
 
 def test_predict_resizes_where_training_did(forwardonly, elsewhere):
@@ -336,7 +336,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(refused, train
 
 def test_a_run_that_cannot_be_used(refused, trained, elsewhere):
     Image.new("L", (9, 9)).save("nine.png")
-    assert "nine.png: it is 9 x 9 pixels, it must be 8 x 8" in refused("predict", trained, "nine.png")
+    says = refused("predict", trained, "nine.png", "--exact")
+    assert "nine.png: it would have to be resized from 9 x 9 to 8 x 8, which --exact forbids" in says
     Path("not.png").write_text("not an image")
     assert "not.png" in refused("predict", trained, "not.png")
     assert "nothere.png" in refused("predict", trained, "nothere.png")

@@ -1,4 +1,6 @@
-"""Recipes for convolutional networks: every line is a command that `forwardonly train` takes, for 10, 100 and 200 classes."""
+"""Recipes for convolutional networks: every line is a command that `forwardonly train` takes, for 10, 100 and 200
+classes.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ import pytest
 import forwardonly as fo
 from forwardonly.cli import train
 from forwardonly.cli.parsing import parse
-from forwardonly.experiments.convolutional import CLASSES, TABLE
+from forwardonly.experiments import recipes
+from forwardonly.experiments.recipes.convolutional import CLASSES, SOURCES
 
 SCALES = ("quick", "cpu", "full")
 
@@ -16,12 +19,12 @@ def parsed(words):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_line_is_a_command(name, scale):
-    rows = TABLE[name](scale)
+    rows = SOURCES[name][0](scale)
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        chosen = parsed(row.command())
+        chosen = parsed(["--data", row.data, *row.options_of_train()])
         assert (chosen.rule, chosen.data, chosen.body) == (row.rule, row.data, row.body)
         assert chosen.validation == 5_000 or row.options.get("readout", "sum") in ("sum", "last")
 
@@ -33,12 +36,12 @@ def test_sets_that_are_not_here_are_exercised_on_generated_ones(data, tmp_path):
     labels = np.tile(np.arange(classes), 2)
     images = generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8)
     np.savez(tmp_path / "made.npz", x=images, y=labels, x_test=images[:20], y_test=labels[:20])
-    for row in [row for row in TABLE["lcca"]("quick") if row.data == data]:
+    for row in [row for row in SOURCES["lcca"][0]("quick") if row.data == data]:
         options = {
             **row.options,
             "validation": 0,
             "readout": "sum",
-            "width": classes / 100,
+            "width": classes / 64,
             "epochs": 1,
             "batch-size": classes,
         }
@@ -51,3 +54,10 @@ def test_sets_that_are_not_here_are_exercised_on_generated_ones(data, tmp_path):
         network = fo.build(chosen.body_options, images_of.train.shape, rule=rule)
         run = fo.fit(network, images_of.train, test=images_of.test, epochs=1, batch_size=classes, precision="fp32")
         assert 0 <= run.result["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("scale", ["quick", "full"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_reproduce_knows_them(name, scale):
+    table = recipes.TABLE[name](scale)
+    assert [row.name for row in table.rows] == [arm.name for arm in table.arms] == list(table.data)

@@ -8,7 +8,7 @@ import torch
 import forwardonly as fo
 from forwardonly.block import Block
 from forwardonly.training import cache
-from forwardonly.training.loop import learn_all, learn_one, reach
+from forwardonly.training.loop import learn_all, learn_one
 from forwardonly.training.update import Update
 
 HEARING = {
@@ -52,12 +52,12 @@ def test_greedy_steps_behind_a_cache_compute_no_earlier_block(images, wants, cou
     store.move_to(2)
     counted.clear()
     for _ in range(3):
-        learn_one(net.row, 2, updates[2], *reversed_labels(store, images), "fp32")
+        learn_one(net.row, 2, updates[2], *arguments(store, images), "fp32")
     later = 3 if wants == "all" else 0
     assert [counted[id(block)] for block in net.row] == [0, 0, 3, later]
 
 
-def reversed_labels(store, images):
+def arguments(store, images):
     """The arguments of `learn_one` between update and precision."""
     signal, heard = store.batch(torch.arange(len(images)))
     return signal, images.labels, heard
@@ -140,7 +140,8 @@ def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path, schedule):
     options = {"epochs": 4, "batch_size": 40, "schedule": schedule, "redraw": "once", "momentum": 0.5}
 
     def network():
-        return fo.mlp(images.shape, [12, 10], rule=fo.rules.CollaborativeAdaptive(classes=4, gamma_optimiser="adam", negatives="uniform"))
+        rule = fo.rules.CollaborativeAdaptive(classes=4, gamma_optimiser="adam", negatives="uniform")
+        return fo.mlp(images.shape, [12, 10], rule=rule)
 
     class Killed(Exception):
         pass

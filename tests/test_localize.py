@@ -78,7 +78,7 @@ def test_a_pattern_names_where_blocks_end():
 
 
 def test_a_wall_inside_a_shortcut_is_one_clear_sentence():
-    with pytest.raises(ValueError, match="No wall can stand behind 'layer1.0.conv1'"):
+    with pytest.raises(ValueError, match=r"No wall can stand behind 'layer1\.0\.conv1'"):
         localize(pattern=r"layer1\.0\.conv1")
 
 

@@ -1,8 +1,8 @@
 """Trying every label on an image: what all candidates have in common is computed once.
 
-Images that differ only in their label differ in C input features. The first layer is affine in its input, so its product is
-that of the image without a label plus a shift for each label, which no image changes. The rest of the first layer and all
-other blocks must see every candidate; small batches take several candidates at a time.
+Images that differ only in their label differ in C input features. The first layer is affine in its input, so its
+product is that of the image without a label plus a shift for each label, which no image changes. The rest of the first
+layer and all other blocks must see every candidate; small batches take several candidates at a time.
 
 Shapes: B batch, C classes, L blocks, G candidates at a time.
 """
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.block import Block
+from forwardonly.block import Block, Signal
 from forwardonly.rules import ContrastiveRule
 
 ROWS = 2048  # candidates in one pass: enough to keep a processor busy, few enough to stay in its caches
@@ -56,8 +56,8 @@ class FirstLayer:
         if self.affine is not None:
             self.product = self.affine(unlabelled.flatten(1) if isinstance(self.affine, nn.Linear) else unlabelled)
 
-    def __call__(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Activation (G B, ...) under labels of these codes (G, ...), and what the block received, if it must be known."""
+    def __call__(self, codes: Tensor) -> tuple[Tensor, Signal]:
+        """Activation (G B, ...) under labels of these codes (G, ...), and what the block received, for its join."""
         if self.affine is None:
             labelled = (codes.unsqueeze(1) + self.unlabelled).flatten(0, 1)
             return self.block(labelled), labelled

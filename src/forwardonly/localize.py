@@ -1,7 +1,7 @@
 """Cuts a user's own network into locally trained blocks, without editing it.
 
-The model is traced by torch.fx and cut where a single tensor carries everything that comes later; at such a place a wall can
-stand. Weights are the model's own, not copies.
+The model is traced by torch.fx and cut where a single tensor carries everything that comes later; at such a place a
+wall can stand. Weights are the model's own, not copies.
 """
 
 import re
@@ -35,22 +35,24 @@ def localize(
 ) -> Network:
     """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
 
-    By default every module directly under the model that has a convolution or a linear layer is a block: the stages of a
-    torchvision or timm network, the layers of an nn.Sequential. What has none, and norms, belong to the block before.
+    By default every module directly under the model that has a convolution or a linear layer is a block: the stages
+    of a torchvision or timm network, the layers of an nn.Sequential. What has none, and norms, belong to the block
+    before.
 
     Args:
         model: any network that torch.fx can trace: no branches that depend on the values of tensors.
         rule: of every block; backprop makes one block of the whole.
         shape: of one image: channels, height, width.
-        depth: how far down in the model's tree of modules to cut: 1 cuts `layer1` from `layer2`, 2 `layer1.0` from `layer1.1`.
+        depth: how far down in the model's tree of modules to cut: 1 cuts `layer1` from `layer2`, 2 `layer1.0` from
+            `layer1.1`.
         pattern: instead of `depth`, a regular expression: a block ends behind every module whose whole name it matches.
-        keep_head: keep a last linear layer that gives the model's output; it is left out else, for each rule reads classes
-            itself.
+        keep_head: keep a last linear layer that gives the model's output; it is left out else, for each rule reads
+            classes itself.
         readout: how the blocks' scores become the network's.
 
     Raises:
-        ValueError: the model cannot be traced, the pattern matches nothing or nothing that a wall can stand behind, or a block
-            gives something that rules cannot read, maps (B, K, H, W) or features (B, D).
+        ValueError: the model cannot be traced, the pattern matches nothing or nothing that a wall can stand behind,
+            or a block gives something that rules cannot read, maps (B, K, H, W) or features (B, D).
     """
     if depth is not None and (pattern is not None or depth < 1):
         raise ValueError("Give depth, 1 or more, or pattern, but not both.")
@@ -120,7 +122,9 @@ def _has_weights(node: fx.Node, graph: fx.GraphModule) -> bool:
 
 
 def _owner(node: fx.Node) -> str:
-    """The dotted name of the module that a node runs in: its own for a module's call, else of the one that made the call."""
+    """The dotted name of the module that a node runs in: its own for a module's call, else of the one that made the
+    call.
+    """
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack")
@@ -141,7 +145,9 @@ def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
 
 
 def _by_depth(nodes: Sequence[fx.Node], source: fx.Node, graph: fx.GraphModule, depth: int) -> list[Part]:
-    """A new part begins where the name of the owner changes down to `depth`, a wall can stand, and both sides have weights."""
+    """A new part begins where the name of the owner changes down to `depth`, a wall can stand, and both sides have
+    weights.
+    """
     walls = _crossing(nodes, source)
     parts: list[Part] = [[]]
     weighed = False
@@ -194,7 +200,8 @@ def _by_pattern(nodes: Sequence[fx.Node], source: fx.Node, pattern: str) -> list
 
 def _modules(parts: Sequence[Part], source: fx.Node, graph: fx.GraphModule) -> list[nn.Module]:
     """Each part as a module that takes the part's one input and gives its last node's output."""
-    bodies, incoming = [], source
+    bodies: list[nn.Module] = []
+    incoming = source
     for part in parts:
         own, made = fx.Graph(), {}
         made[incoming] = own.placeholder("incoming")

@@ -22,17 +22,16 @@ def grid_pool(activation: Tensor, grid: int) -> Tensor:
         return activation
     height, width = activation.shape[2:]
     strides = [max(size // grid, 1) for size in (height, width)]
-    kernels = [
-        size - (min(grid, size) - 1) * stride for size, stride in zip((height, width), strides, strict=True)
-    ]
+    kernels = [size - (min(grid, size) - 1) * stride for size, stride in zip((height, width), strides, strict=True)]
     if kernels == strides and activation.requires_grad and torch.is_grad_enabled():
-        return _TilePool.apply(activation, kernels[0], kernels[1]).flatten(1)  # type: ignore[no-any-return, no-untyped-call]
+        return _TilePool.apply(activation, kernels[0], kernels[1]).flatten(1)
     return F.avg_pool2d(activation, kernels, strides).flatten(1)
 
 
 class _TilePool(torch.autograd.Function):
-    """Average pooling by windows that tile the map: the gradient is one copy, where PyTorch's own takes 20 % of a block's
-    step on maps that lie channels-last.
+    """Average pooling by windows that tile the map: its gradient is one copy.
+
+    PyTorch's own took 20 % of a block's step on channels-last maps.
     """
 
     @staticmethod
@@ -60,7 +59,7 @@ class _TilePool(torch.autograd.Function):
 def mean_square(activation: Tensor) -> Tensor:
     """Mean of the squares of each example's features: (B, ...) -> (B,), in float32 at least."""
     if activation.requires_grad and torch.is_grad_enabled():
-        return _MeanSquare.apply(activation)  # type: ignore[no-any-return, no-untyped-call]
+        return _MeanSquare.apply(activation)
     return _MeanSquare.forward(activation)
 
 

@@ -200,7 +200,9 @@ def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int
     shapes = []
     with torch.no_grad():
         for block in blocks:
-            activation = block(signal)
+            training = block.training
+            activation = block.eval()(signal)  # the trial must not move running statistics
+            block.train(training)
             signal = block.pass_on(activation, signal)
             shapes.append(tuple(activation.shape[1:]))
     return shapes

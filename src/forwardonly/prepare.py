@@ -1,4 +1,6 @@
-"""From stored images to what the first block sees: float, if the rule wants it zero mean and unit deviation, then the stem."""
+"""From stored images to what the first block sees: float, if the rule wants it zero mean and unit deviation, then the
+stem.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,8 @@ STEM_SAMPLE = 5_000  # the images that a stem sees: enough for a covariance, lit
 
 
 class Prepare(nn.Module):
-    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, then the body's stem.
+    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, then the body's
+    stem.
 
     With `channels_last` the result lies in memory as convolutions like it.
 
@@ -42,7 +45,9 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and lets the stem see some of them, once."""
+        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and lets the stem see some of
+        them, once.
+        """
         if self.fitted:
             return
         if self.standardise:
@@ -71,7 +76,7 @@ class Prepare(nn.Module):
         pixels = self._pixels(images)
         if self.stem is not None:
             pixels = self.stem(pixels)
-        # A training step of the "six" body takes 1.23 s this way, 1.63 s with channels first (batch 250, one CPU core, bf16).
+        # A step of the "six" body takes 1.23 s this way, 1.63 s with channels first (batch 250, a CPU core, bf16).
         return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
 
     def _pixels(self, images: Tensor) -> Tensor:

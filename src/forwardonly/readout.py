@@ -19,7 +19,9 @@ def loss_aware_weights(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
-    """(first, last + 1) of the contiguous blocks whose summed scores are right most often; of equals the longest, earliest."""
+    """(first, last + 1) of the contiguous blocks whose summed scores are right most often; of equals the longest,
+    earliest.
+    """
     depth = len(scores)
     upto = torch.cat([torch.zeros_like(scores[:1]), scores.float().cumsum(0)])
     best, most = (0, depth), -1
@@ -34,9 +36,9 @@ def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
 class Readout(nn.Module):
     """A weighted sum over blocks: (L, B, C) -> (B, C). `weights` (L,) is kept with the model.
 
-    `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum until then:
-    `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the contiguous blocks that are
-    right most often on the validation split.
+    `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum
+    until then: `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the
+    contiguous blocks that are right most often on the validation split.
 
     Raises:
         ValueError: an unknown kind.

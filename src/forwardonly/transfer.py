@@ -1,7 +1,7 @@
 """Transfer learning: forward-only blocks on the features of a frozen network, computed once and kept on disk.
 
-The Hyperspherical paper (arXiv 2605.00082) reports a result "with transfer learning"; that this means frozen pretrained features with
-forward-only layers on top is our reading.
+The Hyperspherical paper (arXiv 2605.00082) reports a result "with transfer learning"; that this means frozen
+pretrained features with forward-only layers on top is our reading.
 """
 
 import hashlib
@@ -54,11 +54,14 @@ def extract(
     """What a frozen network makes of images; `fo.fit` takes it in the images' place.
 
     Args:
-        extractor: any module from images (B, C, H, W) to maps (B, K, H, W) or features (B, K): a `Front`, or a torchvision or
-            timm network whose classifier was replaced by nn.Identity(). It is run in evaluation mode and not changed.
+        extractor: any module from images (B, C, H, W) to maps (B, K, H, W) or features (B, K): a `Front`, or a
+            torchvision or timm network whose classifier was replaced by nn.Identity(). It is run in evaluation mode
+            and not changed.
         images: to look at.
-        cache: folder in which the features are kept; another extractor, other images or other options make another file.
-        mean, std: of the channels, or one for all, with which the extractor wants its pixels: (x - mean) / std, x in 0..1.
+        cache: folder in which the features are kept; another extractor, other images or other options make another
+            file.
+        mean, std: of the channels, or one for all, with which the extractor wants its pixels: (x - mean) / std, x in
+            0..1.
         batch_size: images looked at at a time.
         precision, device: as in `Recipe`; device is where the extractor is moved to.
 
@@ -120,6 +123,6 @@ def _fingerprint(extractor: nn.Module, images: Images, numbers: tuple[float, ...
     digest = hashlib.sha256(f"{extractor!r} {numbers} {precision} {getattr(extractor, 'blocks', '')}".encode())
     for name, tensor in sorted(extractor.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    digest.update(images.images.cpu().contiguous().numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(images.images.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -20,12 +20,27 @@ RULES = ["--rules", "hyperspherical", "cumulative:remedy=mgc,gamma=1"]
 
 
 def command(out, *more):
-    return [sys.executable, "-m", "forwardonly", "compare", *RULES, *SMALL, "--out", str(out), "--jobs", "2", "--json", *more]
+    return [
+        sys.executable,
+        "-m",
+        "forwardonly",
+        "compare",
+        *RULES,
+        *SMALL,
+        "--out",
+        str(out),
+        "--jobs",
+        "2",
+        "--json",
+        *more,
+    ]
 
 
 def figures(result):
     """What must be the same whenever and however it was computed."""
-    return [{key: arm[key] for key in ("rule", "data", "seeds", "test_accuracy", "mean", "std")} for arm in result["arms"]]
+    return [
+        {key: arm[key] for key in ("rule", "data", "seeds", "test_accuracy", "mean", "std")} for arm in result["arms"]
+    ]
 
 
 def test_a_comparison_killed_in_the_middle_goes_on_to_the_same_table(tmp_path):
@@ -49,7 +64,7 @@ def test_a_comparison_killed_in_the_middle_goes_on_to_the_same_table(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
     page = (tmp_path / "whole" / "report.html").read_text()
-    assert not re.search(r'(src|href)\s*=|@import|url\(|https?://', page)
+    assert not re.search(r"(src|href)\s*=|@import|url\(|https?://", page)
     assert page.count('class="dot') == 4 and "prefers-color-scheme: dark" in page
     assert "forwardonly train --rule cumulative --rule.remedy mgc --rule.gamma 1 --data digits --seed 1" in page
     test = whole["tests"][0]
@@ -62,7 +77,7 @@ def test_a_comparison_killed_in_the_middle_goes_on_to_the_same_table(tmp_path):
     [
         (["--rules", "hypersferical"], "unknown rule 'hypersferical': did you mean 'hyperspherical'?"),
         (["--rules", "ff:remedy"], "not of the form RULE:option=value"),
-        (["--rules", "ff:thresold=1"], "unknown option '--rule.thresold'; did you mean '--rule.threshold'?"),
+        (["--rules", "ff:thresold=1"], "unknown option '--rule.thresold': did you mean '--rule.threshold'?"),
         (["--rules", "cumulative:gamma=-1"], "gamma must be 0 or more"),
         (["--rules", "ff", "ff"], "'ff' is named twice"),
         (["--rules", "ff", "--seeds", "0"], "at least one rule, one data set and one seed"),

@@ -7,12 +7,12 @@ judge that. A fork joins its run as a worker of torchrun does, by the same envir
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def train(team: fo.training.Team, folder: Path, rule: str = "hyperspherical", bo
     """A run of a few hidden layers on random pictures; with three ranks and more, no count of theirs divides the batch."""
     images = pictures()
     body = body or fo.bodies.MLP(hidden=(13, 12, 11, 10), dropout=options.pop("dropout", 0.0))
-    network = fo.build(body, images.shape, rule=fo.rules.TABLE[rule](classes=4), seed=3)
+    own = options.pop("rule_options", {})
+    network = fo.build(body, images.shape, rule=fo.rules.TABLE[rule](classes=4, **own), seed=3)
     fixed = {"epochs": 2, "batch_size": 16, "precision": "fp32", "crop": 1, "flip": "random", "seed": 7}
     if team.rank > 0:
         with torch.no_grad():  # the leading process's weights hold for all
@@ -128,41 +129,106 @@ def losses_differ(folder: Path, other: Path) -> float:
 def same(folder: Path) -> dict[str, Any]:
     """Every way of sharing a run, against one process alone."""
     results: dict[str, Any] = {}
-    grids = {
-        "layers 2": (2, {"mode": "layers"}),
-        "layers 3": (3, {"mode": "layers"}),
-        "data 2": (2, {}),
-        "data 3": (3, {}),
-        "layers 2 x data 2": (4, {"mode": "layers", "stages": 2}),
-    }
-    cases: dict[str, dict[str, Any]] = {
-        "hyperspherical": {},
-        "ff": {"rule": "ff"},
-        "cff-fixed": {"rule": "cff-fixed"},
-        "cumulative": {"rule": "cumulative"},
-        "projection": {"rule": "projection", "precision": "bf16", "body": fo.bodies.Conv(depth=4, channels=5)},
-        "resnet17": {"body": fo.bodies.ResNet17(width=0.1), "rule": "hyperspherical", "epochs": 1},
-        "dropout": {"dropout": 0.3},
+    layers, data, both = {"mode": "layers"}, {}, {"mode": "layers", "stages": 2}
+    row = fo.bodies.Conv(depth=4, channels=5)
+    cases: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {
+        "mlp": ({}, [(2, layers), (3, layers), (2, data), (3, data), (4, both)]),
+        "heard": ({"rule": "cumulative"}, [(3, layers), (3, data), (4, both)]),
+        "dropout": ({"dropout": 0.3}, [(2, layers), (3, layers)]),
+        "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, layers)]),
+        "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "epochs": 1}, [(2, layers)]),
+        "uneven": ({"rule": "ff", "clip": 1.0}, [(3, data)]),
     }
     with store() as shared:
-        for case, options in cases.items():
+        for case, (options, grids) in cases.items():
+            if case == "uneven":
+                options["rule_options"] = {"negatives": "uniform", "predict": "goodness"}
             alone = folder / case
             train(fo.training.Team(), alone, **options)
-            for name, (world, how) in grids.items():
-                if "data" in name and case in ("dropout", "resnet17"):
-                    continue  # masks and batch norm are each process's own
-                out = folder / f"{case} {name}"
-                crew = Crew(shared, folder, world, lambda team, out=out, options=options: train(team, out, **options), **how)
-                status = crew.wait(60)
+            for world, how in grids:
+                name = f"{case}, {' '.join(map(str, how.values())) or 'data'}, {world}"
+                out = folder / name
+                work = partial(train, folder=out, **options)
+                crew = Crew(shared, folder, world, work, **how)
+                status = crew.wait(100)
                 if any(status):
-                    results[f"{case}, {name}"] = {"status": status, "said": crew.said()}
+                    results[name] = {"status": status, "said": crew.said()}
                 else:
-                    differ = difference(alone, out), losses_differ(alone, out)
-                    results[f"{case}, {name}"] = {"weights": differ[0], "losses": differ[1]}
+                    results[name] = {"weights": difference(alone, out), "losses": losses_differ(alone, out)}
     return results
 
 
-SCENARIOS: dict[str, Callable[[Path], Any]] = {"same": same}
+def kill(folder: Path, **how: Any) -> dict[str, Any]:
+    """A run that is killed at twenty random moments, and goes on each time from where its folder stands.
+
+    One random process is killed, then the others, as torchrun does. A run that finishes between two kills is compared with one
+    that was left alone, and another begins.
+    """
+    world = how.pop("world")
+    options: dict[str, Any] = {"epochs": 6, "dropout": 0.2, "rule": "cumulative", "checkpoint_every": 4}
+    if how.get("mode") != "layers" and world > 1:
+        options["dropout"] = 0.0
+    chance = random.Random(0)
+    kills, at, runs = 0, [], 0
+    with store() as shared:
+
+        def crew(out: Path) -> Crew:
+            resume = (out / "config.json").exists()
+            return Crew(shared, folder, world, lambda team: train(team, out, resume=resume, **options), **how)
+
+        started = time.monotonic()
+        assert crew(folder / "whole").wait(60) == [0] * world
+        life = time.monotonic() - started
+        differences = []
+        while kills < 20 or runs == 0:
+            out = folder / f"run{runs}"
+            while not (out / "result.json").exists():
+                going = crew(out)
+                if kills < 20:
+                    time.sleep(chance.uniform(0.05, 1.0) * life)
+                    going.kill(chance.randrange(world))
+                    for rank in range(world):
+                        going.kill(rank)
+                    status = going.wait(10)
+                    kills += -signal.SIGKILL in status
+                    at.append(len(history(out)) if (out / "metrics.jsonl").exists() else 0)
+                else:
+                    assert going.wait(60) == [0] * world, going.said()
+            differences.append([difference(folder / "whole", out), history(folder / "whole") == history(out)])
+            runs += 1
+    return {"kills": kills, "epochs": at, "runs": differences}
+
+
+def lose(folder: Path, **how: Any) -> dict[str, Any]:
+    """What the others say of a process that dies, and of one that hangs."""
+    said = {}
+    with store() as shared:
+        for name, number in (("dies", signal.SIGKILL), ("hangs", signal.SIGSTOP)):
+            out = folder / name
+            crew = Crew(shared, folder, 3, lambda team, out=out: train(team, out, epochs=10_000), timeout=6.0, **how)
+            while not (out / "checkpoint").exists():
+                time.sleep(0.05)
+            crew.kill(1, number)
+            started = time.monotonic()
+            status = crew.wait(60, [0, 2])
+            seconds = time.monotonic() - started
+            crew.kill(1)
+            crew.wait(5)
+            said[name] = {"status": status, "seconds": seconds, "said": crew.said()}
+    return said
+
+
+SCENARIOS: dict[str, Callable[[Path], Any]] = {
+    "same": same,
+    "kill-alone": lambda folder: kill(folder, world=1),
+    "kill-data": lambda folder: kill(folder, world=2),
+    "kill-layers": lambda folder: kill(folder, world=2, mode="layers"),
+    "lose-data": lose,
+    "lose-layers": lambda folder: lose(folder, mode="layers"),
+}
 
 if __name__ == "__main__":
-    print(json.dumps(SCENARIOS[sys.argv[1]](Path(sys.argv[2]))))
+    place = Path(sys.argv[2])
+    place.mkdir(parents=True, exist_ok=True)
+    train(fo.training.Team(), place / "warm-up")  # so that no fork has to import what training needs
+    print(json.dumps(SCENARIOS[sys.argv[1]](place)))

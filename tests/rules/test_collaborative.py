@@ -47,9 +47,7 @@ def equation_8(collected, theta):
 def test_loss_and_gradient_are_the_papers(goodness, theta, weights):
     alpha = np.broadcast_to(weights, DEPTH**2).reshape(DEPTH, DEPTH)
     collected = collective(goodness, 0.8, alpha)
-    rule = CollaborativeFixed(
-        classes=10, sharpness=1.0, threshold_enters=theta > 0, initial_gamma=0.8, weights=weights
-    )
+    rule = CollaborativeFixed(classes=10, sharpness=1.0, threshold_enters=theta > 0, initial_gamma=0.8, weights=weights)
     rule = rule.for_block((5,), Place(OWN, DEPTH)).double()
     streams = own(goodness)
     loss = rule.loss(*streams, heard(goodness))

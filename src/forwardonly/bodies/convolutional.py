@@ -1,4 +1,5 @@
-"""Convolutional bodies without shortcuts. A block is one convolution with what belongs to it: pooling, norm, activation.
+"""Convolutional bodies without shortcuts. A block is one convolution with what belongs to it: pooling, norm,
+activation.
 
 Batch norm learns no scale or shift of the blocks before, so it may stand inside a block under any rule.
 """
@@ -39,7 +40,8 @@ def convolutions(
     norm: bool = True,
     dropout: float = 0.0,
 ) -> list[Layer]:
-    """Layers of 3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation, dropout.
+    """Layers of 3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation,
+    dropout.
 
     Raises:
         ValueError: the maps are too small to be halved as often as planned, or dropout is not a share.
@@ -115,8 +117,8 @@ class Conv(Body):
 class Six(Body):
     """Six convolutions with batch norm and GELU behind a whitening stem, 2.0 M weights at width 1.
 
-    The shape of Keller Jordan's airbench94 (arXiv 2404.00498): three pairs of 64, 256 and 256 channels, each pair's first one
-    followed by 2 x 2 max-pooling.
+    The shape of Keller Jordan's airbench94 (arXiv 2404.00498): three pairs of 64, 256 and 256 channels, each pair's
+    first one followed by 2 x 2 max-pooling.
     """
 
     width: float = 1.0

@@ -12,8 +12,8 @@ class Layer(NamedTuple):
     """One block's worth of a body.
 
     `join`, in residual bodies alone, makes the next signal from what the block passes on and what it received.
-    `norm` is what the body needs between this layer and the next, unless the rule normalises what it passes on. Neither has
-    parameters.
+    `norm` is what the body needs between this layer and the next, unless the rule normalises what it passes on.
+    Neither has parameters.
     """
 
     body: nn.Module
@@ -86,8 +86,9 @@ class LayerNormStem(Stem):
 class Whitening(Stem):
     """A convolution that decorrelates 2 x 2 patches, then GELU: (B, c, H, W) -> (B, 8 c, H-1, W-1).
 
-    Its filters are the eigenvectors of the patches' covariance divided by the root of their eigenvalues, each with both signs,
-    so that nothing is lost at the GELU. The idea is from Keller Jordan's airbench, arXiv 2404.00498, section 3.2.
+    Its filters are the eigenvectors of the patches' covariance divided by the root of their eigenvalues, each with
+    both signs, so that nothing is lost at the GELU. The idea is from Keller Jordan's airbench, arXiv 2404.00498,
+    section 3.2.
     """
 
     EPSILON = 5e-4

@@ -1,8 +1,9 @@
 """A small patch transformer. Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv 2010.11929.
 
-A block is the patch embedding or one sublayer, attention or MLP, with its own residual connection inside: that is the smallest
-part of a transformer that has a nonlinearity. Tokens stay in their places as maps (B, K, H, W), so that every rule can read them;
-there is no class token.
+A block is the patch embedding or one sublayer, attention or MLP, with its own residual connection inside: that is the
+    smallest
+part of a transformer that has a nonlinearity. Tokens stay in their places as maps (B, K, H, W), so that every rule
+can read them; there is no class token.
 """
 
 from collections.abc import Sequence

@@ -33,6 +33,8 @@ COMMANDS = {
     "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, its numbers beside ours."),
     "diagnose": Command("forwardonly.cli.diagnose", "Look inside a run: free-riding, block by block."),
     "bench": Command("forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data."),
+    "export": Command("forwardonly.cli.export", "Write a run's network, or its training step, for other runtimes."),
+    "serve": Command("forwardonly.cli.serve", "Answer over HTTP, and show on a page what every block thinks of an image."),
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
 }
 
@@ -71,8 +73,11 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
     command = importlib.import_module(COMMANDS[name].module)
     options = parse(command.options(rest), rest, prog=f"forwardonly {name}", description=COMMANDS[name].does)
-    screen = Screen(quiet=options.json and not sys.stderr.isatty())
+    speaks = os.environ.get("RANK", "0") == "0"  # of many processes, torchrun's first
+    screen = Screen(quiet=not speaks or (options.json and not sys.stderr.isatty()))
     result = command.run(options, screen)
+    if not speaks:
+        return OK
     if options.json:
         print(json.dumps(result))
     else:
@@ -92,7 +97,8 @@ def _help() -> str:
 
 def _say(message: str, status: int) -> int:
     """Print a message as exactly one line."""
-    print("forwardonly:", " ".join(message.split()), file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # the first process says what is wrong with a command, others what befell them
+    print("forwardonly:" if rank == "0" else f"forwardonly, rank {rank}:", " ".join(message.split()), file=sys.stderr)
     return status
 
 

@@ -163,10 +163,16 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     """The arms as a table, and the ratios."""
     if result["kind"] == "memory":
         rows = [
-            [depth, f"{result['saved_bytes'][depth] / 2**20:.1f}", *(f"{result['peak_bytes'][arm][depth] / 2**20:.0f}" for arm in result["peak_bytes"])]
+            [
+                depth,
+                f"{result['saved_bytes'][depth] / 2**20:.1f}",
+                *(f"{result['peak_bytes'][arm][depth] / 2**20:.0f}" for arm in result["peak_bytes"]),
+            ]
             for depth in result["saved_bytes"]
         ]
-        screen.table("memory, MiB", ["depth", "saved for backward", *(f"peak: {arm}" for arm in result["peak_bytes"])], rows)
+        screen.table(
+            "memory, MiB", ["depth", "saved for backward", *(f"peak: {arm}" for arm in result["peak_bytes"])], rows
+        )
         screen.say(f"a process that has only imported PyTorch takes {result['idle_bytes'] / 2**20:.0f} MiB")
     else:
         rows = [[name, f"{arm['ms']:.2f}", f"{arm['samples_per_second']:.0f}"] for name, arm in result["arms"].items()]
@@ -189,7 +195,9 @@ def _step(chosen: Any) -> dict[str, Any]:
         arms["backprop-accumulated"] = speed.accumulated_step(work)
     arms["forward"] = speed.forward_pass(work)
     seconds = speed.alternate(arms, repeats=chosen.repeats, device=work.device)
-    ours, theirs = (min(seconds[name] for name in seconds if name in (side, f"{side}-compiled")) for side in ("ours", "backprop"))
+    ours, theirs = (
+        min(seconds[name] for name in seconds if name in (side, f"{side}-compiled")) for side in ("ours", "backprop")
+    )
     return {
         "step_ratio": ours / theirs,
         "checkpointed_ratio": ours / seconds["backprop-checkpointed"],

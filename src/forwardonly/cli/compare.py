@@ -76,7 +76,13 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 def show(result: dict[str, Any], screen: Screen) -> None:
     """The arms, the tests, and where the report is."""
     rows = [
-        [arm["rule"], arm["data"], percent(arm["mean"]), "" if arm["std"] is None else percent(arm["std"]), len(arm["seeds"])]
+        [
+            arm["rule"],
+            arm["data"],
+            percent(arm["mean"]),
+            "" if arm["std"] is None else percent(arm["std"]),
+            len(arm["seeds"]),
+        ]
         for arm in result["arms"]
     ]
     screen.table("test accuracy", ["rule", "data", "mean", "std", "n"], rows, words=2)

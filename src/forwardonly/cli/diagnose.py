@@ -22,6 +22,8 @@ class Diagnose(Common):
     """Folder of the run; the figures are written there, as diagnosis.html."""
     seed: int = 0
     """Draws the wrong label that each image is compared with."""
+    locality: bool = False
+    """Audit too whether any block's loss moves a block before it: makes each one larger in turn, and compares gradients."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -40,6 +42,8 @@ def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
         kept.network, images, seed=chosen.seed, precision=kept.result.get("precision", "auto")
     ).as_json()
     page = diagnosis.write(chosen.run, found)
+    if chosen.locality:
+        found["leaks"] = [leak._asdict() for leak in fo.measure.leaks(kept.network, images)]
     return {**found, "report": str(page), "run": str(chosen.run)}
 
 
@@ -54,4 +58,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.table("free-riding, on the test images", columns, rows)
     if result["law_slope"] is not None:
         screen.say(f"slope of log R on P: {result['law_slope']:.3f}; -beta gamma is {result['law_predicted']:.3f}")
+    for leak in result.get("leaks", ()):
+        screen.say(f"LEAK: the loss of block {leak['perturbed'] + 1} moves {leak['parameter']} of block {leak['moved'] + 1}")
+    if result.get("leaks") == []:
+        screen.say(f"local: no block's loss moves a block before it ({len(result['blocks'])} blocks, each loss perturbed in turn)")
     screen.say(f"figures: {result['report']}")

@@ -1,6 +1,9 @@
 """`forwardonly predict`: image files become class names, with a probability for every class."""
 
-from collections.abc import Sequence
+import csv
+import glob
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +16,9 @@ from forwardonly.cli.runs import open_run
 from forwardonly.cli.screen import Screen, percent
 
 BATCH = 256
-SHOWN = 3  # the likeliest classes in the table; `--json` has them all
+SHOWN = 3  # the likeliest classes in the table; `--json` and `--csv` have them all
+CHANGES = 10  # lines about changed images
+MAX_INPUT = 256 * 2**20  # bytes of an image from standard input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +28,11 @@ class Predict(Common):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
-    """Image files, and folders of them."""
-    resize: bool = False
-    """Resize and cut images of another size to the network's, as training with --image-size does."""
+    """Image files, folders of them, patterns such as 'photos/**/*.png', and `-` for one from standard input."""
+    exact: bool = False
+    """Refuse images of another size or colour than the network's, instead of bringing them to it."""
+    csv: bool = False
+    """Print comma-separated values on standard output, a line an image."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -37,19 +44,22 @@ def options(argv: Sequence[str]) -> type[Predict]:
 
 def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
     """The folder of the run, and for each image its class and every class's probability."""
+    if chosen.csv and chosen.json:
+        raise ValueError("choose one of --csv and --json")
     kept = open_run(chosen.run, chosen.device)
     files = [file for path in chosen.images for file in _files(path)]
     if not files:
         raise ValueError("name at least one image file or a folder of them; see forwardonly predict --help")
     channels, height, width = kept.network.shape
-    resize = chosen.resize or kept.data["image_size"] is not None
-    if resize and height != width:
-        raise ValueError(f"images can be resized to squares only, but the network takes {width} x {height} pixels")
     predictions = []
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
-        pixels = fo.data.read_images(some, shape=(channels, height, width), image_size=height if resize else None)
-        for file, shares in zip(some, kept.network.probabilities(pixels).tolist(), strict=True):
+        pixels, changes = fo.data.read_adapted(some, (channels, height, width))
+        if chosen.exact and any(changes):
+            place = next(k for k, change in enumerate(changes) if change)
+            raise ValueError(f"{some[place]}: it would have to be {changes[place]}, which --exact forbids")
+        rows = kept.network.probabilities(pixels).tolist()
+        for file, change, shares in zip(some, changes, rows, strict=True):
             likeliest = max(range(len(shares)), key=shares.__getitem__)
             predictions.append(
                 {
@@ -58,26 +68,55 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
                     "index": likeliest,
                     "probability": shares[likeliest],
                     "probabilities": dict(zip(kept.classes, shares, strict=True)),
+                    "changes": change,
                 }
             )
-    return {"run": str(chosen.run), "predictions": predictions}
+    return {"run": str(chosen.run), "csv": chosen.csv, "predictions": predictions}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """A row an image: its class and the likeliest classes."""
+    """A row an image: its class and the likeliest classes; and what was changed about images to fit the network."""
+    if result["csv"]:
+        _print_csv(result["predictions"])
+        return
     rows = []
     for prediction in result["predictions"]:
         ranked = sorted(prediction["probabilities"].items(), key=lambda entry: -entry[1])[:SHOWN]
         rows.append([prediction["image"], prediction["class"], *(f"{name} {percent(share)}" for name, share in ranked)])
     places = min(SHOWN, len(result["predictions"][0]["probabilities"]))
     screen.table("predictions", ["image", "class", *(f"likeliest {k + 1}" for k in range(places))], rows, words=2)
+    changed = [f"{each['image']} was {each['changes']}" for each in result["predictions"] if each["changes"]]
+    for line in changed[:CHANGES]:
+        screen.say(line)
+    if len(changed) > CHANGES:
+        screen.say(f"and {len(changed) - CHANGES} more were changed to fit the network")
 
 
-def _files(path: Path) -> list[Path]:
-    """The path itself, or the images in it if it is a folder."""
-    if not path.is_dir():
-        return [path]
-    files = fo.data.list_images(path)
-    if not files:
-        raise ValueError(f"{path}: there is no image in this folder")
-    return files
+def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
+    """A header and a line an image; the classes' probabilities in the last columns."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    columns = ["image", "class", "probability", "changes"]
+    writer.writerow([*columns, *predictions[0]["probabilities"]])
+    for each in predictions:
+        writer.writerow([*(each[name] for name in columns), *each["probabilities"].values()])
+
+
+def _files(path: Path) -> Iterator[Path | fo.data.InMemory]:
+    """The image itself, those in it if it is a folder, those that fit if it is a pattern, that of standard input for `-`."""
+    if str(path) == "-":
+        content = sys.stdin.buffer.read(MAX_INPUT + 1)
+        if len(content) > MAX_INPUT:
+            raise ValueError(f"standard input: more than {MAX_INPUT:,} bytes are not taken for an image")
+        yield fo.data.InMemory("standard input", content)
+    elif path.is_dir():
+        found = fo.data.list_images(path)
+        if not found:
+            raise ValueError(f"{path}: there is no image in this folder")
+        yield from found
+    elif not path.exists() and glob.has_magic(str(path)):
+        matches = [match for name in sorted(glob.glob(str(path), recursive=True)) if (match := Path(name)).is_file()]
+        if not matches:
+            raise ValueError(f"{path}: no file fits this pattern")
+        yield from matches
+    else:
+        yield path

@@ -44,7 +44,7 @@ def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
     table = find(chosen.table, chosen.scale)
     for sentence in table.says:
         screen.say(sentence)
-    shared = () if chosen.data_dir is None else ("--data-dir", str(chosen.data_dir))
+    shared: tuple[str, ...] = () if chosen.data_dir is None else ("--data-dir", str(chosen.data_dir))
     shared += () if chosen.device == "auto" else ("--device", chosen.device)
     for arm in table.arms:
         check((*arm.options, *shared))
@@ -62,5 +62,7 @@ def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
 
 def show(result: dict[str, Any], screen: Screen) -> None:
     """Paper and ours, side by side."""
-    screen.table(f"paper and ours: {result['unit']}, scale {result['scale']}", COLUMNS, [cells(row) for row in result["rows"]])
+    screen.table(
+        f"paper and ours: {result['unit']}, scale {result['scale']}", COLUMNS, [cells(row) for row in result["rows"]]
+    )
     screen.say(f"report: {result['report']}")

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 import forwardonly as fo
@@ -14,8 +16,8 @@ from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
 from forwardonly.readout import Kind
-from forwardonly.storage import read_config
-from forwardonly.training import Recipe
+from forwardonly.storage import CONFIG, read_config
+from forwardonly.training import Recipe, Team, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,16 @@ class Train(Common):
     """Decides every random draw: initial weights, order of the images, augmentation."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the run; by default a new one, runs/DATA-RULE-seedSEED."""
+    log: Logger = "none"
+    """Send each epoch's figures to tensorboard (into the run's folder), wandb or trackio too."""
     resume: bool = False
     """Go on with the run in `--out`, or with the newest default one, by the options that it was started with."""
+    parallel: Annotated[Literal["data", "layers"] | None, UNSET, tyro.conf.DisallowNone] = None
+    """What the processes that torchrun starts share: each batch, the default, or the blocks."""
+    stages: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """With `--parallel layers`: processes that a batch passes through, by default all; more of them share the data."""
+    peer_timeout: float = 300.0
+    """Seconds without an answer after which another process is taken for dead, which ends the run."""
 
 
 def options(argv: Sequence[str]) -> Any:
@@ -51,10 +61,14 @@ def options(argv: Sequence[str]) -> Any:
         data=given(argv, "--data", Train.data),
         body=given(argv, "--body", Train.body),
     )
-    if "--resume" not in argv:
+    if not (resumes := "--resume" in argv) and not restarted():
         return _with_groups(plain, {})
     default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
     out = Path(given(argv, "--out", str(default)))
+    if not resumes and not (out / CONFIG).exists():
+        return _with_groups(plain, {})  # the first attempt did not get as far as a run
+    if not resumes:  # a default of True would turn the flag, where it is given, into one that cannot be
+        plain = replace(plain, resume=True)
     kept = read_config(out)
     try:
         for part in ("rule", "body"):
@@ -93,16 +107,28 @@ def _with_groups(plain: Train, kept: dict[str, Any]) -> Any:
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
     """Trains; returns `result.json`'s object, each block's validation accuracy if there is one, and the folder."""
-    train, validation, test = fo.data.load(
-        chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
-    )
+    with join(chosen.parallel, chosen.stages, chosen.peer_timeout) as team:
+        return _train(chosen, screen, team)
+
+
+def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
+    with team.first_on_machine():  # one process downloads
+        train, validation, test = fo.data.load(
+            chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
+        )
     rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **asdict(chosen.rule_options))
     network = fo.build(chosen.body_options, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
-    out = chosen.out or _fresh(_stem(chosen.data, chosen.rule, chosen.seed))
+    out = chosen.out or _agreed(team, _stem(chosen.data, chosen.rule, chosen.seed))
     config = {"data": _data(chosen, train.classes)}
     if chosen.resume:
         _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **config})))
-    with screen.progress(f"{chosen.rule} on {train.name}") as draw:
+    told = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(chosen.recipe)})
+    with told as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
+
+        def progress(event: Progress) -> None:
+            draw(event)
+            note(event)
+
         finished = fo.fit(
             network,
             train,
@@ -111,8 +137,9 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
             out=out,
             resume=chosen.resume,
             seed=chosen.seed,
-            progress=draw,
+            progress=progress,
             config=config,
+            team=team,
             **asdict(chosen.recipe),
         )
     result = {**finished.result, "run": str(out)}
@@ -192,6 +219,16 @@ def _fresh(stem: Path) -> Path:
     if not stem.exists():
         return stem
     return next(path for k in itertools.count(2) if not (path := stem.with_name(f"{stem.name}-{k}")).exists())
+
+
+def _agreed(team: Team, stem: Path) -> Path:
+    """A fresh folder, the same for all processes."""
+    return Path(team.told(str(_fresh(stem)), torch.device("cpu")))
+
+
+def restarted() -> bool:
+    """Whether torchrun starts this process once more, after one of a run's processes has died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _newest(stem: Path) -> Path:

@@ -1,5 +1,6 @@
 """Data: known sets, folders and arrays as uint8 tensors, in batches, augmented where they lie."""
 
+from forwardonly.data.adapting import InMemory, read_adapted
 from forwardonly.data.augment import Augment
 from forwardonly.data.batches import batches
 from forwardonly.data.fetching import fetch
@@ -15,6 +16,7 @@ __all__ = [
     "Description",
     "Features",
     "Images",
+    "InMemory",
     "Splits",
     "augmentation",
     "batches",
@@ -23,6 +25,7 @@ __all__ = [
     "hold_out",
     "list_images",
     "load",
+    "read_adapted",
     "read_images",
     "table",
     "verify",

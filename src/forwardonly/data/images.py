@@ -28,7 +28,8 @@ class Images:
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != self.dtype:
             raise ValueError(
-                f"{self.name}: images must be {str(self.dtype).removeprefix('torch.')} of shape (N, channels, height, width), "
+                f"{self.name}: images must be {str(self.dtype).removeprefix('torch.')} "
+                f"of shape (N, channels, height, width), "
                 f"not {self.images.dtype} of shape {tuple(self.images.shape)}"
             )
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:

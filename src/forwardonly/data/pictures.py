@@ -66,7 +66,7 @@ def read_images(
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")  # Pillow remarks on metadata and on sizes, which are checked here
         if shape is None:
-            heads = list(pool.map(_head, files))
+            heads = list(pool.map(picture_head, files))
             if image_size is None:
                 _require_one_size(files, [size for _, size in heads])
             width, height = heads[0][1] if image_size is None else (image_size, image_size)
@@ -204,7 +204,7 @@ def _open(file: Picture, stream: BinaryIO) -> Image:
     return image
 
 
-def _head(file: Picture) -> tuple[bool, tuple[int, int]]:
+def picture_head(file: Picture) -> tuple[bool, tuple[int, int]]:
     """(is it grey, (width, height)) from the file's header alone."""
     with reading(file, "an image"), file.open("rb") as stream, _open(file, stream) as image:
         return image.mode in _GREY, image.size

@@ -102,7 +102,6 @@ SOURCES = {
         classes=10,
         train=60_000,
         test=10_000,
-        augment=Augment(crop=1, flip="random"),
         terms="MIT, Zalando SE",
         page="https://github.com/zalandoresearch/fashion-mnist",
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",

@@ -130,7 +130,7 @@ def _claim(job: Job) -> None:
 
 
 def _start(job: Job, threads: int) -> subprocess.Popen[str]:
-    resume = ["--resume"] if (job.folder / "checkpoint").exists() else []
+    resume = ["--resume"] if (job.folder / "config.json").exists() else []
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),

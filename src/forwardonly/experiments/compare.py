@@ -1,6 +1,6 @@
 """Rules against each other, over seeds and data sets: every run, the table, the tests, the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -99,9 +99,11 @@ def compare(
     planned = plan(arms, data, seeds, out, options)
     done = run_all([job for group in planned.values() for job in group], at_once=jobs, report=progress)
     groups = group_runs(planned, done)
-    result = {
+    result: dict[str, Any] = {
         "arms": [summary(name, arm, runs) for (name, arm), runs in groups.items()],
-        "tests": [test for name in data for test in tests({arm: runs for (d, arm), runs in groups.items() if d == name}, name)],
+        "tests": [
+            test for name in data for test in tests({arm: runs for (d, arm), runs in groups.items() if d == name}, name)
+        ],
         "report": str(out / "report.html"),
     }
     title = f"{', '.join(rules)} on {', '.join(data)}"
@@ -129,13 +131,15 @@ def summary(data: str, arm: str, runs: Sequence[Finished]) -> dict[str, Any]:
         "test_accuracy": accuracies,
         "mean": mean,
         "std": deviation,
-        "block_accuracy": [sum(values) / len(values) for values in zip(*(r.result["block_accuracy"] for r in runs), strict=True)],
+        "block_accuracy": [
+            sum(values) / len(values) for values in zip(*(r.result["block_accuracy"] for r in runs), strict=True)
+        ],
         "seconds": sum(run.result["seconds"] for run in runs) / len(runs),
         "peak_memory_bytes": max(run.result["peak_memory_bytes"] for run in runs),
     }
 
 
-def tests(groups: dict[str, Sequence[Finished]], data: str) -> list[dict[str, Any]]:
+def tests(groups: Mapping[str, Sequence[Finished]], data: str) -> list[dict[str, Any]]:
     """Every pair of arms on one data set: paired t-tests with Holm's correction over these pairs."""
     pairs = list(combinations(groups, 2))
     values = {arm: [run.result["test_accuracy"] for run in runs] for arm, runs in groups.items()}

@@ -24,9 +24,14 @@ def write(run: Path, found: Mapping[str, Any]) -> Path:
     rows = [
         [f"block {k + 1}", *(f"{block[name]:.4g}" for name in QUANTITIES)] for k, block in enumerate(found["blocks"])
     ]
-    body = [f"<h1>{run.resolve().name}: free-riding</h1>", card("on the test images", table(["", *QUANTITIES.values()], rows))]
+    body = [
+        f"<h1>{run.resolve().name}: free-riding</h1>",
+        card("on the test images", table(["", *QUANTITIES.values()], rows)),
+    ]
     if found["law_slope"] is not None:
-        body.append(f"<p>Slope of log R on P: {found['law_slope']:.4f}; -beta gamma is {found['law_predicted']:.4f}.</p>")
+        body.append(
+            f"<p>Slope of log R on P: {found['law_slope']:.4f}; -beta gamma is {found['law_predicted']:.4f}.</p>"
+        )
     history = _history(run)
     if history:
         key = [(f"block {k + 1}", k % 8) for k in range(len(found["blocks"]))]

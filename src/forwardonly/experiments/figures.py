@@ -1,7 +1,7 @@
 """Figures as SVG text that takes its colours from the page's style sheet, so that they suit light and dark.
 
-Series are coloured by classes `s0`, `s1`, ... which the page defines. Coordinates are in SVG units; a figure is 420 wide and
-scales with its column, so that text stays readable on a phone.
+Series are coloured by classes `s0`, `s1`, ... which the page defines. Coordinates are in SVG units; a figure is 420
+wide and scales with its column, so that text stays readable on a phone.
 """
 
 import math
@@ -58,7 +58,9 @@ def lines(series: Sequence[Line], x_label: str, y_label: str) -> str:
             edge = [*zip(line.x, line.low, strict=True), *reversed([*zip(line.x, line.high, strict=True)])]
             parts.append(f'<polygon class="band s{line.colour}" points="{_points(edge, x, y)}"/>')
         path = _points([*zip(line.x, line.y, strict=True)], x, y)
-        parts.append(f'<polyline class="line s{line.colour}" points="{path}"><title>{escape(line.name)}</title></polyline>')
+        parts.append(
+            f'<polyline class="line s{line.colour}" points="{path}"><title>{escape(line.name)}</title></polyline>'
+        )
     return _svg(parts, HEIGHT, f"{y_label} over {x_label}")
 
 
@@ -74,12 +76,16 @@ def dots(rows: Sequence[tuple[str, int, Sequence[float], tuple[float, float] | N
         parts.append(f'<text x="14" y="{middle - 16}">{escape(name)}</text>')
         if interval is not None:
             parts.append(
-                f'<line class="line s{colour}" x1="{x(interval[0])}" x2="{x(interval[1])}" y1="{middle}" y2="{middle}"/>'
+                f'<line class="line s{colour}" x1="{x(interval[0])}" x2="{x(interval[1])}" y1="{middle}" '
+                f'y2="{middle}"/>'
             )
         mean = x(sum(values) / len(values))
         parts.append(f'<line class="line s{colour}" x1="{mean}" x2="{mean}" y1="{middle - 8}" y2="{middle + 8}"/>')
         for value in values:
-            parts.append(f'<circle class="dot s{colour}" cx="{x(value)}" cy="{middle}" r="4.5"><title>{value:.5g}</title></circle>')
+            parts.append(
+                f'<circle class="dot s{colour}" cx="{x(value)}" cy="{middle}" '
+                f'r="4.5"><title>{value:.5g}</title></circle>'
+            )
     return _svg(parts, height, x_label)
 
 
@@ -103,7 +109,8 @@ def _frame(x: _Axis, y: _Axis | None, height: int, x_label: str, y_label: str) -
     if y_label:
         middle = (TOP + floor) / 2
         parts.append(
-            f'<text class="tick" text-anchor="middle" transform="translate(11 {middle}) rotate(-90)">{escape(y_label)}</text>'
+            f'<text class="tick" text-anchor="middle" transform="translate(11 {middle}) '
+            f'rotate(-90)">{escape(y_label)}</text>'
         )
     return parts
 
@@ -114,5 +121,7 @@ def _points(pairs: Sequence[tuple[float, float]], x: _Axis, y: _Axis) -> str:
 
 def _svg(parts: Sequence[str], height: int, label: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label, quote=True)}">' + "".join(parts) + "</svg>"
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label, quote=True)}">'
+        + "".join(parts)
+        + "</svg>"
     )

@@ -16,10 +16,13 @@ from forwardonly.version import __version__
 Groups = Mapping[tuple[str, str], Sequence[Finished]]
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1c2024; --faint: #5c6670; --rule: #d9dee4;
-  --s0: #0067a8; --s1: #c24e00; --s2: #007a58; --s3: #a8438a; --s4: #8a6a00; --s5: #1f8fc4; --s6: #5b5b5b; --s7: #b3261e; }
+:root { color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1c2024; --faint: #5c6670;
+  --rule: #d9dee4;
+  --s0: #0067a8; --s1: #c24e00; --s2: #007a58; --s3: #a8438a; --s4: #8a6a00; --s5: #1f8fc4; --s6: #5b5b5b;
+  --s7: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171a; --card: #1c2126; --ink: #e8eaed; --faint: #a2acb6;
-  --rule: #343b43; --s0: #56b4e9; --s1: #f28c4a; --s2: #3dc79b; --s3: #e495c6; --s4: #e3b83a; --s5: #8fd3ff; --s6: #b5b5b5;
+  --rule: #343b43; --s0: #56b4e9; --s1: #f28c4a; --s2: #3dc79b; --s3: #e495c6; --s4: #e3b83a; --s5: #8fd3ff;
+  --s6: #b5b5b5;
   --s7: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1200px; padding: 16px; background: var(--paper); color: var(--ink);
@@ -28,22 +31,27 @@ h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; } h2 { font-
 h3 { font-size: .95rem; margin: 0 0 .4rem; } p { max-width: 70ch; } .faint { color: var(--faint); font-size: .9rem; }
 .grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; min-width: 0; }
-.wide { grid-column: 1 / -1; } .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+.wide { grid-column: 1 / -1; } .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7.5em; } th { color: var(--faint); font-weight: 600; }
-svg { display: block; width: 100%; height: auto; max-width: 640px; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7.5em; }
+  th { color: var(--faint); font-weight: 600; }
+svg { display: block; width: 100%; height: auto; max-width: 640px; } svg text { fill: var(--ink);
+  font: 12px system-ui, sans-serif; }
 svg .tick { fill: var(--faint); font-size: 11px; } svg .grid { stroke: var(--rule); stroke-width: 1; }
 svg .line { fill: none; stroke: var(--c); stroke-width: 2; } svg .band { fill: var(--c); opacity: .15; }
 svg .dot { fill: var(--c); fill-opacity: .75; stroke: var(--paper); }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 16px; margin: .4rem 0; padding: 0; font-size: .9rem; }
-.key { display: inline-block; width: 14px; height: 4px; margin-right: 6px; vertical-align: middle; background: var(--c); }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 16px; margin: .4rem 0; padding: 0;
+  font-size: .9rem; }
+.key { display: inline-block; width: 14px; height: 4px; margin-right: 6px; vertical-align: middle;
+  background: var(--c); }
 pre { margin: 0; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; }
 """ + "".join(f".s{index} {{ --c: var(--s{index}); }} " for index in range(8))
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a report is made of: runs by (data set, arm), the arms' figures, the tests; `before` and `notes` are HTML and text."""
+    """What a report is made of: runs by (data set, arm), the arms' figures, the tests, HTML put before, and notes."""
 
     title: str
     groups: Groups
@@ -126,7 +134,13 @@ def _accuracy(data: str, groups: Mapping[str, Sequence[Finished]], content: Cont
             table(
                 ["rule", "mean", "std", "n", *(f"block {k + 1}" for k in range(depth))],
                 [
-                    [a["rule"], percent(a["mean"]), percent(a["std"]), len(a["seeds"]), *map(percent, a["block_accuracy"])]
+                    [
+                        a["rule"],
+                        percent(a["mean"]),
+                        percent(a["std"]),
+                        len(a["seeds"]),
+                        *map(percent, a["block_accuracy"]),
+                    ]
                     for a in arms
                 ],
             ),

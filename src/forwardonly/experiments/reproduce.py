@@ -51,7 +51,7 @@ def reproduce(
     by_arm = {arm: runs for (_, arm), runs in groups.items()}
     rows = [_row(row, by_arm, count) for row in table.rows]
     compared = {arm: by_arm[arm] for arm in table.compared}
-    result = {
+    result: dict[str, Any] = {
         "rows": rows,
         "scale": scale,
         "unit": table.unit,

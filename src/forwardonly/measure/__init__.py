@@ -3,6 +3,7 @@
 from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
 from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
+from forwardonly.measure.locality import Leak, leaks
 from forwardonly.measure.memory import SavedBytes, peak_memory_bytes
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "BlockDiagnosis",
     "Diagnosis",
     "Evaluation",
+    "Leak",
     "SavedBytes",
     "assignments",
     "diagnose",
     "evaluate",
     "fit_readout",
+    "leaks",
     "peak_memory_bytes",
 ]

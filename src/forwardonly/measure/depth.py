@@ -50,7 +50,9 @@ def peak_bytes(work: Work, arm: str) -> int:
         torch.cuda.reset_peak_memory_stats(work.device)
         return _peak(work, arm)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as fresh:
+    with ProcessPoolExecutor(
+        1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    ) as fresh:
         return fresh.submit(_peak, work, arm).result()
 
 

@@ -1,10 +1,10 @@
 """Free-riding: how much of its learning signal a block loses to what other blocks already achieved.
 
-Yousefiramandi 2026, arXiv 2605.06240. A block's margin is m = g(x, y+) - g(x, y-), its prior margin P the sum of m over
-the blocks before it. Under the cumulative loss softplus(-beta (m + gamma P)) its gradient is that of a block by itself times
-R = (1 + e^{beta m}) / (1 + e^{beta (m + gamma P)}), which falls as e^{-beta gamma P}; starvation is mean[1 - min(1, R)].
-Ours: R is measured, as the ratio of two gradients of the rule's own loss, so that it holds for every contrastive rule and
-remedy and the formula above can be wrong.
+Yousefiramandi 2026, arXiv 2605.06240. A block's margin is m = g(x, y+) - g(x, y-), its prior margin P the sum of m
+over the blocks before it. Under the cumulative loss softplus(-beta (m + gamma P)) its gradient is that of a block by
+itself times R = (1 + e^{beta m}) / (1 + e^{beta (m + gamma P)}), which falls as e^{-beta gamma P}; starvation is
+mean[1 - min(1, R)]. Ours: R is measured, as the ratio of two gradients of the rule's own loss, so that it holds for
+every contrastive rule and remedy and the formula above can be wrong.
 
 Shapes: L blocks, N images, C classes; everything here is float64, for R spans many orders of magnitude.
 """
@@ -23,7 +23,8 @@ from forwardonly.precision import autocast, choose_precision
 from forwardonly.rules import ContrastiveRule, Heard, Rule
 
 SATURATED = 3.0
-"""The law is asymptotic: it is fitted where beta M is at least this, so that 1 + e^{beta M} is e^{beta M} within 5 %."""
+"""The law is asymptotic: it is fitted where beta M is at least this, so that 1 + e^{beta M} is e^{beta M} within 5
+%."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Forward-Forward as the usual public scripts run it, for the peers' comparison: a reference arm, not a way to train.
 
-What makes it slow is kept on purpose: images are prepared one by one on the host, the two streams are two passes through each
-layer, a loss is read back after each step, and each layer runs a second time after its update to feed the next one. Its equations
-and its defaults are those of Hinton 2022, arXiv 2212.13345, and of such scripts: inputs divided by their length, threshold 2,
-Adam at 0.03.
+What makes it slow is kept on purpose: images are prepared one by one on the host, the two streams are two passes
+through each layer, a loss is read back after each step, and each layer runs a second time after its update to feed the
+next one. Its equations are those of Hinton 2022, arXiv 2212.13345, its defaults those of such scripts: inputs divided
+by their length, threshold 2, Adam at 0.03.
 """
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class NaiveForwardForward:
 
     def __init__(self, sizes: list[int], classes: int, rate: float = 0.03):
         self.classes = classes
-        self.layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)]
+        self.layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)]
         self.optimisers = [torch.optim.Adam(layer.parameters(), lr=rate) for layer in self.layers]
 
     def step(self, images: Tensor, labels: Tensor) -> list[float]:
@@ -34,7 +36,7 @@ class NaiveForwardForward:
             good, bad = (run(layer, stream).square().mean(1) for stream in (positive, negative))
             loss = nn.functional.softplus(torch.cat([2 - good, bad - 2])).mean()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             losses.append(loss.item())
             with torch.no_grad():

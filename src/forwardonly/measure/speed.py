@@ -106,7 +106,7 @@ def accumulated_step(work: Work) -> Arm:
         for some, theirs in zip(images.chunk(MICRO_BATCHES), labels.chunk(MICRO_BATCHES), strict=True):
             with autocast(work.precision, work.device):
                 loss, _ = block.rule.local_loss(block(network.prepare(some)), theirs, None)
-            (loss * (len(some) / len(images))).backward()  # type: ignore[no-untyped-call]
+            (loss * (len(some) / len(images))).backward()
         update.step()
 
     return step
@@ -209,7 +209,10 @@ def alternate(arms: Mapping[str, Arm], *, repeats: int, device: torch.device) ->
     """
     if repeats < 7:
         raise ValueError(f"repeats must be at least 7, for a median to mean something, not {repeats}.")
-    often = {name: max(1, math.ceil(SHORTEST / min(_seconds(arm, 1, device) for _ in range(3)))) for name, arm in arms.items()}
+    often = {
+        name: max(1, math.ceil(SHORTEST / min(_seconds(arm, 1, device) for _ in range(3))))
+        for name, arm in arms.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for turn in range(repeats):

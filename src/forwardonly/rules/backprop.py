@@ -20,7 +20,7 @@ class Backprop(OnePassRule):
     """Share of the target spread evenly over all classes."""
 
     end_to_end = True
-    recipe = MappingProxyType({})
+    recipe = MappingProxyType({"weight_decay": 0.1})
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         self.head = nn.Linear(shape[0], self.classes)

@@ -1,8 +1,9 @@
-"""Learnable channel-class assignment (LCCA, "CAW-Conv"). Ghader, Kheradpisheh, Farahani & Fazlali 2026, arXiv 2606.09928.
+"""Learnable channel-class assignment (LCCA, "CAW-Conv"). Ghader, Kheradpisheh, Farahani & Fazlali 2026, arXiv
+2606.09928.
 
-Each channel votes for classes by a softmax row of its own, which sharpens as training goes on. All of it is given by the paper
-and its authors' code, but: flat activations vote with their values (reconstruction), and orthogonality is by default not divided
-by the further C^2 K of their code, which makes it inert.
+Each channel votes for classes by a softmax row of its own, which sharpens as training goes on. All of it is given by
+the paper and its authors' code, but: flat activations vote with their values (reconstruction), and orthogonality is
+by default not divided by the further C^2 K of their code, which makes it inert.
 
 Shapes: B batch, C classes, K channels (of flat activations: features).
 """
@@ -20,7 +21,9 @@ from forwardonly.rules.base import OnePassRule, Place, float32
 
 
 def channel_scores(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
-    """p = mean * average + largest * maximum + smallest * minimum over space: (B, K, H, W) -> (B, K); (B, D) as it is."""
+    """p = mean * average + largest * maximum + smallest * minimum over space: (B, K, H, W) -> (B, K); (B, D) as it
+    is.
+    """
     if activation.dim() == 2:
         return float32(activation)
     score = mean * float32(grid_pool(activation, 1))

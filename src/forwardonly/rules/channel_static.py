@@ -1,9 +1,9 @@
-"""Fixed channel-class groups. DeeperForward, ICLR 2025 (mean activation), and before it Channel-wise Competitive Learning
-(CwC), AAAI 2024 (mean of squares).
+"""Fixed channel-class groups. DeeperForward, ICLR 2025 (mean activation), and before it Channel-wise Competitive
+Learning (CwC), AAAI 2024 (mean of squares).
 
 Channels are split into C groups; a class's score is the mean goodness of its group. Given: the scores, softmax
-cross-entropy, group norm over the C groups between layers. Reconstruction: a factor on the scores, and groups that differ by
-one channel where the classes do not divide the channels.
+cross-entropy, group norm over the C groups between layers. Reconstruction: a factor on the scores, and groups that
+differ by one channel where the classes do not divide the channels.
 
 Shapes: B batch, C classes, K channels (of flat activations: features).
 """
@@ -31,7 +31,9 @@ def group_scores(activation: Tensor, groups: Tensor, classes: int, goodness: Goo
 
 @dataclass(kw_only=True, eq=False)
 class ChannelStatic(OnePassRule):
-    """Cross-entropy of the groups' goodness. Keeps `groups` (K,), the class of each channel; learns nothing of its own."""
+    """Cross-entropy of the groups' goodness. Keeps `groups` (K,), the class of each channel; learns nothing of its
+    own.
+    """
 
     goodness: Literal["mean", "squared"] = "mean"
     """Goodness of a channel: its mean activation (DeeperForward) or mean square (CwC)."""

@@ -1,11 +1,12 @@
 """Collaborative Forward-Forward (F-CFF and A-CFF). Beigzad 2025, "NetworkFF", arXiv 2512.17531.
 
 A block's loss sees its own goodness and, weighted by gamma, that of the other blocks: G_l + gamma_l sum alpha_lk G_k
-(equation 5) in 1/2 [softplus(-G(pos)) + softplus(G(neg))] (equation 8). Given by the paper: both equations, gamma = 1 for
-ever (fixed) or learned by gradient descent with a rate of its own, 0.01, from 1 (adaptive, equation 7). The paper is silent
-on the rest, so it is ours and an option: alpha = 1, no gradient through the others' goodness, and the threshold is taken
-from the sum although equation 8 has none. All that Forward-Forward leaves open is as in `ForwardForward`, its tuned defaults
-among it; sharpness 1, uniform negatives and inputs as they are make the paper's loss.
+(equation 5) in 1/2 [softplus(-G(pos)) + softplus(G(neg))] (equation 8). Given by the paper: both equations, gamma = 1
+for ever (fixed) or learned by gradient descent with a rate of its own, 0.01, from 1 (adaptive, equation 7). The paper
+is silent on the rest, so it is ours and an option: alpha = 1, no gradient through the others' goodness, and the
+threshold is taken from the sum although equation 8 has none. All that Forward-Forward leaves open is as in
+`ForwardForward`, its tuned defaults among it; sharpness 1, uniform negatives and inputs as they are make the paper's
+loss.
 
 Shapes: B batch, L blocks.
 """
@@ -27,7 +28,8 @@ def collective_goodness(own: Tensor, others: Tensor, gamma: Tensor | float, alph
 
 @dataclass(kw_only=True, eq=False)
 class CollaborativeFixed(ForwardForward):
-    """F-CFF: every block hears the others with a fixed gamma. The buffers `gamma` () and `alpha` (L,) are the block's."""
+    """F-CFF: every block hears the others with a fixed gamma. The buffers `gamma` () and `alpha` (L,) are the
+    block's."""
 
     initial_gamma: float = 1.0
     """Weight of the other blocks' goodness; where gamma is learned, the weight at the start."""
@@ -36,14 +38,17 @@ class CollaborativeFixed(ForwardForward):
     hears: Literal["all", "earlier"] = "all"
     """Which other blocks take part."""
     stop_gradient: bool = True
-    """Treat the others' goodness as given; else a block's loss also moves the others' weights, in simultaneous training."""
+    """Treat the others' goodness as given; else a block's loss also moves the others' weights, in simultaneous
+    training."""
     threshold_enters: bool = True
     """Take the threshold from the collective goodness; equation 8 to the letter does not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.stop_gradient and self.hears != "all":
-            raise ValueError("Only a block that hears all others can move their weights: stop_gradient needs hears all.")
+            raise ValueError(
+                "Only a block that hears all others can move their weights: stop_gradient needs hears all."
+            )
 
     @property
     def wants(self) -> Wants:

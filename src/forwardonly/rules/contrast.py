@@ -1,8 +1,8 @@
 """A local supervised contrastive term, which any one-pass rule can add to its own loss.
 
 Khosla et al. 2020, "Supervised Contrastive Learning", arXiv 2004.11362, equation 2: examples of one class attract each
-other on the unit sphere and repel the rest of the batch. Reconstruction: that it is taken of a block's activation pooled to a
-2 x 2 grid, without a projection head, so that it adds no weights.
+other on the unit sphere and repel the rest of the batch. Reconstruction: that it is taken of a block's activation
+pooled to a 2 x 2 grid, without a projection head, so that it adds no weights.
 
 Shapes: B batch, D features.
 """

@@ -1,9 +1,9 @@
 """Cumulative goodness and the remedies for free-riding. Yousefiramandi 2026, arXiv 2605.06240.
 
 A block's margin m = g(x, y+) - g(x, y-) is judged together with the margins P of all blocks before it, taken as given:
-M = m + gamma P, loss softplus(-beta M). Where P is large already the block learns nothing: it rides free. Given by the paper:
-the loss, beta = 4, gamma = 0.7, and each remedy. Ours: in the gate, "previous cumulative goodness" is the plain sum of the
-earlier blocks' goodness on that stream.
+M = m + gamma P, loss softplus(-beta M). Where P is large already the block learns nothing: it rides free. Given by
+the paper: the loss, beta = 4, gamma = 0.7, and each remedy. Ours: in the gate, "previous cumulative goodness" is the
+plain sum of the earlier blocks' goodness on that stream.
 
 Shapes: B batch, L blocks.
 """

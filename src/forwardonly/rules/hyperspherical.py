@@ -2,9 +2,10 @@
 
 Each block solves the C-class problem on the unit sphere: its features are normalised and compared with learned unit
 prototypes, and the prototypes of the other classes are the negatives, so one pass serves learning and predicting. Given
-by the paper: unit features and prototypes, several prototypes a class joined by log-sum-exp, a smooth margin loss, and for
-feature maps an auxiliary convolution before the sphere. The exact form below, a strided 3x3 convolution pooled to a grid among
-it, and the defaults are our reconstruction, tuned on a validation split.
+by the paper: unit features and prototypes, several prototypes a class joined by log-sum-exp, a smooth margin loss,
+    and for
+feature maps an auxiliary convolution before the sphere. The exact form below, a strided 3x3 convolution pooled to a
+grid among it, and the defaults are our reconstruction, tuned on a validation split.
 
 Shapes: B batch, C classes, D features, Q prototypes a class.
 """
@@ -57,7 +58,7 @@ class Hyperspherical(OnePassRule):
     grid: int = 2
     """Feature maps are averaged to a grid of this many windows a side before the sphere."""
 
-    recipe = MappingProxyType({})
+    recipe = MappingProxyType({"weight_decay": 0.1})
     normalises = True
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class Hyperspherical(OnePassRule):
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         self.auxiliary: nn.Module = nn.Identity()
         if len(shape) == 3 and self.aux_channels:
-            stride = 2 if min(shape[1:]) >= 2 * self.grid else 1  # a quarter of the work, and better (see docs/notes)
+            stride = 2 if min(shape[1:]) >= 2 * self.grid else 1  # a quarter of the work
             convolution = nn.Conv2d(shape[0], self.aux_channels, 3, stride, padding=1, bias=False)
             self.auxiliary = nn.Sequential(convolution, nn.ReLU())
             shape = (self.aux_channels, *(-(-side // stride) for side in shape[1:]))

@@ -1,8 +1,8 @@
 """Local cross-entropy on a learned linear read-out, the simplest strong local rule.
 
-"Local prediction loss" of Nokland & Eidnes 2019, arXiv 1901.06656; on flat activations it is Mono-Forward, arXiv 2501.09238.
-Given: average pooling, one linear layer, softmax cross-entropy. Reconstruction: a fixed 2 x 2 grid where Nokland & Eidnes pool
-to about 2048 features.
+"Local prediction loss" of Nokland & Eidnes 2019, arXiv 1901.06656; on flat activations it is Mono-Forward, arXiv
+2501.09238. Given: average pooling, one linear layer, softmax cross-entropy. Reconstruction: a fixed 2 x 2 grid where
+Nokland & Eidnes pool to about 2048 features.
 
 Shapes: B batch, C classes, K channels, g grid.
 """

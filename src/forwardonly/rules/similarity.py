@@ -1,9 +1,10 @@
-"""Similarity matching with a local prediction. Nokland & Eidnes 2019, "Training Neural Networks with Local Error Signals",
-arXiv 1901.06656.
+"""Similarity matching with a local prediction. Nokland & Eidnes 2019, "Training Neural Networks with Local Error
+Signals", arXiv 1901.06656.
 
-Examples of one class should look alike to each block, those of two classes different. Given: the cosine similarity of centred
-features, for maps of the deviation of each channel over space after a 3x3 convolution of the loss's own; the mean squared
-difference from the similarity of one-hot labels; cross-entropy of a pooled linear read-out beside it, weighed 0.01 to 0.99.
+Examples of one class should look alike to each block, those of two classes different. Given: the cosine similarity of
+centred features, for maps of the deviation of each channel over space after a 3x3 convolution of the loss's own; the
+mean squared difference from the similarity of one-hot labels; cross-entropy of a pooled linear read-out beside it,
+weighed 0.01 to 0.99.
 
 Shapes: B batch, C classes, K channels, D features.
 """
@@ -34,8 +35,8 @@ def similarity_loss(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class Similarity(Projection):
-    """Similarity matching plus a linear read-out. Owns `head`, and for maps a 3x3 convolution `lens`, for flat features a
-    linear one.
+    """Similarity matching plus a linear read-out. Owns `head`, and for maps a 3x3 convolution `lens`, for flat
+    features a linear one.
     """
 
     prediction: float = 0.01

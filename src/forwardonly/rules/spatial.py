@@ -1,6 +1,7 @@
 """Spatial goodness: energy a channel and place, read by a fixed random projection. ASGE, arXiv 2509.12394.
 
-Given: the energy of each channel on a P x P grid, a random projection to class scores that is never trained, cross-entropy.
+Given: the energy of each channel on a P x P grid, a random projection to class scores that is never trained, cross-
+    entropy.
 Reconstruction: energy is the mean square; its vector is standardised for each example, so that scores do not depend on
 scale; the projection's entries are normal with deviation 1/sqrt(D); a temperature multiplies the scores.
 

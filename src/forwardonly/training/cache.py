@@ -23,7 +23,10 @@ CHUNK = 1000
 def repeats(network: Network, images: Images, recipe: Recipe) -> bool:
     """Whether the signal in front of a block is the same in every epoch of its greedy training, and fits in memory."""
     fixed = recipe.redraw == "once" or not isinstance(network.rule, ContrastiveRule)
-    random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)  # the latter makes an image's depend on others'
+    random = (
+        nn.modules.dropout._DropoutNd,
+        nn.modules.batchnorm._BatchNorm,
+    )  # the latter makes an image's depend on others'
     steady = not any(isinstance(module, random) and getattr(module, "p", 1.0) > 0 for module in network.modules())
     if not (recipe.schedule == "greedy" and fixed and steady and recipe.augment is None and network.reader is None):
         return False
@@ -59,10 +62,12 @@ class Cache:
 
     def batch(self, chosen: Tensor) -> tuple[Signal, Heard | None]:
         """Signal (S B, ...) and heard goodness of the images at `chosen` (B,)."""
-        if len(chosen) == len(self.images):  # the whole set has no order, and copying it would cost half a step
-            chosen = slice(None)  # type: ignore[assignment]
-        heard = None if self.heard is None else Heard(*(rows[:, chosen] for rows in self.heard))
-        parts = [tensor[:, chosen].flatten(0, 1) for tensor in _tensors(self.signal)]
+        signal, heard = _tensors(self.signal), self.heard
+        if len(chosen) < len(self.images):  # the whole set has no order, and copying it would cost half a step
+            # index_select copies rows whole: a hundred times faster here than indexing with [...]
+            signal = [tensor.index_select(1, chosen) for tensor in signal]
+            heard = None if heard is None else Heard(*(rows.index_select(1, chosen) for rows in heard))
+        parts = [tensor.flatten(0, 1) for tensor in signal]
         return (parts[0] if isinstance(self.signal, Tensor) else tuple(parts)), heard
 
     def _presented(self, wrong: Tensor | None) -> Iterator[Signal]:

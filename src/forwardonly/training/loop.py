@@ -144,8 +144,11 @@ def judge(
 
 @cache
 def compiled_judge() -> Callable[..., Any]:
-    """`judge` as one graph a block, with one more for its gradient; blocks of the same kind and shape share them."""
-    return torch.compile(judge, dynamic=False, recompile_limit=64)
+    """`judge` as one graph a block, with one more for its gradient; blocks of the same kind and shape share them.
+
+    PyTorch compiles 8 kinds by default and runs further ones as they are: `torch._dynamo.config.recompile_limit`.
+    """
+    return torch.compile(judge, dynamic=False)
 
 
 def hear(block: Block, heard: Heard | None, told: Heard | None) -> Heard | None:

@@ -74,7 +74,7 @@ class Team:
 
     def device(self, chosen: torch.device) -> torch.device:
         """The device that was chosen; on a machine with many GPUs, this process's own."""
-        if self.alone or chosen.type != "cuda" or chosen.index is not None:
+        if self.alone or str(chosen) != "cuda":
             return chosen
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
@@ -169,6 +169,18 @@ class Team:
             block_accuracy=[number / count for number in self.summed(right.to(network.device)).tolist()],
             confusion=confusion,
         )
+
+    @contextmanager
+    def first_on_machine(self) -> Iterator[None]:
+        """Each machine's first process goes through the block, then the others do."""
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not self.alone and not first:
+            with self.peers():
+                dist.barrier()
+        yield
+        if not self.alone and first:
+            with self.peers():
+                dist.barrier()
 
     @contextmanager
     def peers(self) -> Iterator[None]:

@@ -44,7 +44,10 @@ def spread(network: Network, recipe: Recipe, team: Team, batch: Batch, precision
     if recipe.schedule == "greedy":
         raise ValueError("Greedy training has one block at work at a time: use --parallel data, or train simultaneously.")
     if network.reader is not None or hears(network.row[0]) == "all":
-        raise ValueError("A rule whose blocks all hear each other, or are read by a softmax, needs --parallel data.")
+        raise ValueError(
+            "A rule whose blocks all hear each other, or whose negatives or predictions need a softmax reader, cannot be "
+            "spread over processes: use --parallel data, or options of the rule that do without."
+        )
     costs = torch.zeros(depth, dtype=torch.float64, device=network.device)
     if team.leads:
         costs.copy_(torch.tensor(step_seconds(network.row, recipe, batch, precision)))

@@ -239,6 +239,10 @@ class _Trainer:
         images, labels, wrong = images[part], labels[part], None if wrong is None else wrong[part]
         if self.reader_update is not None:
             read(self.network, self.reader_update, images, labels, self.precision)
+            if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
+                generator = generator_at(
+                    self.device, self.seed, place.phase, place.epoch, place.step, self.team.replica
+                )
         return Batch(self.network.present(images, labels, generator, wrong), labels)
 
     def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:

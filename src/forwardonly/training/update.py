@@ -51,9 +51,42 @@ class Update:
         return {"optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the state from a checkpoint."""
+        """Takes the state from a checkpoint.
+
+        Raises:
+            ValueError: it is not of these optimisers. torch checks little, and its fused kernels nothing.
+        """
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            _check_state(optimiser, kept)
             optimiser.load_state_dict(kept)
+
+
+def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a state has the options and the shapes of an optimiser's parameters."""
+    fresh = optimiser.state_dict()
+    groups, wanted = kept["param_groups"], fresh["param_groups"]
+    alike = len(groups) == len(wanted) and all(
+        one.keys() == two.keys() and all(_alike(one[name], two[name]) for name in one)
+        for one, two in zip(groups, wanted, strict=False)
+    )
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for index, slots in kept["state"].items():
+        shape = parameters[index].shape
+        alike = alike and all(
+            not isinstance(slot, Tensor) or (slot.is_floating_point() and slot.shape in (shape, torch.Size()))
+            for slot in slots.values()
+        )
+    if not alike:
+        raise ValueError("The state in the checkpoint is not of the run's optimisers.")
+
+
+def _alike(one: Any, two: Any) -> bool:
+    """Whether two options are the same but for the value of a number."""
+    if isinstance(two, list | tuple):
+        return isinstance(one, list | tuple) and len(one) == len(two) and all(map(_alike, one, two))
+    if isinstance(two, float):
+        return isinstance(one, float | int) and not isinstance(one, bool)
+    return type(one) is type(two) and (not isinstance(two, int) or one == two)
 
 
 def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:

@@ -1,20 +1,25 @@
-"""Recipes: for each table of a paper on convolutional networks, the runs that make it, as options of `forwardonly train`.
+"""Recipes: for each table of a paper on convolutional networks, the runs that make it, as options of `forwardonly
+train`.
 
-A recipe is a function of a scale. `full` is for a GPU: the paper's protocol where there is one. `cpu` fits each row into about an
-hour of 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and shows no more than that all of it works. Readouts,
-learning rates and the rest were chosen on validation images, which `docs/notes/convolutional.md` tells of; none on test images.
+A recipe is a function of a scale. `full` is for a GPU: the paper's protocol where there is one. `cpu` fits each row
+into about an hour of 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and shows no more than that
+all of it works. Readouts, learning rates and the rest were chosen on validation images, which
+`docs/notes/convolutional.md` tells of; none on test images.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from forwardonly.experiments.compare import Arm
+from forwardonly.experiments.recipes.table import Row, Table, test_accuracy
+
 Scale = Literal["quick", "cpu", "full"]
 Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One line of a table: the paper's figure, and how ours is made."""
 
     name: str
@@ -26,9 +31,9 @@ class Row:
     options: Options = field(default_factory=dict)
     """Further options of `forwardonly train` by name, without their dashes."""
 
-    def command(self) -> list[str]:
-        """Options of `forwardonly train`, without a seed or a folder."""
-        words = ["--data", self.data, "--rule", self.rule, "--body", self.body]
+    def options_of_train(self) -> list[str]:
+        """The whole `forwardonly train` call but data, seed and folder."""
+        words = ["--rule", self.rule, "--body", self.body]
         for name, value in self.options.items():
             words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
         return words
@@ -36,16 +41,18 @@ class Row:
 
 CLASSES = {"cifar-100": 100, "tiny-imagenet": 200}
 HELD_OUT = {"validation": 5_000}
-SGD = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250}
+SGD: Options = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250}
 PLAIN = {"crop": 0, "flip": "none"}
 AUGMENTED = {"crop": 4, "flip": "alternating"}
 LCCA_MNIST = {"rule.mean-weight": 0.97, "rule.max-weight": 0.03, "rule.min-weight": -0.03}
 
 
-def lcca(scale: Scale) -> list[Row]:
-    """Learnable channel-class assignment, arXiv 2606.09928: its table, what it claims of its parts, and backprop beside it."""
+def lcca(scale: Scale) -> list[Line]:
+    """Learnable channel-class assignment, arXiv 2606.09928: its table, what it claims of its parts, and backprop
+    beside it.
+    """
     learnable = {**_resnet(scale), "readout": "validation"}
-    parts = {
+    parts: dict[str, Options] = {
         "without entropy": {"rule.entropy-weight": 0.0},
         "without orthogonality": {"rule.orthogonality-weight": 0.0},
         "uniform readout": {"readout": "sum"},
@@ -58,24 +65,24 @@ def lcca(scale: Scale) -> list[Row]:
     ]
     augmented = {**learnable, **AUGMENTED}
     rows.append(
-        Row("channel-learnable, cifar-10, augmented", None, "cifar-10", "channel-learnable", "resnet17", augmented)
+        Line("channel-learnable, cifar-10, augmented", None, "cifar-10", "channel-learnable", "resnet17", augmented)
     )
     for name, change in parts.items():
         options = {**learnable, **change}
         rows.append(
-            Row(f"channel-learnable, cifar-10, {name}", None, "cifar-10", "channel-learnable", "resnet17", options)
+            Line(f"channel-learnable, cifar-10, {name}", None, "cifar-10", "channel-learnable", "resnet17", options)
         )
     return rows
 
 
-def deeperforward(scale: Scale) -> list[Row]:
-    """Fixed channel groups, DeeperForward, ICLR 2025, and the older mean of squares, CwC, AAAI 2024, on the same net."""
+def deeperforward(scale: Scale) -> list[Line]:
+    """Fixed channel groups, DeeperForward, ICLR 2025, and the older mean of squares, CwC, AAAI 2024, on one net."""
     options = {**_resnet(scale), "readout": "validation"}
     papers = {"cifar-10": 86.22, "mnist": 99.63, "fashion-mnist": 93.13, "cifar-100": 53.09, "tiny-imagenet": 41.36}
     squared = {**options, "rule.goodness": "squared"}
     return [
         *_each(scale, "channel-static", papers, options),
-        Row(
+        Line(
             "channel-static, cifar-10, squared (CwC: another net)",
             78.11,
             "cifar-10",
@@ -86,7 +93,7 @@ def deeperforward(scale: Scale) -> list[Row]:
     ]
 
 
-def hff(scale: Scale) -> list[Row]:
+def hff(scale: Scale) -> list[Line]:
     """Hyperspherical Forward-Forward, arXiv 2605.00082: a CNN and a multilayer perceptron, and backprop beside them."""
     epochs = {"quick": 1, "cpu": 30, "full": 200}[scale]
     mlp = {"hidden": (1000, 1000, 1000) if scale != "quick" else (200, 200), "dropout": 0.2, "epochs": epochs}
@@ -95,34 +102,37 @@ def hff(scale: Scale) -> list[Row]:
     for rule in ("hyperspherical", "backprop"):
         ours = rule == "hyperspherical"
         own = {**cnn, "readout": "validation", **HELD_OUT} if ours else {**cnn, **HELD_OUT}
-        rows.append(Row(f"{rule}, cifar-10, CNN", 83.08 if ours else None, "cifar-10", rule, "six", own))
+        rows.append(Line(f"{rule}, cifar-10, CNN", 83.08 if ours else None, "cifar-10", rule, "six", own))
         rows.append(
-            Row(f"{rule}, cifar-10, MLP", 61.93 if ours else None, "cifar-10", rule, "mlp", {**mlp, **HELD_OUT})
+            Line(f"{rule}, cifar-10, MLP", 61.93 if ours else None, "cifar-10", rule, "mlp", {**mlp, **HELD_OUT})
         )
-        rows.append(Row(f"{rule}, cifar-100, CNN", 54.34 if ours else None, "cifar-100", rule, "six", own))
+        rows.append(Line(f"{rule}, cifar-100, CNN", 54.34 if ours else None, "cifar-100", rule, "six", own))
     return rows
 
 
-def local_errors(scale: Scale) -> list[Row]:
-    """Local error signals, Nokland & Eidnes 2019, arXiv 1901.06656, VGG8b: similarity matching, prediction alone, backprop."""
+def local_errors(scale: Scale) -> list[Line]:
+    """Local error signals, Nokland & Eidnes 2019, arXiv 1901.06656, VGG8b: similarity matching, prediction alone,
+    backprop.
+    """
     epochs = {"quick": 1, "cpu": 12, "full": 400}[scale]
     own = {"width": {"quick": 0.1, "cpu": 0.5, "full": 1.0}[scale], "epochs": epochs, **HELD_OUT, **AUGMENTED}
     # Cutout pays in long runs alone; Adam at the paper's rate in those, SGD in short ones (see the notes).
-    adam = {"learning-rate": 5e-4, "batch-size": 128, "cutout": 16}
-    own = {**own, **(adam if scale == "full" else {**SGD, "learning-rate": 0.3})}
+    adam: Options = {"learning-rate": 5e-4, "batch-size": 128, "cutout": 16}
+    short: Options = {**SGD, "learning-rate": 0.3}
+    own = {**own, **(adam if scale == "full" else short)}
     local = {**own, "readout": "last"}  # the paper predicts by its output layer alone
     rows = []
     for data, papers in (("cifar-10", (94.42, 91.60, 94.01)), ("cifar-100", (75.93, 70.68, 73.76))):
         for rule, paper in zip(("similarity", "projection", "backprop"), papers, strict=True):
-            rows.append(Row(f"{rule}, {data}", paper, data, rule, "vgg8b", own if rule == "backprop" else local))
+            rows.append(Line(f"{rule}, {data}", paper, data, rule, "vgg8b", own if rule == "backprop" else local))
     return rows
 
 
-def trial(scale: Scale) -> list[Row]:
+def six_blocks(scale: Scale) -> list[Line]:
     """The six-block net under the simplest local rule and under backprop; no paper's."""
     epochs = {"quick": 4, "cpu": 40, "full": 100}[scale]
     options = {**SGD, **AUGMENTED, "learning-rate": 0.3, "epochs": epochs, "batch-size": 500, **HELD_OUT}
-    return [Row(f"{rule}, cifar-10", None, "cifar-10", rule, "six", options) for rule in ("projection", "backprop")]
+    return [Line(f"{rule}, cifar-10", None, "cifar-10", rule, "six", options) for rule in ("projection", "backprop")]
 
 
 def _resnet(scale: Scale) -> Options:
@@ -142,21 +152,45 @@ def _resnet(scale: Scale) -> Options:
     }
 
 
-def _each(scale: Scale, rule: str, papers: Mapping[str, float | None], options: Options) -> list[Row]:
-    """The rule on each data set. Where there are more classes than a narrow net has channels, the net is as wide as it must be."""
+def _each(scale: Scale, rule: str, papers: Mapping[str, float | None], options: Options) -> list[Line]:
+    """The rule on each data set. Where there are more classes than a narrow net has channels, the net is as wide as
+    it must be.
+    """
     rows = []
     for data, paper in papers.items():
         own = {**options, **(LCCA_MNIST if rule == "channel-learnable" and data == "mnist" else {})}
         own["width"] = max(own["width"], CLASSES.get(data, 10) / 100)
-        rows.append(Row(f"{rule}, {data}", paper, data, rule, "resnet17", own))
+        rows.append(Line(f"{rule}, {data}", paper, data, rule, "resnet17", own))
     return rows
 
 
-TABLE: dict[str, Callable[[Scale], list[Row]]] = {
-    "lcca": lcca,
-    "hff": hff,
-    "deeperforward": deeperforward,
-    "local-errors": local_errors,
-    "six-blocks": trial,
+SOURCES: dict[str, tuple[Callable[[Scale], list[Line]], str, str]] = {
+    "lcca": (lcca, "Learnable channel-class assignment", "Ghader et al. 2026, arXiv 2606.09928"),
+    "deeperforward": (deeperforward, "Fixed channel groups", "DeeperForward, ICLR 2025"),
+    "hff": (hff, "Hyperspherical Forward-Forward", "Sarode et al. 2026, arXiv 2605.00082"),
+    "local-errors": (local_errors, "Local error signals", "Nokland & Eidnes 2019, arXiv 1901.06656"),
+    "six-blocks": (six_blocks, "Six blocks, local against backprop", "this project"),
 }
-"""Every recipe by its name."""
+"""Every recipe here: its lines, what it is called, where the published figures stand."""
+
+SAYS = {
+    "full": "Scale full: the paper's net and length where given; the last epoch counts, not the best on test images.",
+    "cpu": "Scale cpu: narrower nets or fewer epochs, so that a row takes about an hour of 2 CPU cores.",
+    "quick": "Scale quick: very narrow nets and 1 to 4 epochs: it shows that everything runs, not what it reaches.",
+}
+
+
+def table(name: str, scale: Scale) -> Table:
+    """A recipe as `forwardonly reproduce` takes it, one seed."""
+    make, title, source = SOURCES[name]
+    lines = make(scale)
+    return Table(
+        title=title,
+        source=source,
+        unit="test accuracy (%)",
+        arms=tuple(Arm(line.name, tuple(line.options_of_train())) for line in lines),
+        data={line.name: line.data for line in lines},
+        rows=tuple(Row(line.name, line.paper, test_accuracy(line.name)) for line in lines),
+        seeds=1,
+        says=(SAYS[scale],),
+    )

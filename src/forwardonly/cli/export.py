@@ -1,0 +1,110 @@
+"""`forwardonly export`: a run's network, or the step that trains it, as files for other runtimes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+import forwardonly as fo
+from forwardonly.cli.parsing import UNSET, Common
+from forwardonly.cli.runs import Kept, open_run
+from forwardonly.cli.screen import Screen
+from forwardonly.export import Format, export_network, export_training_step, training_step
+from forwardonly.storage import read_config
+
+CHECKED = 1000  # test images that go through the exported network at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Common):
+    """Options of the command."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    format: Format = "onnx"
+    """Kind of file."""
+    what: Literal["prediction", "training-step"] = "prediction"
+    """The network that predicts, or the step that trains it, with one that predicts by the weights so learned."""
+    out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder of the files; by default `export` in the run's folder."""
+    batch_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Images in a training step; by default as in the run."""
+    optimiser: Annotated[Literal["sgd", "adam", "adamw"] | None, UNSET, tyro.conf.DisallowNone] = None
+    """Optimiser of the training step; by default the run's."""
+    check: bool = True
+    """Compare what an ONNX file predicts with the run's own predictions, on the test images."""
+    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder where data sets lie, for the check; by default the run's own, then $FORWARDONLY_DATA, then the user's cache."""
+
+
+def options(argv: Sequence[str]) -> type[Export]:
+    """The options, the same whatever is in `argv`."""
+    return Export
+
+
+def run(chosen: Export, screen: Screen) -> dict[str, Any]:
+    """`files` written, and after a check of ONNX files `images` compared, how many `agree`, `largest_difference` of a score.
+
+    Raises:
+        ValueError: no such run, options that make no sense for it, or an exported network that predicts something else.
+    """
+    kept = open_run(chosen.run, "cpu")
+    out = chosen.out or chosen.run / "export"
+    if chosen.what == "training-step":
+        files = export_training_step(kept.network, _step(chosen, kept), out, format=chosen.format)
+    else:
+        files = export_network(kept.network, out, format=chosen.format)
+    result = {"run": str(chosen.run), "format": chosen.format, "what": chosen.what, "files": [str(file) for file in files]}
+    if chosen.check and chosen.format == "onnx":
+        predicting = next(file for file in files if file.stem in ("model", "prediction"))
+        result.update(_compare(predicting, kept, chosen.data_dir))
+    return result
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """The files, and what the check found."""
+    for file in result["files"]:
+        screen.say(file)
+    if "images" in result:
+        screen.say(
+            f"{result['agree']} of {result['images']} test images get the same class from onnxruntime; "
+            f"scores differ by {result['largest_difference']:.1e} at most"
+        )
+
+
+def _step(chosen: Export, kept: Kept) -> Any:
+    """The training step with the run's recipe, as far as `chosen` does not say otherwise."""
+    recipe = read_config(chosen.run).get("recipe", {})
+    known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip")
+    given = {name: recipe[name] for name in known if name in recipe}
+    if chosen.optimiser is not None:
+        given["optimiser"] = chosen.optimiser
+    return training_step(kept.network, batch_size=chosen.batch_size or recipe.get("batch_size", 128), **given)
+
+
+def _compare(path: Path, kept: Kept, data_dir: Path | None) -> dict[str, Any]:
+    """What onnxruntime predicts beside what the run's network does."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ValueError("The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it with --no-check.") from None
+    name = kept.data["name"]
+    size = None if name in fo.data.NAMES or Path(name).is_file() else kept.data["image_size"]
+    test = fo.data.load(name, data_dir=data_dir or kept.data["data_dir"], image_size=size).test
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    weights = {name: tensor.numpy() for name, tensor in kept.network.state_dict().items()}
+    given = {each.name: weights[each.name] for each in session.get_inputs() if each.name != "images"}
+    agree, difference = 0, 0.0
+    for images in test.images.split(CHECKED):
+        (scores,) = session.run(["scores"], {"images": images.numpy(), **given})
+        with torch.no_grad():
+            ours = kept.network(images).numpy()
+        agree += int((scores.argmax(1) == ours.argmax(1)).sum())
+        difference = max(difference, float(np.abs(scores - ours).max()))
+    if agree < 0.99 * len(test):
+        raise ValueError(f"{path} predicts another class than the run for {len(test) - agree} of {len(test)} images.")
+    return {"images": len(test), "agree": agree, "largest_difference": difference}

@@ -1,0 +1,57 @@
+"""What a recipe is: the runs that a paper's table needs, and how each of its rows is read from them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from forwardonly.experiments.batch import Finished
+from forwardonly.experiments.compare import Arm
+
+Scale = Literal["full", "quick"]
+
+Figure = Callable[[Mapping[str, Finished]], float]
+"""A row's number from one seed's runs, by the names of their arms."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: `paper` is the published number, None where the paper has none."""
+
+    name: str
+    paper: float | None
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper at one scale.
+
+    Args:
+        title, source: what it is called and where it stands.
+        unit: of all rows' numbers.
+        arms: the runs of one seed; each arm's options are its whole `forwardonly train` call but data, seed and folder.
+        data: the data set of every arm, by the arm's name.
+        rows: the lines.
+        seeds: how many.
+        says: how the runs differ from the paper's, in sentences.
+        compared: arms of one data set between which paired tests are made.
+    """
+
+    title: str
+    source: str
+    unit: str
+    arms: tuple[Arm, ...]
+    data: Mapping[str, str]
+    rows: tuple[Row, ...]
+    seeds: int
+    says: tuple[str, ...]
+    compared: tuple[str, ...] = ()
+
+
+def test_accuracy(arm: str) -> Figure:
+    """An arm's test accuracy in percent."""
+
+    def figure(runs: Mapping[str, Finished]) -> float:
+        return 100 * float(runs[arm].result["test_accuracy"])
+
+    return figure

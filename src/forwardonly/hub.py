@@ -1,0 +1,145 @@
+"""Networks on the Hugging Face Hub: `HubNetwork.from_pretrained("someone/digits")`, `HubNetwork(network).push_to_hub(...)`.
+
+What lies there is what `fo.save` writes, safetensors and JSON, with a model card made from the run. Nothing is unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+try:
+    from huggingface_hub import ModelHubMixin, snapshot_download
+except ImportError as missing:
+    raise ImportError("The Hub needs huggingface_hub: pip install 'forward-only[hub]'") from missing
+
+from forwardonly.network import Network
+from forwardonly.storage import CONFIG, MODEL, load, read_config, save, write_atomically
+
+CARD = "README.md"
+TAGS = ["forwardonly", "forward-forward", "image-classification"]
+
+
+class HubNetwork(
+    ModelHubMixin,
+    library_name="forwardonly",
+    tags=TAGS,
+    pipeline_tag="image-classification",
+):
+    """A network with the Hub's methods: `save_pretrained`, `push_to_hub`, `from_pretrained`.
+
+    Args:
+        network: the network itself; the wrapper adds nothing to it.
+        run: what is known of how it came about: the run's `config.json` and `result.json`, for the card.
+    """
+
+    def __init__(self, network: Network, run: dict[str, Any] | None = None):
+        self.network = network
+        self.run = run or {}
+
+    @classmethod
+    def of_run(cls, folder: str | Path) -> "HubNetwork":
+        """The network of a run folder with what the run measured.
+
+        Raises:
+            ValueError: no such run, or a damaged one.
+        """
+        config = read_config(folder)
+        path = Path(folder) / "result.json"
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return cls(load(folder), {**config, "result": result})
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        kept = {name: value for name, value in self.run.items() if name != "network"}
+        save(self.network, save_directory, **kept)
+        write_atomically(save_directory / CARD, card(self.network, self.run).encode())
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **_: Any,
+    ) -> "HubNetwork":
+        """From a folder on this machine, or from the Hub."""
+        folder = Path(model_id)
+        if not folder.is_dir():
+            fetched = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=[CONFIG, MODEL],
+            )
+            folder = Path(fetched)
+        return cls(load(folder), read_config(folder))
+
+    def generate_model_card(self, *_: Any, **__: Any) -> Any:
+        """The card of this library instead of the mixin's template."""
+        from huggingface_hub import ModelCard
+
+        return ModelCard(card(self.network, self.run))
+
+
+def card(network: Network, run: dict[str, Any]) -> str:
+    """A model card: what the network is, what it reached if that was measured, and how to get it again."""
+    rule, body = network.config["rule"], network.config["body"]
+    data, result = run.get("data", {}), run.get("result", {})
+    name = Path(str(data.get("name", "images"))).name
+    channels, height, width = network.shape
+    rows = [
+        ("rule", rule["name"]),
+        ("body", ", ".join(f"{key} {value}" if key != "name" else str(value) for key, value in body.items())),
+        ("blocks", len(network.row)),
+        ("images", f"{width} x {height}, {channels} channels, {network.classes} classes"),
+        ("data", name),
+    ]
+    for key, words in (("test_accuracy", "test accuracy"), ("validation_accuracy", "validation accuracy")):
+        if result.get(key) is not None:
+            rows.append((words, f"{100 * result[key]:.2f} % (one run, seed {result['seed']}, last epoch)"))
+    for key in ("seconds", "device", "precision", "torch"):
+        if key in result:
+            rows.append((key, result[key] if key != "seconds" else f"{result[key]:.1f}"))
+    options = " ".join(f"--rule.{key.replace('_', '-')} {value}" for key, value in _given(network).items())
+    command = f"forwardonly train --rule {rule['name']} --data {name} --body {body['name']} {options}".strip()
+    table = "\n".join(f"| {left} | {right} |" for left, right in rows)
+    tags = "\n".join(f"- {tag}" for tag in [*TAGS, rule["name"]])
+    return f"""---
+library_name: forwardonly
+pipeline_tag: image-classification
+tags:
+{tags}
+---
+
+# {rule["name"]} on {name}
+
+Every block of this network was trained by its own rule; no gradient has crossed from one block to another.
+
+| | |
+|---|---|
+{table}
+
+```python
+from forwardonly.hub import HubNetwork
+
+network = HubNetwork.from_pretrained("THIS REPOSITORY").network
+network.predict(images)  # (B, {channels}, {height}, {width}) uint8 -> (B,) class indices
+```
+
+The command that trains such a network; `config.json` holds every option of this run:
+
+    {command}
+"""
+
+
+def _given(network: Network) -> dict[str, Any]:
+    """The rule's options that are not its defaults."""
+    options: dict[str, Any] = network.rule.options()
+    default = type(network.rule)(classes=network.classes).options()
+    return {name: value for name, value in options.items() if value != default[name]}

@@ -1,0 +1,166 @@
+"""The service: GET / (a page), GET /health, GET /model, POST /predict with image files or JSON.
+
+Shapes: L blocks, B batch, C classes.
+"""
+
+import importlib.resources
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+try:
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import UploadFile
+except ImportError as missing:
+    raise ValueError("The service needs more packages: pip install 'forward-only[serve]'.") from missing
+
+from forwardonly.data import InMemory, read_adapted
+from forwardonly.network import Network
+from forwardonly.serve.limits import BodyLimit
+from forwardonly.version import __version__
+
+# The page brings everything with it, and the browser is told to let nothing else in.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for."""
+
+    images: int = 32
+    body_bytes: int = 10 * 2**20
+    pixels: int = 20_000_000
+
+
+def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Limits | None = None) -> FastAPI:
+    """The ASGI application around a network whose classes have these names; `name` is shown to people."""
+    limits = limits or Limits()
+    network = network.eval()
+    turn = threading.Lock()  # one batch at a time: two would only share the processor
+    app = FastAPI(title=f"forwardonly: {name}", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit, limit=limits.body_bytes)
+    page = importlib.resources.files("forwardonly.serve").joinpath("page.html").read_text(encoding="utf-8")
+
+    @app.get("/")
+    def index() -> Response:
+        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
+        return Response(page, media_type="text/html", headers=headers)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/model")
+    def model() -> dict[str, Any]:
+        return {
+            "name": name,
+            "classes": list(classes),
+            "shape": list(network.shape),
+            "blocks": len(network.row),
+            "rule": network.config.get("rule", {}).get("name"),
+            "limits": {"images": limits.images, "body_bytes": limits.body_bytes, "pixels": limits.pixels},
+        }
+
+    @app.post("/predict")
+    async def predict(request: Request) -> dict[str, Any]:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            if kind == "application/json":
+                images, changes = await run_in_threadpool(from_json, await _json(request), network.shape, limits)
+            elif kind == "multipart/form-data":
+                files = await _files(request, limits)
+                images, changes = await run_in_threadpool(from_files, files, network.shape, limits)
+            else:
+                raise HTTPException(415, "Send application/json, or image files as multipart/form-data.")
+        except ValueError as problem:
+            raise HTTPException(400, str(problem)) from None
+
+        def answer() -> dict[str, Any]:
+            with turn:
+                return describe(network, images, classes, changes)
+
+        return await run_in_threadpool(answer)
+
+    return app
+
+
+def from_files(files: Sequence[InMemory], shape: Sequence[int], limits: Limits) -> tuple[Tensor, list[str]]:
+    """Uploaded images as the network takes them, and what was changed about each.
+
+    Raises:
+        ValueError: none, too many, too many pixels in one, or one that is no image.
+    """
+    if not 1 <= len(files) <= limits.images:
+        raise ValueError(f"Send 1 to {limits.images} images in a request, not {len(files)}.")
+    channels, height, width = shape
+    return read_adapted(files, (channels, height, width), most_pixels=limits.pixels)
+
+
+def from_json(content: Any, shape: Sequence[int], limits: Limits) -> tuple[Tensor, list[str]]:
+    """`{"images": [...]}`, pixels as whole numbers from 0 to 255, (B, channels, height, width) or, grey, (B, height, width).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError('The JSON must be {"images": [...]}, a list of images.')
+    if not 1 <= len(content["images"]) <= limits.images:
+        raise ValueError(f"Send 1 to {limits.images} images in a request, not {len(content['images'])}.")
+    want = " x ".join(map(str, shape))
+    try:
+        pixels = np.array(content["images"])
+    except (ValueError, OverflowError):
+        raise ValueError(f"Every image must be {want} numbers (channels, height, width).") from None
+    if pixels.ndim == 3 and shape[0] == 1:
+        pixels = pixels[:, None]
+    if pixels.dtype.kind != "i" or pixels.shape[1:] != tuple(shape):
+        raise ValueError(f"Every image must be {want} whole numbers (channels, height, width).")
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ValueError("Pixels must be whole numbers from 0 to 255.")
+    return torch.from_numpy(pixels.astype(np.uint8)), [""] * len(pixels)
+
+
+def describe(network: Network, images: Tensor, classes: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
+    """For each image its class, every class's probability, and each block's scores and own choice."""
+    with torch.no_grad():
+        scores = network.scores(images).cpu()
+        shares = network.probabilities(images).cpu()
+    chosen, own = shares.argmax(1).tolist(), scores.argmax(2).T.tolist()
+    predictions = [
+        {
+            "class": classes[chosen[place]],
+            "index": chosen[place],
+            "probability": shares[place, chosen[place]].item(),
+            "probabilities": dict(zip(classes, shares[place].tolist(), strict=True)),
+            "blocks": [
+                {"class": classes[own[place][block]], "scores": scores[block, place].tolist()}
+                for block in range(len(scores))
+            ],
+            "changes": changes[place],
+        }
+        for place in range(len(images))
+    ]
+    return {"classes": list(classes), "predictions": predictions}
+
+
+async def _json(request: Request) -> Any:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError):
+        raise ValueError("The body is not JSON.") from None
+
+
+async def _files(request: Request, limits: Limits) -> list[InMemory]:
+    """The uploaded files, whatever their fields are called."""
+    async with request.form(max_files=limits.images, max_fields=10) as form:
+        parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        return [InMemory(part.filename or f"image {k + 1}", await part.read()) for k, part in enumerate(parts)]

@@ -1,0 +1,53 @@
+"""Learning from batches as they come, without epochs or an end."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forwardonly.network import Network
+from forwardonly.precision import choose_precision
+from forwardonly.training.loop import learn_all, read
+from forwardonly.training.randomness import generator_at, seed_at
+from forwardonly.training.recipe import Recipe
+from forwardonly.training.update import Update
+
+
+class Online:
+    """The training step of a network, with its optimisers, for whoever has the batches.
+
+    Args:
+        network: stays on its device; its `prepare` must have been fitted to images of the kind that will come.
+        seed: of every random draw.
+        options: fields of `Recipe`; those of schedule, length, augmentation and device have no effect.
+
+    Raises:
+        ValueError: options that make no sense.
+    """
+
+    def __init__(self, network: Network, *, seed: int = 0, **options: Any):
+        self.network = network
+        self.seed = seed
+        self.recipe = Recipe.for_rule(network.rule, **options)
+        self.precision = choose_precision(self.recipe.precision, network.device)
+        self.updates = [Update(block, self.recipe) for block in network.row]
+        self.reader_update = None if network.reader is None else Update(network.reader, self.recipe)
+        self.steps = 0
+
+    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of every block on images (B, channels, height, width) with labels (B,). Returns the losses (L,).
+
+        Raises:
+            ValueError: images of another shape than the network's.
+        """
+        device = self.network.device
+        images, labels = images.to(device), labels.to(device)
+        self.network.train()
+        if self.reader_update is not None:
+            read(self.network, self.reader_update, images, labels, self.precision)
+        incoming = self.network.present(images, labels, generator_at(device, self.seed, self.steps))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            dropout = seed_at(self.seed, self.steps)
+            losses = learn_all(self.network.row, self.updates, incoming, labels, self.precision, dropout)
+        self.steps += 1
+        return losses

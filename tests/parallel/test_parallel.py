@@ -1,0 +1,156 @@
+"""Runs of many processes: the same weights as one process, and a clear end when one of them is lost."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly.training import LostPeer, Team, join
+from forwardonly.training.pipeline import balance
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
+
+
+def crew(scenario, folder):
+    """What a scenario of crew.py saw."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("crew.py")), scenario, str(folder)],
+        env=env, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_many_processes_give_the_weights_of_one(tmp_path):
+    seen = crew("same", tmp_path)
+    assert len(seen) == 14
+    for name, found in seen.items():
+        assert "weights" in found, (name, found)
+        if "layers" in name and "layers 2" not in name:
+            assert found == {"weights": 0.0, "losses": 0.0}, name
+        else:
+            assert found["weights"] < 1e-5 and found["losses"] < 1e-5, (name, found)
+
+
+@pytest.mark.parametrize("way", ["alone", "data", "layers"])
+def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bits(tmp_path, way):
+    seen = crew(f"kill-{way}", tmp_path)
+    assert seen["kills"] == 20
+    assert len(set(seen["epochs"])) >= 3, "the kills came all at one place"
+    assert seen["runs"] and all(run == [0.0, True] for run in seen["runs"])
+
+
+@pytest.mark.parametrize("way", ["data", "layers"])
+def test_a_process_that_dies_or_hangs_is_named(tmp_path, way):
+    for name, found in crew(f"lose-{way}", tmp_path).items():
+        assert found["status"] == [2, 2], (name, found)
+        assert found["said"][0] == found["said"][2] == "Rank 1 of 3 died or hangs: the last checkpoint is kept."
+
+
+@pytest.mark.parametrize(
+    ("costs", "stages", "slices"),
+    [
+        ([1, 1, 1, 1], 2, [(0, 2), (2, 4)]),
+        ([5, 1, 1, 1, 1, 1], 2, [(0, 1), (1, 6)]),
+        ([1, 2, 3, 4], 3, [(0, 2), (2, 3), (3, 4)]),
+        ([1, 1, 9], 3, [(0, 1), (1, 2), (2, 3)]),
+        ([3], 1, [(0, 1)]),
+    ],
+)
+def test_blocks_are_spread_so_that_the_slowest_stage_is_fastest(costs, stages, slices):
+    assert [(part.start, part.stop) for part in balance(costs, stages)] == slices
+
+
+def test_the_balance_is_as_good_as_any(seeds=20):
+    from itertools import combinations
+
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        costs = torch.rand(7, generator=generator).tolist()
+        for stages in range(1, 8):
+            parts = balance(costs, stages)
+            assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])] and parts[-1].stop == 7
+            every = [[0, *cuts, 7] for cuts in combinations(range(1, 7), stages - 1)]
+            best = min(max(sum(costs[a:b]) for a, b in zip(c, c[1:], strict=False)) for c in every)
+            assert math.isclose(max(sum(costs[part]) for part in parts), best)
+
+
+def test_replicas_share_a_batch_without_gap_or_overlap():
+    for count, replicas in ((16, 3), (7, 7), (100, 8)):
+        teams = []
+        for rank in range(replicas):
+            team = Team()
+            team.replicas, team.replica = replicas, rank
+            teams.append(team)
+        parts = [team.part(count) for team in teams]
+        assert [k for part in parts for k in range(count)[part]] == list(range(count))
+        assert sum(team.weight(count) for team in teams) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"mode": "layers"}, "There is only one process: start many with `torchrun"),
+        ({"stages": 2}, "stages are for --parallel layers"),
+        ({"timeout": 0.0}, "must be positive"),
+    ],
+)
+def test_ways_of_sharing_that_make_no_sense_are_refused(monkeypatch, how, sentence):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match=sentence), join(**how):
+        pass
+
+
+def test_processes_that_make_no_whole_pipelines_are_refused():
+    with pytest.raises(ValueError, match="3 processes cannot make pipelines of 2: choose a divisor of 3"):
+        Team(0, 3, 2)
+
+
+def test_a_process_that_never_comes_ends_the_wait(monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LostPeer, match="Not all 2 processes came"), join(timeout=1.0):
+        pass
+
+
+def test_torchrun_starts_a_run_again_after_a_worker_was_killed(tmp_path):
+    """As a user runs it: the second attempt goes on from the checkpoint, to the bits of a run of one process."""
+    killer = tmp_path / "killer.py"
+    killer.write_text(
+        "import os, runpy, signal, sys, threading, time\n"
+        "from pathlib import Path\n"
+        f"out = Path({str(tmp_path / 'run')!r})\n"
+        "def strike():\n"
+        "    while not list(out.glob('checkpoint/*-*')): time.sleep(0.005)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "    threading.Thread(target=strike, daemon=True).start()\n"
+        "runpy.run_module('forwardonly', run_name='__main__', alter_sys=True)\n"
+    )
+    options = ["train", "--data", "digits", "--epochs", "12", "--hidden", "20", "20", "--precision", "fp32", "--json"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    many = subprocess.run(
+        [*start, str(killer), *options, "--parallel", "layers", "--out", str(tmp_path / "run")],
+        env=env, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert many.returncode == 0, many.stderr[-3000:]
+    assert "Signal 9" in many.stderr or "exitcode: -9" in many.stderr, many.stderr[-3000:]
+    result = json.loads(many.stdout)
+    assert result["processes"] == 2
+    one = subprocess.run(
+        [sys.executable, "-m", "forwardonly", *options, "--out", str(tmp_path / "alone")],
+        env=env, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert one.returncode == 0, one.stderr
+    expected = fo.load(tmp_path / "alone").state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in fo.load(tmp_path / "run").state_dict().items())
+    assert json.loads(one.stdout)["test_accuracy"] == result["test_accuracy"]

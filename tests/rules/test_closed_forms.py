@@ -1,0 +1,61 @@
+"""Gradients written by hand: equal to what autograd makes of the plain formula."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from forwardonly.maps import grid_pool, mean_square
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def maps(layout, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 5, 8, 12, generator=generator, dtype=torch.float64)
+    return values.to(dtype).contiguous(memory_format=layout).requires_grad_()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("grid", [1, 2, 3, 4])
+def test_pooling_and_its_gradient_are_those_of_the_mean_over_windows(layout, grid):
+    ours, plain = maps(layout), maps(layout)
+    high, wide = 8 // grid, 12 // grid
+    if 8 % grid:  # overlapping windows are left to PyTorch
+        pooled = F.avg_pool2d(plain, (8 - (grid - 1) * high, wide), (high, wide)).flatten(1)
+    else:
+        pooled = plain.unflatten(2, (grid, high)).unflatten(4, (grid, wide)).mean((3, 5)).flatten(1)
+    weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (grid_pool(ours, grid) * weights).sum().backward()
+    (pooled * weights).sum().backward()
+    assert torch.allclose(grid_pool(ours, grid), pooled)
+    assert torch.allclose(ours.grad, plain.grad)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_pools_gradient_lies_as_the_maps_do(layout):
+    ours = maps(layout)
+    (gradient,) = torch.autograd.grad(grid_pool(ours, 2).square().sum(), ours)
+    assert gradient.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_mean_square_and_its_gradient(layout, dtype, tolerance):
+    ours, plain = maps(layout, dtype), maps(layout, dtype)
+    mean_square(ours).square().sum().backward()
+    plain.double().square().flatten(1).mean(1).square().sum().backward()
+    assert torch.allclose(mean_square(ours).double(), plain.double().square().flatten(1).mean(1), rtol=tolerance)
+    assert torch.allclose(
+        ours.grad.double(), plain.grad.double(), rtol=tolerance, atol=tolerance * float(plain.grad.abs().max())
+    )
+
+
+def test_mean_square_of_zeros_has_a_gradient_of_zero():
+    zeros = torch.zeros(2, 3, requires_grad=True)
+    mean_square(zeros).sum().backward()
+    assert torch.equal(zeros.grad, torch.zeros(2, 3))
+
+
+def test_second_derivatives():
+    assert torch.autograd.gradgradcheck(lambda x: mean_square(x).double(), (maps(LAYOUTS[0])[:1, :2, :2, :2],))
+    assert torch.autograd.gradgradcheck(lambda x: grid_pool(x, 2).square(), (maps(LAYOUTS[0])[:1, :2, :4, :4],))

@@ -1,0 +1,123 @@
+"""A real browser, driven over its own debugging protocol: just what the page's tests need."""
+
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+from websockets.sync.client import connect
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def installed():
+    """The path of a Chromium on this machine, or None."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def chromium(folder: Path):
+    """A headless browser with a fresh profile in `folder`; yields its page."""
+    log = folder / "chromium.log"
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [installed(), *flags, "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}", "about:blank"],
+            stdout=sink,
+            stderr=sink,
+        )
+        try:
+            port = wait(lambda: (folder / "profile/DevToolsActivePort").read_text().split()[0], "the browser")
+            tabs = wait(lambda: pages(port), "a tab")
+            with connect(tabs[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=60) as socket:
+                yield Page(socket)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def pages(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as reply:
+        return [tab for tab in json.load(reply) if tab["type"] == "page"]
+
+
+def wait(look, what, seconds=60):
+    """What `look` gives as soon as it gives something."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, IndexError, KeyError):
+            if found := look():
+                return found
+        time.sleep(0.1)
+    raise TimeoutError(f"{what} did not come within {seconds} s")
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket):
+        self.socket = socket
+        self.numbers = itertools.count(1)
+        self.events = []
+        for domain in ("Page", "Runtime", "DOM", "Network", "Log"):
+            self.do(f"{domain}.enable")
+
+    def do(self, method, **parameters):
+        """One command of the protocol, and its result."""
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv(timeout=60))
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def open(self, address, *, width, height=900, dark=False):
+        """Goes to an address as a screen of that width would."""
+        self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.do("Emulation.setEmulatedMedia", features=[scheme])
+        self.do("Page.navigate", url=address)
+        wait(lambda: self.run("document.readyState") == "complete", "the page")
+
+    def run(self, script):
+        """The value of a JavaScript expression."""
+        reply = self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
+
+    def drop(self, path, selector):
+        """Drops a file on an element, as a hand would."""
+        x, y = self.run(
+            f"(() => {{ const r = document.querySelector('{selector}').getBoundingClientRect();"
+            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.do("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def choose(self, path, selector):
+        """Gives a file to a file input."""
+        root = self.do("DOM.getDocument")["root"]["nodeId"]
+        node = self.do("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.do("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def press(self, key):
+        """One key, down and up."""
+        for kind in ("keyDown", "keyUp"):
+            self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode={"Tab": 9}.get(key, 0))
+
+    def screenshot(self, path):
+        """The whole page as a PNG file."""
+        shot = self.do("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def seen(self, method):
+        """The parameters of all events of one kind so far."""
+        return [event["params"] for event in self.events if event.get("method") == method]

@@ -1,0 +1,138 @@
+"""`forwardonly bench`, and what it measures with. No test here looks at how long anything takes."""
+
+import json
+
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly.cli import main
+from forwardonly.measure import depth, speed
+from forwardonly.measure.naive import NaiveForwardForward
+from forwardonly.training import Recipe, loop
+
+QUICK = ["--batch", "8", "--size", "8", "--threads", "1", "--precision", "fp32", "--json"]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """No test needs a figure worth believing."""
+    monkeypatch.setattr(speed, "SHORTEST", 0.0)
+
+
+def work(rule="projection", layers=3, **recipe):
+    rule = fo.rules.TABLE[rule](classes=4)
+    recipe = Recipe(precision="fp32", device="cpu", **recipe)
+    return speed.Work(rule=rule, body=fo.bodies.Conv(depth=layers, channels=4), shape=(3, 8, 8), batch=8, recipe=recipe)
+
+
+def bench(capsys, *words):
+    assert main(["bench", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_step(capsys):
+    result = bench(capsys, "step", "--depth", "2", "--channels", "4", *QUICK)
+    assert {"ours", "backprop", "backprop-checkpointed", "backprop-accumulated", "forward"} == set(result["arms"])
+    assert result["step_ratio"] == pytest.approx(result["arms"]["ours"]["ms"] / result["arms"]["backprop"]["ms"])
+    for arm in result["arms"].values():
+        assert arm["samples_per_second"] == pytest.approx(8e3 / arm["ms"])
+    assert result["machine"]["torch"] == torch.__version__
+
+
+def test_memory(capsys, monkeypatch):
+    monkeypatch.setattr(depth, "peak_bytes", lambda work, arm: len(work.body.hidden))  # a process each takes seconds
+    monkeypatch.setattr(depth, "idle_bytes", lambda device: 0)
+    result = bench(capsys, "memory", "--hidden", "12", "--depths", "2", "5", *QUICK)
+    assert result["saved_bytes"]["5"] == result["saved_bytes"]["2"] > 0
+    assert result["peak_bytes"]["ours"] == {"2": 2, "5": 5}
+    assert set(result["step_ms"]["backprop"]) == {"2", "5"}
+
+
+def test_inference(capsys):
+    result = bench(capsys, "inference", "--classes", "4", "--hidden", "9", "9", *QUICK)
+    assert result["ratio"] > 0
+    assert result["arms"]["ff-shared"]["ms"] > 0
+
+
+def test_data(capsys):
+    result = bench(capsys, "data", "--batch", "500", "--json")
+    assert set(result["arms"]) == {"load", "batches", "augmented"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name what to measure: step, memory, inference, data"),
+        (["stp"], "did you mean 'step'"),
+        (["step", "--rule", "projektion"], "did you mean 'projection'"),
+        (["step", "--rule", "backprop"], "choose another --rule"),
+        (["step", "--repeats", "3"], "--repeats must be at least 7"),
+        (["step", "--batch", "0"], "--batch must be at least 1"),
+        (["memory", "--depths", "0"], "numbers of layers from 1 on"),
+        (["memory", "--body", "six"], "one depth alone"),
+    ],
+)
+def test_mistakes_are_one_sentence(capsys, words, message):
+    assert main(["bench", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arm", [speed.checkpointed_step, speed.accumulated_step])
+def test_the_honest_rivals_compute_the_same_gradients_as_backprop(arm, monkeypatch):
+    seen = []
+
+    def note(update):
+        seen.append([parameter.grad.clone() for parameter in update.parameters])
+
+    monkeypatch.setattr(speed.Update, "step", note)
+    speed.training_step(work("backprop", layers=5))()
+    arm(work(layers=5))()
+    for plain, rival in zip(*seen, strict=True):
+        assert torch.allclose(plain, rival, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpointing_keeps_less():
+    saved = []
+    for step in (speed.training_step(work("backprop", layers=16)), speed.checkpointed_step(work(layers=16))):
+        with fo.measure.SavedBytes() as held:
+            step()
+        saved.append(held.peak)
+    assert saved[1] < saved[0]
+
+
+def test_peak_memory_is_of_a_fresh_process():
+    ballast = torch.ones(2**27)  # 512 MiB of our own must not show in the child's figure
+    assert 0 < depth.idle_bytes(torch.device("cpu")) < ballast.nbytes
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # PyTorch's compiler, at itself
+def test_compiled_blocks_learn_the_same(monkeypatch):
+    monkeypatch.setattr(loop, "compiled_judge", lambda: torch.compile(loop.judge, backend="aot_eager", dynamic=False))
+    losses = []
+    for compile in (False, True):
+        step = speed.training_step(work("hyperspherical", compile=compile))
+        losses.append(torch.stack([step() for _ in range(3)]))
+    assert torch.allclose(*losses, rtol=1e-4)
+
+
+def test_alternating_arms_all_have_their_turns():
+    calls = []
+    arms = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = speed.alternate(arms, repeats=7, device=torch.device("cpu"))
+    assert set(seconds) == set("abc") == set(calls)
+    with pytest.raises(ValueError, match="at least 7"):
+        speed.alternate(arms, repeats=6, device=torch.device("cpu"))
+
+
+def test_the_naive_reference_arm_learns_digits(digits):
+    torch.manual_seed(0)
+    naive = NaiveForwardForward([64, 100], classes=10, rate=0.01)
+    for _ in range(30):
+        for images, labels in fo.data.batches(digits.train, 100, generator=None):
+            naive.step(images, labels)
+    right = naive.predict(digits.test.images) == digits.test.labels
+    assert right.float().mean() > 0.5
