@@ -1,5 +1,6 @@
 # make demo    set up .venv and train on the digits that come with scikit-learn: the run is in runs/demo
 # make test    set up .venv for developers, then lint, format check, types and tests
+# make fuzz    ten thousand malformed files of each kind against every loader
 # make clean   remove .venv and the tools' caches; runs and data stay
 #
 # Another Python:            make demo PYTHON=python3.12
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo install test clean
+.PHONY: demo install test fuzz clean
 
 demo: .venv/demo.stamp
 	rm -rf runs/demo
@@ -23,6 +24,9 @@ test: .venv/all.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: .venv/all.stamp
+	FORWARDONLY_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

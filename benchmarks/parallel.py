@@ -1,12 +1,14 @@
-"""Training on several processes against one: the data-parallel and the layer-pipeline ratio, beside backprop's own pipeline.
+"""Training on several processes against one: the data-parallel and the layer-pipeline ratio, beside backprop's own
+pipeline.
 
     python benchmarks/parallel.py --processes 2 --out parallel.json
 
-Every arm is a fresh set of processes of one thread each, on random images, for the same number of steps of the same global batch
-size. Forward-only arms run the library's own training step by `fo.fit`; their time is that of the last epoch, so that neither the
-start nor the pipeline's fill of the first epoch counts, but the fill and the meeting of the timed one do. Backprop's pipeline is
-`torch.distributed.pipelining`, schedule 1F1B, on the same convolutions with a linear classifier behind the last, and one optimiser
-a stage. Its bubble is the share of time that stages wait: 1 - (time of the work alone) / (processes x time of the pipeline).
+Every arm is a fresh set of processes of one thread each, on random images, for the same number of steps of the same
+global batch size. Forward-only arms run the library's own training step by `fo.fit`; their time is that of the last
+epoch, so that neither the start nor the pipeline's fill of the first epoch counts, but the fill and the meeting of
+the timed one do. Backprop's pipeline is `torch.distributed.pipelining`, schedule 1F1B, on the same convolutions with
+a linear classifier behind the last, and one optimiser a stage. Its bubble is the share of time that stages wait: 1 -
+(time of the work alone) / (processes x time of the pipeline).
 """
 
 import argparse
@@ -59,7 +61,9 @@ def backprop(arguments: argparse.Namespace) -> dict[str, Any]:
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     torch.manual_seed(0)
     convolutions = [
-        nn.Sequential(nn.Conv2d(3 if k == 0 else arguments.channels, arguments.channels, 3, padding=1, bias=False), nn.ReLU())
+        nn.Sequential(
+            nn.Conv2d(3 if k == 0 else arguments.channels, arguments.channels, 3, padding=1, bias=False), nn.ReLU()
+        )
         for k in range(arguments.depth)
     ]
     head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * arguments.channels, CLASSES))
@@ -81,7 +85,9 @@ def backprop(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         dist.init_process_group("gloo")
         stage = PipelineStage(model, rank, world, device)
-        schedule = Schedule1F1B(stage, arguments.microbatches, loss_fn=lambda out, goal: F.cross_entropy(out.float(), goal))
+        schedule = Schedule1F1B(
+            stage, arguments.microbatches, loss_fn=lambda out, goal: F.cross_entropy(out.float(), goal)
+        )
 
         def step() -> None:
             with autocast(arguments.precision, device):
@@ -123,7 +129,7 @@ def launch(arm: str, processes: int, arguments: argparse.Namespace) -> float:
                 env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm, "--out", str(note)]
             workers.append((subprocess.Popen(command, env=env), note))
-        if any([worker.wait() for worker, _ in workers]):
+        if [worker.wait() for worker, _ in workers] != [0] * processes:
             raise SystemExit(f"arm {arm} failed")
         return max(json.loads(note.read_text())["seconds"] for _, note in workers)
 

@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(images, tmp_path):
 
     whole = fit(images, tmp_path / "whole")
     try:
-        with pytest.raises(ValueError, match=r"Cannot write the checkpoint to .*: File too large; the last good one is kept"):
+        with pytest.raises(ValueError, match="File too large; the last good one is kept"):
             fit(images, tmp_path / "cut", progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -187,7 +187,7 @@ def test_a_folder_that_becomes_read_only_leaves_the_last_good_checkpoint(images,
             (tmp_path / "checkpoint").rename(tmp_path / "good")
             (tmp_path / "checkpoint").symlink_to("/proc")
 
-    with pytest.raises(ValueError, match="Cannot write the checkpoint to .*; the last good one is kept"):
+    with pytest.raises(ValueError, match="the last good one is kept"):
         fit(images, tmp_path, progress=lock)
     (tmp_path / "checkpoint").unlink()
     (tmp_path / "good").rename(tmp_path / "checkpoint")
@@ -225,7 +225,8 @@ def spoil_after(net, step, value=math.nan):
 @pytest.mark.parametrize("rule_name", sorted(set(fo.rules.TABLE) - {"backprop"}))
 def test_what_is_not_finite_stops_every_rule_with_block_epoch_and_step(images, tmp_path, rule_name, value):
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE[rule_name](classes=4))
-    named = r"(loss|weight) of block 1 became .* in epoch 1, (by )?step \d"
+    hears_all = getattr(net.rule, "wants", "none") == "all"  # then the first block's loss hangs on the second one
+    named = rf"(loss|weight) of block {'[01]' if hears_all else 1} became .* in epoch 1, (by )?step \d"
     with pytest.raises(fo.training.NonFiniteLoss, match=named):
         fo.fit(net, images, epochs=4, batch_size=16, out=tmp_path, progress=spoil_after(net, 7, value))
     kept = checkpoint.read(tmp_path)
@@ -237,6 +238,8 @@ def test_what_is_not_finite_stops_every_rule_with_block_epoch_and_step(images, t
 
 def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_kept(images, tmp_path):
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.Hyperspherical(classes=4))
-    with pytest.raises(fo.training.NonFiniteLoss, match="A weight of block 1 became NaN or infinite in epoch 1, by step 4"):
+    with pytest.raises(
+        fo.training.NonFiniteLoss, match="weight of block 1 became NaN or infinite in epoch 1, by step 4"
+    ):
         fo.fit(net, images, epochs=4, batch_size=16, out=tmp_path, progress=spoil_after(net, 10))
     assert checkpoint.read(tmp_path)["place"]["epoch"] == 1

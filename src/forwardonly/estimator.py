@@ -1,4 +1,4 @@
-"""The library as a scikit-learn classifier: `ForwardOnlyClassifier`, a multilayer perceptron whose layers learn by themselves."""
+"""The library as a scikit-learn classifier: a multilayer perceptron whose layers learn by themselves."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ CHUNK = 256  # rows that are scored at a time, always as many, so that a row's s
 class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
     """A multilayer perceptron trained without backpropagation.
 
-    Features are shifted and scaled together to zero mean and unit deviation, which suits pixels; where each has a unit of its
-    own put a `StandardScaler` before. Contrastive rules get a column for each class in front of the features, to write the label into.
+    Features are shifted and scaled together to zero mean and unit deviation, which suits pixels; where each has a
+    unit of its own put a `StandardScaler` before. Contrastive rules get a column for each class in front of the
+    features, to write the label into.
 
     Args:
         rule: name of the learning rule (see `forwardonly.rules.TABLE`).
         hidden: units of each layer.
         rule_options: options of the rule, by name.
         dropout: share of each layer's inputs that is dropped in training.
-        epochs, batch_size, optimiser, learning_rate, weight_decay: as in `forwardonly.training.Recipe`; None takes the rule's
-            own default.
+        batch_size: rows in a step; None takes a sixteenth of the rows, at least 8 and at most 128.
+        epochs, optimiser, learning_rate, weight_decay: as in `forwardonly.training.Recipe`; None takes the rule's own
+            default.
         precision: arithmetic of training, auto, fp32 or bf16; predictions are always computed in fp32.
         device: where to train and predict: auto, cpu, cuda or cuda:N.
         random_state: seed of initial weights and every draw in training.
@@ -96,7 +98,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             fo.data.Features(rows, indices, names, "X"),
             seed=self._seed,
             epochs=self.epochs,
-            batch_size=self.batch_size,
+            batch_size=self._batch(len(X)),
             device=self.device,
             **self._step_options(),
         )
@@ -122,7 +124,9 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError("classes must be given in the first call of partial_fit.")
             self._begin(X, np.unique(classes))
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"classes are {self.classes_.tolist()} since the first call, not {np.unique(classes).tolist()}.")
+            raise ValueError(
+                f"classes are {self.classes_.tolist()} since the first call, not {np.unique(classes).tolist()}."
+            )
         strange = np.setdiff1d(y, self.classes_)
         if len(strange):
             raise ValueError(f"The label {strange[0]!r} is not among the classes {self.classes_.tolist()}.")
@@ -130,7 +134,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             self._online = fo.training.Online(self.network_, seed=self._seed, **self._step_options())
         rows, indices = self._rows(X), torch.from_numpy(np.searchsorted(self.classes_, y))
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self._seed + self._online.steps))
-        for chosen in order.split(self.batch_size or self._online.recipe.batch_size):
+        for chosen in order.split(self._batch(len(X))):
             self._online.learn(rows[chosen], indices[chosen])
         self.network_.eval()
         return self
@@ -147,7 +151,10 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         return labels
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Softmax of the scores at the scale of the rule's loss, (N, C). They rank classes; to calibrate, `CalibratedClassifierCV`."""
+        """Softmax of the scores at the scale of the rule's loss, (N, C).
+
+        They rank the classes; to calibrate them there is `CalibratedClassifierCV`.
+        """
         scores, network = self._scores(X), self.network_
         scores = scores * (network.rule.score_scale / float(network.readout.weights.sum()))
         powers = np.exp(scores - scores.max(1, keepdims=True))
@@ -210,7 +217,8 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         network = fo.mlp((1, 1, width), tuple(self.hidden), rule=rule, dropout=self.dropout, seed=self._seed)
         network.prepare.fitted.fill_(True)  # features are scaled here, and a run must not do it again
         self.network_ = network.to(choose_device(self.device))
-        vars(self).pop("_online", None)
+        if hasattr(self, "_online"):
+            del self._online
 
     def _step_options(self) -> dict[str, Any]:
         return {
@@ -220,8 +228,11 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             "precision": self.precision,
         }
 
+    def _batch(self, rows: int) -> int:
+        return min(128, max(8, rows // 16)) if self.batch_size is None else self.batch_size
+
     def _rows(self, X: np.ndarray) -> Tensor:
-        """Features (N, D) as the network takes them, (N, 1, 1, D), behind blank columns for the label if it needs them."""
+        """Features (N, D) as the network takes them, (N, 1, 1, D), behind blank columns for a label if need be."""
         rows = torch.from_numpy((X - np.float32(self._shift)) / np.float32(self._scale))
         blank = self.network_.shape[2] - rows.shape[1]
         return torch.nn.functional.pad(rows, (blank, 0)).view(len(rows), 1, 1, -1)

@@ -1,6 +1,8 @@
-"""Networks on the Hugging Face Hub: `HubNetwork.from_pretrained("someone/digits")`, `HubNetwork(network).push_to_hub(...)`.
+"""Networks on the Hugging Face Hub: `HubNetwork.from_pretrained("someone/digits")`,
+`HubNetwork(network).push_to_hub(...)`.
 
-What lies there is what `fo.save` writes, safetensors and JSON, with a model card made from the run. Nothing is unpickled.
+What lies there is what `fo.save` writes, safetensors and JSON, with a model card made from the run. Nothing is
+unpickled.
 """
 
 import json

@@ -44,5 +44,6 @@ def wrong_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Te
 
 def hard_labels(labels: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
     """For each label (B,) a wrong one, drawn from softmax(logits (B, C)) without the right class."""
-    chances = torch.softmax(logits.float(), dim=1).clamp_min(1e-6).scatter(1, labels[:, None], 0.0)
+    chances = torch.softmax(logits.float(), dim=1).nan_to_num()  # NaN is for the loss to find: it can name the block
+    chances = chances.clamp_min(1e-6).scatter(1, labels[:, None], 0.0)
     return torch.multinomial(chances, 1, generator=generator).squeeze(1)

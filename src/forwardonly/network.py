@@ -60,7 +60,7 @@ class Network(nn.Module):
         self.readout = Readout(readout, len(blocks))
         self.reader: Reader | None = None
         if getattr(rule, "needs_reader", False):
-            blank = self.prepare(torch.zeros(1, *self.shape))
+            blank = self.prepare(torch.zeros(1, *self.shape, dtype=torch.uint8))
             sizes = [math.prod(shape) for shape in activation_shapes(self.row, blank)]
             self.reader = Reader(sizes, self.classes)
 

@@ -4,12 +4,15 @@ Nothing is unpickled."""
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from forwardonly.build import from_config
 from forwardonly.network import Network
@@ -47,18 +50,49 @@ def load(folder: str | Path) -> Network:
     """
     folder = Path(folder)
     config = read_config(folder)
-    network = from_config(config["network"])
     try:
         tensors = safetensors.torch.load_file(folder / MODEL)
     except FileNotFoundError:
         raise ValueError(f"{folder} has no {MODEL}: the run was not finished.") from None
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{folder / MODEL} is damaged: {problem}.") from None
+    _require_fit(config["network"], tensors, folder)
+    network = from_config(config["network"])
     try:
         network.load_state_dict(tensors)
     except RuntimeError:
         raise ValueError(f"{folder / MODEL} does not hold the weights of the network in {CONFIG}.") from None
     return network.eval()
+
+
+def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raises ValueError unless the weights are those of the network in the config, before any memory is spent on that.
+
+    No size in a config is larger than the number of its network's weights, so a trial without memory takes no time
+    that the file does not account for.
+    """
+    most = max(1000, sum(tensor.numel() for tensor in tensors.values()))
+    if (largest := _largest(config)) > most:
+        raise ValueError(f"{folder / CONFIG} asks for {largest:.6g} of something, more than {MODEL} has numbers.")
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes of zero; whoever has such a network was told when it was built
+            wanted = from_config(config).state_dict()
+    except ValueError:
+        raise
+    except Exception as problem:  # a config may trip any module of any body
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise ValueError(f"{folder / CONFIG} describes a network that cannot be built: {reason}.") from None
+    found = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    if found != {name: (tensor.shape, tensor.dtype) for name, tensor in wanted.items()}:
+        raise ValueError(f"{folder / MODEL} does not hold the weights of the network in {CONFIG}.")
+
+
+def _largest(value: Any) -> float:
+    """The largest number in a tree of lists and dicts."""
+    if isinstance(value, dict | list):
+        return max(map(_largest, value.values() if isinstance(value, dict) else value), default=0)
+    return value if isinstance(value, int | float) and value == value else 0
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Runs of many processes without the cost of many interpreters: the processes are forks of this one.
 
-A script beside the tests rather than a part of them: `python crew.py SCENARIO FOLDER` prints what it saw as JSON, and the tests
-judge that. A fork joins its run as a worker of torchrun does, by the same environment variables.
+A script beside the tests rather than a part of them: `python crew.py SCENARIO FOLDER` prints what it saw as JSON, and
+the tests judge that. A fork joins its run as a worker of torchrun does, by the same environment variables.
 """
 
+import faulthandler
 import json
 import os
 import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,7 +34,7 @@ class Crew:
 
     attempt = 0
 
-    def __init__(self, store: dist.TCPStore, notes: Path, world: int, work: Work, timeout: float = 60.0, **how: Any):
+    def __init__(self, port: int, notes: Path, world: int, work: Work, timeout: float = 60.0, **how: Any):
         Crew.attempt += 1
         self.notes = [notes / f"{Crew.attempt}-{rank}.txt" for rank in range(world)]
         self.pids = []
@@ -40,9 +42,10 @@ class Crew:
             pid = os.fork()
             if pid == 0:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), TORCHELASTIC_USE_AGENT_STORE="True")
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
                 os.environ.update(TORCHELASTIC_RESTART_COUNT=str(Crew.attempt))
                 status = 1
+                faulthandler.dump_traceback_later(50)  # before whoever waits loses patience
                 try:
                     with join(timeout=timeout, **how) as team:
                         work(team)
@@ -50,6 +53,8 @@ class Crew:
                 except ValueError as error:
                     self.notes[rank].write_text(str(error))
                     status = 2
+                except BaseException:
+                    traceback.print_exc()
                 finally:
                     os._exit(status)
             self.pids.append(pid)
@@ -79,9 +84,22 @@ class Crew:
 
 
 @contextmanager
-def store() -> Iterator[dist.TCPStore]:
-    """What torchrun's agent keeps for its workers."""
-    yield dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def store() -> Iterator[int]:
+    """The port of what torchrun's agent keeps for its workers.
+
+    In a process of its own: it has threads, and a fork of a process with threads may find locks held by none.
+    """
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(send, str(kept.port).encode())
+        signal.pause()
+    try:
+        yield int(os.read(receive, 8))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def pictures() -> fo.data.Images:
@@ -95,7 +113,9 @@ def pictures() -> fo.data.Images:
 
 
 def train(team: fo.training.Team, folder: Path, rule: str = "hyperspherical", body: Any = None, **options: Any) -> None:
-    """A run of a few hidden layers on random pictures; with three ranks and more, no count of theirs divides the batch."""
+    """A run of a few hidden layers on random pictures; with three ranks and more, no count of theirs divides the
+    batch.
+    """
     images = pictures()
     body = body or fo.bodies.MLP(hidden=(13, 12, 11, 10), dropout=options.pop("dropout", 0.0))
     own = options.pop("rule_options", {})
@@ -161,8 +181,8 @@ def same(folder: Path) -> dict[str, Any]:
 def kill(folder: Path, **how: Any) -> dict[str, Any]:
     """A run that is killed at twenty random moments, and goes on each time from where its folder stands.
 
-    One random process is killed, then the others, as torchrun does. A run that finishes between two kills is compared with one
-    that was left alone, and another begins.
+    One random process is killed, then the others, as torchrun does. A run that finishes between two kills is compared
+    with one that was left alone, and another begins.
     """
     world = how.pop("world")
     options: dict[str, Any] = {"epochs": 6, "dropout": 0.2, "rule": "cumulative", "checkpoint_every": 4}
@@ -206,7 +226,9 @@ def lose(folder: Path, **how: Any) -> dict[str, Any]:
         for name, number in (("dies", signal.SIGKILL), ("hangs", signal.SIGSTOP)):
             out = folder / name
             crew = Crew(shared, folder, 3, lambda team, out=out: train(team, out, epochs=10_000), timeout=6.0, **how)
+            patience = time.monotonic() + 60
             while not (out / "checkpoint").exists():
+                assert time.monotonic() < patience, crew.said()
                 time.sleep(0.05)
             crew.kill(1, number)
             started = time.monotonic()

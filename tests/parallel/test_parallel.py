@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,6 @@ def test_blocks_are_spread_so_that_the_slowest_stage_is_fastest(costs, stages, s
 
 
 def test_the_balance_is_as_good_as_any(seeds=20):
-    from itertools import combinations
-
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
         costs = torch.rand(7, generator=generator).tolist()
@@ -78,7 +77,7 @@ def test_the_balance_is_as_good_as_any(seeds=20):
             parts = balance(costs, stages)
             assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])] and parts[-1].stop == 7
             every = [[0, *cuts, 7] for cuts in combinations(range(1, 7), stages - 1)]
-            best = min(max(sum(costs[a:b]) for a, b in zip(c, c[1:], strict=False)) for c in every)
+            best = min(max(sum(costs[a:b]) for a, b in pairwise(c)) for c in every)
             assert math.isclose(max(sum(costs[part]) for part in parts), best)
 
 

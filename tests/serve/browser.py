@@ -111,7 +111,9 @@ class Page:
     def press(self, key):
         """One key, down and up."""
         for kind in ("keyDown", "keyUp"):
-            self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode={"Tab": 9}.get(key, 0))
+            self.do(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode={"Tab": 9}.get(key, 0)
+            )
 
     def screenshot(self, path):
         """The whole page as a PNG file."""

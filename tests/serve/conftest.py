@@ -47,7 +47,9 @@ def address(run, tmp_path_factory):
         words = [sys.executable, "-m", "forwardonly", "serve", str(run), "--port", "0", "--device", "cpu"]
         process = subprocess.Popen(words, stdout=sink, stderr=sink)
         try:
-            line = wait(lambda: [each for each in log.read_text().splitlines() if "http://" in each], "the service", 120)
+            line = wait(
+                lambda: [each for each in log.read_text().splitlines() if "http://" in each], "the service", 120
+            )
             at = line[0].split("answers at ")[1].split()[0]
             with urllib.request.urlopen(f"{at}/health", timeout=60) as reply:
                 assert reply.status == 200

@@ -34,11 +34,12 @@ COMMANDS = {
     "diagnose": Command("forwardonly.cli.diagnose", "Look inside a run: free-riding, block by block."),
     "bench": Command("forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data."),
     "export": Command("forwardonly.cli.export", "Write a run's network, or its training step, for other runtimes."),
-    "serve": Command("forwardonly.cli.serve", "Answer over HTTP, and show on a page what every block thinks of an image."),
+    "serve": Command("forwardonly.cli.serve", "Answer over HTTP, with a page that shows what every block thinks."),
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
 }
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
+IMPORT = "FORWARDONLY_IMPORT"  # modules, with commas between them, that add rules or bodies of their own to the tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +72,11 @@ def _dispatch(argv: list[str]) -> int:
         return OK
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+    for module in filter(None, os.environ.get(IMPORT, "").split(",")):
+        try:
+            importlib.import_module(module)
+        except ImportError as problem:
+            raise ValueError(f"{IMPORT} names {module!r}, which cannot be imported: {problem}") from None
     command = importlib.import_module(COMMANDS[name].module)
     options = parse(command.options(rest), rest, prog=f"forwardonly {name}", description=COMMANDS[name].does)
     speaks = os.environ.get("RANK", "0") == "0"  # of many processes, torchrun's first

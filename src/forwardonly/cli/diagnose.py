@@ -23,7 +23,7 @@ class Diagnose(Common):
     seed: int = 0
     """Draws the wrong label that each image is compared with."""
     locality: bool = False
-    """Audit too whether any block's loss moves a block before it: makes each one larger in turn, and compares gradients."""
+    """Audit too whether any block's loss moves a block before it: each is made larger, and gradients are compared."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -59,7 +59,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     if result["law_slope"] is not None:
         screen.say(f"slope of log R on P: {result['law_slope']:.3f}; -beta gamma is {result['law_predicted']:.3f}")
     for leak in result.get("leaks", ()):
-        screen.say(f"LEAK: the loss of block {leak['perturbed'] + 1} moves {leak['parameter']} of block {leak['moved'] + 1}")
+        later, earlier = leak["perturbed"] + 1, leak["moved"] + 1
+        screen.say(f"LEAK: the loss of block {later} moves {leak['parameter']} of block {earlier}")
     if result.get("leaks") == []:
-        screen.say(f"local: no block's loss moves a block before it ({len(result['blocks'])} blocks, each loss perturbed in turn)")
+        screen.say("local: no block's loss moves a block before it; each was made larger in turn")
     screen.say(f"figures: {result['report']}")

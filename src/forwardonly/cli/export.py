@@ -38,7 +38,7 @@ class Export(Common):
     check: bool = True
     """Compare what an ONNX file predicts with the run's own predictions, on the test images."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie, for the check; by default the run's own, then $FORWARDONLY_DATA, then the user's cache."""
+    """Folder where data sets lie, for the check; by default the run's own, then $FORWARDONLY_DATA, then the cache."""
 
 
 def options(argv: Sequence[str]) -> type[Export]:
@@ -47,7 +47,8 @@ def options(argv: Sequence[str]) -> type[Export]:
 
 
 def run(chosen: Export, screen: Screen) -> dict[str, Any]:
-    """`files` written, and after a check of ONNX files `images` compared, how many `agree`, `largest_difference` of a score.
+    """`files` written, and after a check of ONNX files `images` compared, how many `agree`, `largest_difference` of a
+    score.
 
     Raises:
         ValueError: no such run, options that make no sense for it, or an exported network that predicts something else.
@@ -58,7 +59,12 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
         files = export_training_step(kept.network, _step(chosen, kept), out, format=chosen.format)
     else:
         files = export_network(kept.network, out, format=chosen.format)
-    result = {"run": str(chosen.run), "format": chosen.format, "what": chosen.what, "files": [str(file) for file in files]}
+    result = {
+        "run": str(chosen.run),
+        "format": chosen.format,
+        "what": chosen.what,
+        "files": [str(file) for file in files],
+    }
     if chosen.check and chosen.format == "onnx":
         predicting = next(file for file in files if file.stem in ("model", "prediction"))
         result.update(_compare(predicting, kept, chosen.data_dir))
@@ -83,7 +89,8 @@ def _step(chosen: Export, kept: Kept) -> Any:
     given = {name: recipe[name] for name in known if name in recipe}
     if chosen.optimiser is not None:
         given["optimiser"] = chosen.optimiser
-    return training_step(kept.network, batch_size=chosen.batch_size or recipe.get("batch_size", 128), **given)
+    batch_size = recipe.get("batch_size", 128) if chosen.batch_size is None else chosen.batch_size
+    return training_step(kept.network, batch_size=batch_size, **given)
 
 
 def _compare(path: Path, kept: Kept, data_dir: Path | None) -> dict[str, Any]:
@@ -91,7 +98,9 @@ def _compare(path: Path, kept: Kept, data_dir: Path | None) -> dict[str, Any]:
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError("The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it with --no-check.") from None
+        raise ValueError(
+            "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it with --no-check."
+        ) from None
     name = kept.data["name"]
     size = None if name in fo.data.NAMES or Path(name).is_file() else kept.data["image_size"]
     test = fo.data.load(name, data_dir=data_dir or kept.data["data_dir"], image_size=size).test

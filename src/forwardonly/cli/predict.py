@@ -102,7 +102,7 @@ def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
 
 
 def _files(path: Path) -> Iterator[Path | fo.data.InMemory]:
-    """The image itself, those in it if it is a folder, those that fit if it is a pattern, that of standard input for `-`."""
+    """The image itself, those in a folder, those that fit a pattern, or that of standard input for `-`."""
     if str(path) == "-":
         content = sys.stdin.buffer.read(MAX_INPUT + 1)
         if len(content) > MAX_INPUT:

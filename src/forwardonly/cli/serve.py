@@ -42,9 +42,9 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: no such run, an address that cannot be had, or a missing package.
     """
-    from forwardonly.serve import Limits, make_app  # says which extra is missing
-
     import uvicorn
+
+    from forwardonly.serve import Limits, make_app  # says which extra is missing
 
     if chosen.max_images < 1 or chosen.max_megabytes < 1:
         raise ValueError("--max-images and --max-megabytes must be at least 1")

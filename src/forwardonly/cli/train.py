@@ -17,7 +17,8 @@ from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
 from forwardonly.readout import Kind
 from forwardonly.storage import CONFIG, read_config
-from forwardonly.training import Recipe, Team, join
+from forwardonly.training import Progress, Recipe, Team, join
+from forwardonly.training.loggers import Logger, logger
 
 
 @dataclass(frozen=True, kw_only=True)

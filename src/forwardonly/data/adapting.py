@@ -31,9 +31,10 @@ def read_adapted(
 ) -> tuple[Tensor, list[str]]:
     """Image files of any Pillow format as uint8 (N, C, H, W), and for each what had to be changed, "" if nothing.
 
-    shape: (C, H, W) they come out as. Where the size differs, the shorter side is resized and the middle cut out; RGB becomes
-    grey by its luminance, grey becomes RGB with three equal channels.
-    Raises ValueError, naming the file, for one that is damaged, of more than `most_pixels` before it is decoded, or of another size where the network's is not square.
+    shape: (C, H, W) they come out as. Where the size differs, the shorter side is resized and the middle cut out; RGB
+    becomes grey by its luminance, grey becomes RGB with three equal channels.
+    Raises ValueError, naming the file, for one that is damaged, of more than `most_pixels` before it is decoded, or
+    of another size where the network's is not square.
     """
     channels, height, width = shape
     heads = [picture_head(file) for file in files]

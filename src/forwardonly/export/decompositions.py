@@ -29,7 +29,8 @@ def convolution_backward(
     groups: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of a convolution's input (B, I, H, W), weight (O, I, h, w) and bias (O,), each as a convolution or a sum.
+    """Gradients of a convolution's input (B, I, H, W), weight (O, I, h, w) and bias (O,), each as a convolution or a
+    sum.
 
     Raises:
         ValueError: a transposed or grouped convolution, whose gradient is not written here.
@@ -44,10 +45,10 @@ def convolution_backward(
             (n - 1) * s - 2 * p + r for n, s, p, r in zip(gradient.shape[2:], stride, padding, reach, strict=True)
         ]
         rest = [size - part for size, part in zip(signal.shape[2:], covered, strict=True)]
-        to_signal = F.conv_transpose2d(gradient, weight, None, stride, padding, rest, 1, dilation)  # type: ignore[arg-type]
+        to_signal = F.conv_transpose2d(gradient, weight, None, stride, padding, rest, 1, dilation)
     if wanted[1]:
         # The batch takes the channels' place: (I, B, H, W) correlated with (O, B, ...) is (I, O, h, w).
-        turned = F.conv2d(signal.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride)  # type: ignore[arg-type]
+        turned = F.conv2d(signal.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride)
         height, width = weight.shape[2:]
         to_weight = turned[:, :, :height, :width].transpose(0, 1)
     if wanted[2]:
@@ -76,7 +77,7 @@ def avg_pool2d_backward(
     channels, height, width = signal.shape[1:]
     even = torch.full((1, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=gradient.dtype, device=gradient.device)
     flat = gradient.reshape(-1, 1, *gradient.shape[2:])
-    spread = F.conv_transpose2d(flat, even, stride=stride)  # type: ignore[arg-type]
+    spread = F.conv_transpose2d(flat, even, stride=stride)
     missing = (0, width - spread.shape[3], 0, height - spread.shape[2])
     return F.pad(spread, missing).reshape(-1, channels, height, width)
 

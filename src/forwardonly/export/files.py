@@ -28,8 +28,8 @@ SCORES = ["scores", "block_scores"]
 def export_network(network: Network, folder: str | Path, *, format: Format) -> list[Path]:
     """Writes what predicts into a folder; returns its files.
 
-    `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The others give one file `model` that maps
-    `images` (B, channels, height, width) uint8 to `scores` (B, C) and `block_scores` (L, B, C), for any B.
+    `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The others give one file `model`
+    that maps `images` (B, channels, height, width) uint8 to `scores` (B, C) and `block_scores` (L, B, C), for any B.
 
     Raises:
         ValueError: the folder cannot be written, or a package is missing.
@@ -47,11 +47,12 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
 def export_training_step(network: Network, step: TrainingStep, folder: str | Path, *, format: Format) -> list[Path]:
     """Writes what learns into a folder; returns its files.
 
-    `training-step` is the graph, `state.safetensors` the tensors to begin with, `prediction` a graph from `images` and the state's
-    weights, of the same names, to scores, and `interface.json` says the names, types and shapes of all.
+    `training-step` is the graph, `state.safetensors` the tensors to begin with, `prediction` a graph from `images`
+    and the state's weights, of the same names, to scores, and `interface.json` says the names, types and shapes of all.
 
     Raises:
-        ValueError: the format is safetensors, which holds no graphs; the folder cannot be written; a package is missing.
+        ValueError: the format is safetensors, which holds no graphs; the folder cannot be written; a package is
+            missing.
     """
     if format == "safetensors":
         raise ValueError("safetensors holds weights, not graphs: export a training step as onnx or torch-export.")

@@ -1,7 +1,7 @@
 """Optimiser steps as plain arithmetic: state in, state out.
 
-Adam: Kingma & Ba 2015, arXiv 1412.6980; decoupled weight decay: Loshchilov & Hutter 2019, arXiv 1711.05101; SGD with momentum
-as PyTorch defines it. The learning rate is an input, so that whoever calls the step may let it fall.
+Adam: Kingma & Ba 2015, arXiv 1412.6980; decoupled weight decay: Loshchilov & Hutter 2019, arXiv 1711.05101; SGD with
+momentum as PyTorch defines it. The learning rate is an input, so that whoever calls the step may let it fall.
 """
 
 from collections.abc import Mapping

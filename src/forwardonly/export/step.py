@@ -1,8 +1,9 @@
 """The training step as a plain forward graph: no autograd in it, weights in, weights out.
 
-It is `training.loop.learn_all` itself that is traced, with an optimiser written out as arithmetic, so what an inference runtime
-computes is what the library computes. A forward-only block's gradient reaches back through one layer only, so the graph stays
-as shallow as the network: each block's part could run, and be freed, before the next one's begins.
+It is `training.loop.learn_all` itself that is traced, with an optimiser written out as arithmetic, so what an
+inference runtime computes is what the library computes. A forward-only block's gradient reaches back through one
+layer only, so the graph stays as shallow as the network: each block's part could run, and be freed, before the next
+one's begins.
 
 Shapes: B batch, L blocks.
 """
@@ -19,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forwardonly.export import decompositions
-from forwardonly.export.optimisers import Plan, PlainUpdate, State, first_state, plan
+from forwardonly.export.optimisers import PlainUpdate, Plan, State, first_state, plan
 from forwardonly.network import Network
 from forwardonly.rules import ContrastiveRule
 from forwardonly.training.loop import learn_all
@@ -30,10 +31,10 @@ from forwardonly.training.recipe import Recipe
 class TrainingStep:
     """A graph that maps `inputs` to `outputs`, and the state to begin with.
 
-    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels` (B,) int64
-    drawn by the caller, or `chance` (B, classes) float32 drawn evenly from 0 to 1 if the network picks hard wrong labels by itself,
-    `learning_rate` () float32, and every tensor of `state` under its name. Outputs: `losses` (L,), and
-    for every tensor of the state `next.NAME`.
+    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels`
+    (B,) int64 drawn by the caller, or `chance` (B, classes) float32 drawn evenly from 0 to 1 if the network picks
+    hard wrong labels by itself, `learning_rate` () float32, and every tensor of `state` under its name. Outputs:
+    `losses` (L,), and for every tensor of the state `next.NAME`.
     """
 
     graph: fx.GraphModule
@@ -52,8 +53,8 @@ class TrainingStep:
 def training_step(network: Network, *, batch_size: int, **options: Any) -> TrainingStep:
     """The network's step on batches of `batch_size` images; `options` are fields of `Recipe`, as for `fit`.
 
-    Weights are float32. All blocks learn on the batch; what a rule's schedule makes of epochs stays at the epoch the network is
-    in; augmentation is the caller's.
+    Weights are float32. All blocks learn on the batch; what a rule's schedule makes of epochs stays at the epoch the
+    network is in; augmentation is the caller's.
 
     Raises:
         ValueError: options that make no sense, an optimiser other than sgd, adam and adamw, dropout, or layers whose
@@ -89,7 +90,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         losses, following = _learn(network, plans, recipe, values, state)
         return losses, *(following[name] for name in state)
 
-    # Twice: autograd does not run inside functionalize, and its derivatives are there to be decomposed only once traced.
+    # Twice: autograd does not run inside functionalize, and its derivatives can only be decomposed once traced.
     with sdpa_kernel(SDPBackend.MATH):  # attention as plain products
         traced = _trace(step, (*examples, *fixed.values()))
     with torch.no_grad():
@@ -132,7 +133,8 @@ def picks_hard_labels(network: Network) -> bool:
 
 
 def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:
-    """`labels.hard_labels` with the random numbers `chance` (B, C), even in 0..1, given from outside: (B,), (B, C) -> (B,).
+    """`labels.hard_labels` with the random numbers `chance` (B, C), even in 0..1, given from outside: (B,), (B, C) ->
+    (B,).
 
     Of exponential waiting times with rates p the shortest is that of c with the chance p_c.
     """
@@ -183,6 +185,8 @@ def _tidy(graph: fx.GraphModule) -> None:
         if node.op == "call_function" and "_assert" in str(node.target):
             graph.graph.erase_node(node)
         elif node.op == "call_function" and "backward" in str(node.target):
-            raise ValueError(f"The derivative {node.target} is not known as forward operations, so it cannot be exported.")
+            raise ValueError(
+                f"The derivative {node.target} is not known as forward operations, so it cannot be exported."
+            )
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -1,7 +1,7 @@
 """An audit of the one promise: no block's loss moves a block before it.
 
-Every block's loss is made larger in turn, on a copy of the network, and one pass of the training loop is taken. If the gradient
-by which an earlier block would move then differs, in any bit, something has come through a wall.
+Every block's loss is made larger in turn, on a copy of the network, and one pass of the training loop is taken. If
+the gradient by which an earlier block would move then differs, in any bit, something has come through a wall.
 """
 
 import copy
@@ -31,7 +31,8 @@ class Leak(NamedTuple):
 
 
 def leaks(network: Network, images: Images) -> list[Leak]:
-    """Every way in which a block's loss reaches an earlier block in training on some of the images; empty if it is local.
+    """Every way in which a block's loss reaches an earlier block in training on some of the images; empty if it is
+    local.
 
     The network is left as it is. It needs images with labels; a batch of 64 is taken.
 
@@ -59,19 +60,21 @@ def leaks(network: Network, images: Images) -> list[Leak]:
 
 
 class _Gradient(Update):
-    """Takes the gradient and no step, and keeps the graph, so that one that reaches too far is seen and not an error."""
+    """Takes the gradient and no step, and keeps the graph, so that one that reaches too far is seen, not an error."""
 
     def __init__(self) -> None:
         pass
 
     def __call__(self, loss: Tensor) -> None:
-        loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        loss.backward(retain_graph=True)
 
     def step(self) -> None:
         pass
 
 
-def _gradients(network: Network, images: Images, wrong: Tensor | None, perturbed: int | None) -> list[dict[str, Tensor]]:
+def _gradients(
+    network: Network, images: Images, wrong: Tensor | None, perturbed: int | None
+) -> list[dict[str, Tensor]]:
     """What each block's parameters would move by, with one block's loss made larger."""
     trial = copy.deepcopy(network).train().requires_grad_(True)
     if perturbed is not None:

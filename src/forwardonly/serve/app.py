@@ -27,8 +27,8 @@ from forwardonly.version import __version__
 
 # The page brings everything with it, and the browser is told to let nothing else in.
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -106,7 +106,8 @@ def from_files(files: Sequence[InMemory], shape: Sequence[int], limits: Limits) 
 
 
 def from_json(content: Any, shape: Sequence[int], limits: Limits) -> tuple[Tensor, list[str]]:
-    """`{"images": [...]}`, pixels as whole numbers from 0 to 255, (B, channels, height, width) or, grey, (B, height, width).
+    """`{"images": [...]}`, pixels as whole numbers from 0 to 255, (B, channels, height, width) or, grey, (B, height,
+    width).
 
     Raises:
         ValueError: anything else.

@@ -1,8 +1,9 @@
 """The state of a run half-way, so that it can go on to the same bits.
 
-A checkpoint is one safetensors file: the tensors, and in its header, as JSON, the tree of plain values that they hang in. Its
-name is a number that grows and the SHA-256 of its bytes, so one rename makes it valid, whole and the newest. Nothing is
-unpickled. It knows nothing of processes: a run of one process goes on as a run of many, and the other way round.
+A checkpoint is one safetensors file: the tensors, and in its header, as JSON, the tree of plain values that they hang
+in. Its name is a number that grows and the SHA-256 of its bytes, so one rename makes it valid, whole and the newest.
+Nothing is unpickled. It knows nothing of processes: a run of one process goes on as a run of many, and the other way
+round.
 """
 
 import hashlib
@@ -24,7 +25,8 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:
-    """Adds a checkpoint of `state` (dicts, lists, tensors, numbers, strings) to a run folder; only the newest ones are kept.
+    """Adds a checkpoint of `state` (dicts, lists, tensors, numbers, strings) to a run folder; only the newest ones
+    are kept.
 
     Raises:
         OSError: it cannot be written; those before it are as they were.
@@ -103,7 +105,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as problem:
         raise ValueError(f"The checkpoint {path} cannot be read: {problem.strerror or problem}.") from None
     if hashlib.sha256(content).hexdigest() != path.stem[9:]:
-        raise ValueError(f"The checkpoint {path} is damaged: its bytes are not those that its name tells the SHA-256 of.")
+        raise ValueError(f"The checkpoint {path} is damaged: its bytes do not have the SHA-256 in its name.")
     try:
         state = unpack(content)
     except ValueError as problem:
@@ -114,10 +116,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _planted(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON can hold it: a tensor is its number, and a dict a list of pairs, for its keys may be numbers."""
+    """The value as JSON can hold it: a tensor by its number, a dict as a list of pairs, for keys may be numbers."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()  # a copy: safetensors refuses tensors that share memory
+        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors refuses shared memory
         return {"tensor": name}
     if isinstance(value, dict):
         return {"pairs": [[key, _planted(item, tensors)] for key, item in value.items()]}

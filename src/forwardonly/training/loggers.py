@@ -1,4 +1,5 @@
-"""Where a run's history also goes: TensorBoard, Weights & Biases, trackio. All optional; `metrics.jsonl` is always written.
+"""Where a run's history also goes: TensorBoard, Weights & Biases, trackio. All optional; `metrics.jsonl` is always
+written.
 
 A logger is a context manager that gives what `fit` takes as `progress`.
 """
@@ -9,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from forwardonly.training.run import Progress
+from forwardonly.training.trainer import Progress
 
 Logger = Literal["none", "tensorboard", "wandb", "trackio"]
 HINTS = {
@@ -39,7 +40,7 @@ def logger(kind: Logger, folder: Path, config: Mapping[str, Any]) -> Iterator[Ca
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on; all else is left out."""
+    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on; no more."""
     found = {}
     for name, value in row.items():
         if isinstance(value, list) and all(isinstance(each, (int, float)) for each in value):
@@ -63,7 +64,7 @@ def _tensorboard(folder: Path) -> Iterator[Callable[[Progress], None]]:
             if event.row is None:
                 return
             if writer is None:  # only now is it sure that the run has its folder
-                writer = opened.enter_context(SummaryWriter(str(folder / "tensorboard")))  # type: ignore[no-untyped-call]
+                writer = opened.enter_context(SummaryWriter(str(folder / "tensorboard")))
             for name, value in scalars(event.row).items():
                 writer.add_scalar(name, value, event.row["epoch"])
 

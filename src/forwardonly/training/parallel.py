@@ -1,7 +1,8 @@
 """Many processes, one run: who does what, and what they tell each other.
 
-Processes stand in a grid of replicas x stages. The replicas share each batch (data parallel); the stages of a replica share
-the blocks (layer pipeline, see `pipeline.py`). Rank = replica * stages + stage, so that stages sit side by side on a machine.
+Processes stand in a grid of replicas x stages. The replicas share each batch (data parallel); the stages of a replica
+share the blocks (layer pipeline, see `pipeline.py`). Rank = replica * stages + stage, so that stages sit side by side
+on a machine.
 """
 
 import os
@@ -88,11 +89,11 @@ class Team:
         return (part.stop - part.start) / count
 
     def update(self, module: nn.Module, recipe: Recipe, batch: int) -> Update:
-        """A module's update; where replicas share global batches of so many images, one that adds up their gradients."""
+        """A module's update; where replicas share batches of so many images, one that adds up their gradients."""
         return Update(module, recipe) if self.replicas == 1 else SharedUpdate(module, recipe, self, self.weight(batch))
 
     def exchange(self, update: "SharedUpdate", gradient: Tensor) -> "dist.Work | None":
-        """Starts to add up a gradient over replicas, in place, and meanwhile lets the update before it make its step."""
+        """Starts to add up a gradient over replicas, in place; meanwhile the update before it makes its step."""
         with self.peers():
             work = dist.all_reduce(gradient, group=self._same_stage, async_op=True)
         self.finish()
@@ -268,7 +269,9 @@ def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 3
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if "RANK" not in os.environ and mode is not None:
-        raise ValueError("There is only one process: start many with `torchrun --nproc-per-node N -m forwardonly train ...`.")
+        raise ValueError(
+            "There is only one process: start many with `torchrun --nproc-per-node N -m forwardonly train ...`."
+        )
     if stages is not None and mode != "layers":
         raise ValueError("stages are for --parallel layers.")
     if timeout <= 0:
@@ -278,7 +281,8 @@ def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 3
         return
     limit = timedelta(seconds=timeout)
     try:
-        attempt = f"forwardonly/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # a restart must not read old addresses
+        # a restart must not read old addresses
+        attempt = f"forwardonly/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         (store, rank, world), (own, _, _) = (next(rendezvous("env://", timeout=limit)) for _ in range(2))
         store, own = PrefixStore(attempt, store), PrefixStore(attempt, own)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -1,7 +1,9 @@
-"""The layer pipeline: blocks spread over processes, each of which receives a batch, updates its blocks, sends the batch on.
+"""The layer pipeline: blocks spread over processes, each of which receives a batch, updates its blocks, sends the
+batch on.
 
-No gradient crosses a block, so no backward pass crosses a process: after the first batches have filled the row, all processes
-work all the time, each on a batch of its own, and each batch meets exactly the weights that it would in a single process.
+No gradient crosses a block, so no backward pass crosses a process: after the first batches have filled the row, all
+processes work all the time, each on a batch of its own, and each batch meets exactly the weights that it would in a
+single process.
 """
 
 import copy
@@ -40,13 +42,13 @@ def spread(network: Network, recipe: Recipe, team: Team, batch: Batch, precision
     if team.stages == 1:
         return [slice(0, depth)]
     if depth < team.stages:
-        raise ValueError(f"{team.stages} processes cannot share the {depth} block(s) of this network: use --parallel data.")
+        raise ValueError(f"{team.stages} processes cannot share {depth} block(s): use --parallel data.")
     if recipe.schedule == "greedy":
-        raise ValueError("Greedy training has one block at work at a time: use --parallel data, or train simultaneously.")
+        raise ValueError("Greedy training has one block at work at a time: use --parallel data.")
     if network.reader is not None or hears(network.row[0]) == "all":
         raise ValueError(
-            "A rule whose blocks all hear each other, or whose negatives or predictions need a softmax reader, cannot be "
-            "spread over processes: use --parallel data, or options of the rule that do without."
+            "A rule whose blocks all hear each other, or whose negatives or predictions need a softmax reader, "
+            "cannot be spread over processes: use --parallel data, or options of the rule that do without."
         )
     costs = torch.zeros(depth, dtype=torch.float64, device=network.device)
     if team.leads:
@@ -103,8 +105,8 @@ class _Message:
 class Pipe:
     """The connections of one stage: batches come from the stage before it and go to the one behind it.
 
-    Up to two batches are under way in each direction, so that sending and receiving go on while the blocks compute. All batches
-    have the shapes of the first one.
+    Up to two batches are under way in each direction, so that sending and receiving go on while the blocks compute.
+    All batches have the shapes of the first one.
     """
 
     def __init__(self, team: Team, device: torch.device):
@@ -169,7 +171,9 @@ def _batch(parts: list[Tensor], layout: list[int]) -> Batch:
 
 
 def _header(batch: Batch) -> list[int]:
-    """How to read what follows: tensors in the signal (0 for a bare one), whether goodness is heard, shapes and types."""
+    """How to read what follows: tensors in the signal (0 for a bare one), whether goodness is heard, shapes and
+    types.
+    """
     numbers = [0 if isinstance(batch.signal, Tensor) else len(batch.signal), int(batch.heard is not None)]
     for part in _parts(batch):
         numbers += [_DTYPES.index(part.dtype), part.dim(), *part.shape]

@@ -1,46 +1,19 @@
 """A run: from a network and images to a trained network, a history, and a folder that holds both."""
 
-import platform
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from forwardonly.block import Signal
 from forwardonly.data import Images
-from forwardonly.labels import wrong_labels
-from forwardonly.measure.accuracy import fit_readout
-from forwardonly.measure.free_riding import diagnose
-from forwardonly.measure.memory import peak_memory_bytes
 from forwardonly.network import Network
-from forwardonly.precision import choose_device, choose_precision
-from forwardonly.rules import ContrastiveRule, Heard
-from forwardonly.training import checkpoint, keeping
-from forwardonly.training.cache import Cache, repeats
-from forwardonly.training.interrupt import Interrupted, finish_step_on_interrupt
-from forwardonly.training.loop import Batch, hears, learn_all, learn_one, learn_row, reach, read
+from forwardonly.precision import choose_device
+from forwardonly.training.interrupt import finish_step_on_interrupt
 from forwardonly.training.parallel import Team
-from forwardonly.training.pipeline import Pipe, spread
-from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.update import rate_factor
-
-
-class Progress(NamedTuple):
-    """How far a run is: steps done and in all, and at the end of an epoch its row of the history."""
-
-    step: int
-    steps: int
-    row: dict[str, Any] | None = None
-
-
-class NonFiniteLoss(ValueError):
-    """A loss or a weight became NaN or infinite."""
+from forwardonly.training.trainer import Progress, Trainer
 
 
 @dataclass
@@ -51,17 +24,6 @@ class Run:
     history: list[dict[str, Any]]
     result: dict[str, Any]
     folder: Path | None
-
-
-@dataclass
-class _Place:
-    """Where a run stands: which block is trained (in greedy training), which epoch, which step of it."""
-
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(
@@ -106,331 +68,14 @@ def fit(
     team = team or Team()
     device = team.device(choose_device(recipe.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        trainer = _Trainer(network.to(device), train, recipe, device, seed, team)
+        trainer = Trainer(network.to(device), train, recipe, device, seed, team)
         folder = None if out is None else Path(out)
         trainer.open(folder, config or {}, resume)
         with finish_step_on_interrupt() as interrupted:
             for row in trainer.train(validation, folder, progress, interrupted):
                 trainer.place.history.append(row)
-        return trainer.finish(validation, test, folder)
-
-
-class _Trainer:
-    """What a run carries from step to step."""
-
-    def __init__(
-        self, network: Network, train: Images, recipe: Recipe, device: torch.device, seed: int, team: Team
-    ):
-        self.network = network
-        self.team = team
-        self.images = train = train.to(device) if team.stage == 0 else train  # the other stages receive theirs
-        self.recipe = recipe
-        self.device = device
-        self.seed = seed
-        self.precision = choose_precision(recipe.precision, device)
-        self.batch = min(recipe.batch_size, len(train))
-        if self.batch < team.replicas:
-            raise ValueError(f"A batch of {self.batch} images cannot be shared by {team.replicas} processes.")
-        self.updates = [team.update(block, recipe, self.batch) for block in network.row]
-        self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
-        self.steps = len(train) // self.batch
-        self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
-        self.place = _Place()
-        self.losses = torch.zeros(self.steps, len(self.updates), device=device)
-        self.everyones = self.losses  # the sum of all processes' losses, up to date once they have met
-        network.prepare.fit(train.images)
-        for block in network.row:
-            block.compiled = recipe.compile
-        self.wrong: Tensor | None = None
-        if recipe.redraw == "once" and isinstance(network.rule, ContrastiveRule):
-            if network.reader is not None:
-                raise ValueError("Wrong labels that are drawn once cannot be hard ones, nor read by a softmax.")
-            self.wrong = wrong_labels(train.labels, network.classes, generator_at(device, seed))
-        self.cache: Cache | None = None
-        if repeats(network, train, recipe):
-            self.cache = Cache(network, train, self.wrong, self.precision)
-        self.pipe = Pipe(team, device)
-        self.own = [slice(0, len(self.updates))]
-        if team.stages > 1:
-            part = train.subset(torch.arange(self.batch)[team.part(self.batch)]).to(device)
-            first = Batch(network.present(part.images, part.labels, wrong=part.labels), part.labels)
-            self.own = spread(network, recipe, team, first, self.precision)
-
-    def train(
-        self,
-        validation: Images | None,
-        folder: Path | None,
-        progress: Callable[[Progress], None] | None,
-        interrupted: threading.Event,
-    ) -> Iterator[dict[str, Any]]:
-        """Epoch after epoch, from wherever the run stands; yields each epoch's row."""
-        place, total = self.place, self.phases * self.recipe.epochs * self.steps
-        self.network.train()
-        while place.phase < self.phases:
-            started = time.perf_counter()
-            order = self._order()
-            if self.cache is not None:
-                self.cache.move_to(place.phase)
-            for block in self.network.row:
-                block.rule.start_epoch(place.epoch)
-            while place.step < self.steps:
-                self.losses[place.step] = self._step(order)
-                place.step += 1
-                if self.team.heartbeat is not None:
-                    self.team.heartbeat.step = self._steps_done()
-                if progress is not None:
-                    progress(Progress(self._steps_done(), total))
-                if interrupted.is_set():
-                    place.seconds += time.perf_counter() - started
-                    raise Interrupted(self._interrupted(folder))
-                if folder is not None and self._pauses(place.step):
-                    self._meet()
-                    self._checkpoint(folder, place.seconds + time.perf_counter() - started)
-            self._meet()
-            place.seconds += time.perf_counter() - started
-            row = self._row(validation, time.perf_counter() - started)
-            self._next_epoch()
-            yield row
-            if folder is not None:
-                self._checkpoint(folder, place.seconds)
-            if progress is not None:
-                progress(Progress(self._steps_done(), total, row))
-
-    def _step(self, order: Tensor) -> Tensor:
-        """One batch through the loop; returns the losses (L,) of the blocks trained here, by this replica's share."""
-        place, row, own = self.place, self.network.row, self.own[self.team.stage]
-        seed = seed_at(self.seed, place.phase, place.epoch, place.step, self.team.replica)
-        torch.manual_seed(seed)  # for dropout
-        self._set_rates()
-        if self.cache is not None:
-            chosen = self._chosen(order)
-            chosen = chosen if self.team.replicas == 1 else chosen[self.team.part(self.batch)]
-            losses = self._learn_one(*self.cache.batch(chosen), self.images.labels[chosen])
-        else:
-            batch = self._first(order) if self.team.stage == 0 else self.pipe.receive(not self._meets_after(place.step))
-            if self.recipe.schedule == "greedy":
-                losses = self._learn_one(*reach(row[: place.phase], batch.signal, None, self.precision), batch.labels)
-            elif hears(row[0]) == "all":
-                losses = learn_all(row, self.updates, batch.signal, batch.labels, self.precision)
-            else:
-                losses = torch.zeros(len(row), device=self.device)
-                updates = self.updates[own]
-                losses[own], batch = learn_row(row[own], updates, batch, self.precision, seed, own.start)
-                if self.team.stage + 1 < self.team.stages:
-                    self.pipe.send(batch)
-        self.team.finish()
-        return losses if self.team.replicas == 1 else losses * self.team.weight(self.batch)
-
-    def _chosen(self, order: Tensor) -> Tensor:
-        """Where the images of this step's global batch are, (B,)."""
-        return order[self.place.step * self.batch : (self.place.step + 1) * self.batch]
-
-    def _first(self, order: Tensor) -> Batch:
-        """What the first block receives. Everything is drawn for the global batch, then this replica takes its part."""
-        place, part = self.place, self.team.part(self.batch)
-        generator = generator_at(self.device, self.seed, place.phase, place.epoch, place.step)
-        chosen = self._chosen(order)
-        images, labels = self.images.images[chosen], self.images.labels[chosen]
-        if self.recipe.augment is not None:
-            images = self.recipe.augment(images, generator, epoch=place.epoch, indices=chosen)
-        wrong = None if self.wrong is None else self.wrong[chosen]
-        if wrong is None and isinstance(self.network.rule, ContrastiveRule) and self.reader_update is None:
-            wrong = wrong_labels(labels, self.network.classes, generator)
-        images, labels, wrong = images[part], labels[part], None if wrong is None else wrong[part]
-        if self.reader_update is not None:
-            read(self.network, self.reader_update, images, labels, self.precision)
-            if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
-                generator = generator_at(
-                    self.device, self.seed, place.phase, place.epoch, place.step, self.team.replica
-                )
-        return Batch(self.network.present(images, labels, generator, wrong), labels)
-
-    def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:
-        """A step of greedy training, as `_step`."""
-        phase = self.place.phase
-        losses = torch.zeros(len(self.updates), device=self.device)
-        losses[phase] = learn_one(
-            self.network.row, phase, self.updates[phase], incoming, labels, heard, self.precision
-        )
-        return losses
-
-    def _order(self) -> Tensor:
-        """The epoch's order of the images, (N,); a batch that holds them all has none."""
-        if self.batch == len(self.images):
-            return torch.arange(self.batch, device=self.device)
-        generator = generator_at(self.device, self.seed, self.place.phase, self.place.epoch)
-        return torch.randperm(len(self.images), generator=generator, device=self.device)
-
-    def _set_rates(self) -> None:
-        done = self.place.epoch * self.steps + self.place.step
-        recipe, progress = self.recipe, done / (self.recipe.epochs * self.steps)
-        factor = rate_factor(recipe.lr_schedule, recipe.warmup, progress, recipe.final_rate)
-        for update in self.updates if self.reader_update is None else [*self.updates, self.reader_update]:
-            update.set_rate(factor)
-
-    def _steps_done(self) -> int:
-        epochs = self.place.phase * self.recipe.epochs + self.place.epoch
-        return epochs * self.steps + self.place.step
-
-    def _next_epoch(self) -> None:
-        place = self.place
-        place.step = 0
-        place.epoch += 1
-        if place.epoch == self.recipe.epochs:
-            place.epoch = 0
-            place.phase += 1
-
-    def _pauses(self, done: int) -> bool:
-        """Whether there is a checkpoint within the epoch after so many steps of it."""
-        every = self.recipe.checkpoint_every
-        return every is not None and done % every == 0 and done < self.steps
-
-    def _meets_after(self, step: int) -> bool:
-        """Whether the processes meet once this step is done."""
-        return step + 1 == self.steps or self._pauses(step + 1)
-
-    def _meet(self) -> None:
-        """All processes, at the same step, get all weights and losses, which must be finite."""
-        self.pipe.flush()
-        self.team.meet(self.network, self.own)
-        self.everyones = self.team.summed(self.losses)
-        self._check_finite()
-
-    def _check_finite(self) -> None:
-        """Looks at all losses, and at the weights, which the last step may have spoilt; seldom, for the device must finish."""
-        bad = (~torch.isfinite(self.everyones)).nonzero()
-        if len(bad):
-            step, block = bad[0].tolist()
-            raise NonFiniteLoss(
-                f"The loss of block {block} became {float(self.everyones[step, block])} in epoch {self.place.epoch}, "
-                f"step {step}: try a lower learning rate or --precision fp32."
-            )
-        for index, block in enumerate(self.network.row):
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in block.parameters()):
-                raise NonFiniteLoss(
-                    f"A weight of block {index} became NaN or infinite in epoch {self.place.epoch}, by step "
-                    f"{self.place.step - 1}: try a lower learning rate or --precision fp32."
-                )
-
-    def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
-            "loss": self.everyones.mean(0).tolist(),
-            "seconds": seconds,
-            "learning_rate": self.updates[0].optimisers[0].param_groups[0]["lr"],
-        }
-        if self.recipe.schedule == "greedy":
-            row["block"] = self.place.phase
-        watched = [block.rule.watched() for block in self.network.row]
-        row.update({name: [own[name] for own in watched] for name in watched[0]})
-        due = (self.place.epoch + 1) % self.recipe.validate_every == 0 or self.place.epoch + 1 == self.recipe.epochs
-        if validation is not None and due:
-            measured = self.team.evaluate(self.network, validation, self.precision)
-            row["validation_accuracy"] = measured.accuracy
-            row["block_accuracy"] = measured.block_accuracy
-            if self.recipe.diagnose:
-                row["free_riding"] = diagnose(self.network, validation, precision=self.precision).as_json()
-        return row
-
-    def _checkpoint(self, folder: Path, seconds: float) -> None:
-        state = self._state(seconds)
-        if self.team.leads:
-            keeping.keep(folder, state, self.place.history)
-
-    def _state(self, seconds: float) -> dict[str, Any]:
-        """Everything the run goes on from, gathered by the leading process; for others, what they have of it."""
-        own = [update.state_dict() for update in self.updates]
-        return {
-            "network": self.network.state_dict(),
-            "updates": self.team.gathered(own, self.own, self.device),
-            "reader": None if self.reader_update is None else self.reader_update.state_dict(),
-            "place": {**asdict(self.place), "seconds": seconds},
-            "losses": self.everyones,
-            "recipe": asdict(self.recipe),
-            "seed": self.seed,
-        }
-
-    def open(self, folder: Path | None, config: dict[str, Any], resume: bool) -> None:
-        """Makes the run folder, or takes everything from its checkpoint; all processes start as the leading one does.
-
-        Raises:
-            ValueError: there is no run to resume, or it is damaged or had other options; the folder cannot be written.
-        """
-        state = None
-        if folder is not None and self.team.leads:
-            state = keeping.resume(folder) if resume else None
-            if not resume:
-                more = {"recipe": asdict(self.recipe), "seed": self.seed, **config}
-                keeping.start(folder, {"network": self.network.config, **more})
-        if self.team.alone and state is None:
-            return
-        state = self.team.told(state or self._state(0.0), self.device)
-        try:
-            self._take(state, folder)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
-            raise ValueError(
-                f"The checkpoint in {folder} belongs to another network or is damaged ({type(problem).__name__})."
-            ) from None
-
-    def _take(self, state: dict[str, Any], folder: Path | None) -> None:
-        now = {**asdict(self.recipe), "seed": self.seed}
-        for name, value in {**state["recipe"], "seed": state["seed"]}.items():
-            if now.get(name) != value:
-                raise ValueError(f"The run in {folder} had {name} {value}, not {now.get(name)}: resume it with that.")
-        self.network.load_state_dict(state["network"])
-        for update, kept in zip(self.updates, state["updates"], strict=True):
-            update.load_state_dict(kept)
-        if self.reader_update is not None:
-            self.reader_update.load_state_dict(state["reader"])
-        self.place = _Place(**state["place"])
-        if not (0 <= self.place.phase <= self.phases and 0 <= self.place.epoch < self.recipe.epochs):
-            raise ValueError(f"The checkpoint in {folder} is damaged: it is at epoch {self.place.epoch}.")
-        if self.team.leads:  # the others' share in a sum is what they add from here on
-            self.losses.copy_(state["losses"])
-
-    def _interrupted(self, folder: Path | None) -> str:
-        if folder is None:
-            return "Interrupted; nothing was saved, for the run has no folder."
-        if not self.team.alone:
-            return f"Interrupted; the last checkpoint is in {folder}: the same command with --resume --out {folder} goes on."
-        self._check_finite()
-        self._checkpoint(folder, self.place.seconds)
-        return f"Interrupted; a checkpoint is in {folder}: the same command with --resume --out {folder} goes on."
-
-    def finish(self, validation: Images | None, test: Images | None, folder: Path | None) -> Run:
-        """Final figures, from the last epoch's weights, and the files that hold them."""
-        self.network.eval()
-        result: dict[str, Any] = {
-            "test_accuracy": None,
-            "validation_accuracy": None,
-            "block_accuracy": None,
-            "seconds": self.place.seconds,
-            "epochs": self.recipe.epochs,
-            "seed": self.seed,
-            "precision": self.precision,
-            "device": describe_device(self.device),
-            "processes": self.team.world,
-            "torch": torch.__version__,
-        }
-        fitted_on = {"validation": validation, "training": self.images}.get(self.network.readout.fitted_on or "")
-        if fitted_on is not None:
-            fit_readout(self.network, fitted_on, precision=self.precision)
-        for name, images in (("validation", validation), ("test", test)):
-            if images is not None:
-                measured = self.team.evaluate(self.network, images, self.precision)
-                result[f"{name}_accuracy"] = measured.accuracy
-                result["block_accuracy"] = measured.block_accuracy
-        result["peak_memory_bytes"] = peak_memory_bytes(self.device)
-        if folder is not None and self.team.leads:
-            keeping.finish(folder, self.network, result)
-        return Run(self.network, self.place.history, result, folder)
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words that stand beside a result."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads, {platform.machine()}"
+        result = trainer.finish(validation, test, folder)
+        return Run(network, trainer.place.history, result, folder)
 
 
 def _check(network: Network, train: Images, *others: Images | None) -> None:

@@ -1,0 +1,113 @@
+"""`ForwardOnlyClassifier` behaves as a scikit-learn classifier."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import forwardonly as fo
+from forwardonly.estimator import ForwardOnlyClassifier
+
+SMALL = {"hidden": (32, 32), "epochs": 20, "learning_rate": 5e-3, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def split():
+    return train_test_split(*load_digits(return_X_y=True), test_size=0.25, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(split):
+    return ForwardOnlyClassifier(**SMALL, random_state=0).fit(split[0], split[2])
+
+
+def test_scikit_learns_own_checks():
+    quick = ForwardOnlyClassifier(hidden=(16,), epochs=10, batch_size=32, learning_rate=0.02, precision="fp32")
+    results = check_estimator(quick, on_skip=None)
+    assert len(results) > 50
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
+    assert not any(result["expected_to_fail"] for result in results)
+
+
+def test_accuracy_on_digits(fitted, split):
+    assert fitted.score(split[1], split[3]) > 0.93
+
+
+@pytest.mark.parametrize("rule", ["projection", "ff", "cff-adaptive", "backprop"])
+def test_other_rules_learn_too(split, rule):
+    options = {"negatives": "uniform"} if rule == "ff" else None
+    classifier = ForwardOnlyClassifier(
+        rule, (64, 64), rule_options=options, epochs=10, learning_rate=5e-3, precision="fp32", random_state=0
+    )
+    assert classifier.fit(split[0] / 16, split[2]).score(split[1] / 16, split[3]) > 0.85
+
+
+def test_probabilities_and_decisions_agree_with_predictions(fitted, split):
+    shares, scores, labels = (f(split[1]) for f in (fitted.predict_proba, fitted.decision_function, fitted.predict))
+    assert shares.sum(1) == pytest.approx(np.ones(len(shares)))
+    assert (fitted.classes_[shares.argmax(1)] == labels).all() and (fitted.classes_[scores.argmax(1)] == labels).all()
+
+
+def test_two_classes_with_names():
+    X, y = make_blobs(120, centers=2, random_state=1)
+    names = np.array(["no", "yes"])[y]
+    classifier = ForwardOnlyClassifier(**SMALL, random_state=0).fit(X, names)
+    decision = classifier.decision_function(X)
+    assert decision.shape == (120,)
+    assert (np.where(decision > 0, "yes", "no") == classifier.predict(X)).all()
+    assert classifier.score(X, names) > 0.95
+
+
+def test_in_a_pipeline_a_grid_and_cross_validation(split):
+    X, y = split[0][:400], split[2][:400]
+    pipeline = make_pipeline(StandardScaler(), ForwardOnlyClassifier(**SMALL, random_state=0))
+    assert cross_val_score(pipeline, X, y, cv=2).min() > 0.7
+    pipeline.set_params(forwardonlyclassifier__epochs=5)
+    grid = GridSearchCV(pipeline, {"forwardonlyclassifier__hidden": [(4,), (32,)]}, cv=2).fit(X, y)
+    assert grid.best_params_ == {"forwardonlyclassifier__hidden": (32,)}
+
+
+def test_clone_and_same_seed_give_the_same_predictions(fitted, split):
+    again = clone(fitted).fit(split[0], split[2])
+    assert (again.decision_function(split[1]) == fitted.decision_function(split[1])).all()
+
+
+def test_partial_fit_learns_batch_by_batch(split):
+    classifier = ForwardOnlyClassifier(**SMALL, batch_size=32, random_state=0)
+    for _ in range(5):
+        for start in range(0, 1200, 400):
+            rows = slice(start, start + 400)
+            classifier.partial_fit(split[0][rows], split[2][rows], classes=np.arange(10))
+    assert classifier.score(split[1], split[3]) > 0.9
+    with pytest.raises(ValueError, match="not among the classes"):
+        classifier.partial_fit(split[0][:2], [3, 11])
+    with pytest.raises(ValueError, match="since the first call"):
+        classifier.partial_fit(split[0][:2], [3, 4], classes=[3, 4])
+    with pytest.raises(ValueError, match="first call"):
+        clone(classifier).partial_fit(split[0], split[2])
+
+
+def test_saved_without_pickle(fitted, split, tmp_path):
+    fitted.save(tmp_path)
+    again = ForwardOnlyClassifier.load(tmp_path)
+    assert (again.predict_proba(split[1]) == fitted.predict_proba(split[1])).all()
+    assert again.get_params() == {**fitted.get_params(), "random_state": None, "hidden": [32, 32]}
+    assert again.partial_fit(split[0], split[2]).score(split[1], split[3]) > 0.9
+    kept = pickle.loads(pickle.dumps(fitted))  # as joblib does in a parallel grid search
+    assert (kept.predict(split[1]) == fitted.predict(split[1])).all()
+
+
+def test_mistakes_are_one_clear_sentence(split, tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'hyperspherical'"):
+        ForwardOnlyClassifier("hypersferical").fit(split[0], split[2])
+    with pytest.raises(ValueError, match="one class"):
+        ForwardOnlyClassifier().fit(split[0], np.zeros(len(split[0])))
+    fo.save(fo.mlp((1, 2, 2), [4], rule=fo.rules.Projection(classes=2)), tmp_path)
+    with pytest.raises(ValueError, match="was not written by ForwardOnlyClassifier"):
+        ForwardOnlyClassifier.load(tmp_path)

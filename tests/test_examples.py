@@ -1,0 +1,33 @@
+"""Every example runs, is short, and shows what it says."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "examples"
+SHOWS = {
+    "own_rule": lambda found: min(found.values()) > 0.9,
+    "own_images": lambda accuracy: accuracy > 0.8,
+    "localize_resnet": lambda found: found[0] > 0.9 and found[1:] == (3, 0),
+    "memory_budget": lambda depths: depths["projection"] == 64 and depths["backprop"] < 16,
+    "on_device": lambda accuracy: accuracy > 0.93,
+}
+
+
+def test_every_example_is_listed_and_short():
+    scripts = {path.stem: path.read_text().count("\n") for path in FOLDER.glob("*.py")}
+    assert set(scripts) == set(SHOWS)
+    assert all(lines < 60 for lines in scripts.values())
+    assert all(f"`{name}.py`" in (FOLDER / "README.md").read_text() for name in scripts)
+
+
+@pytest.mark.parametrize("name", SHOWS)
+def test_example(name):
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = module.main()
+    assert SHOWS[name](found), found

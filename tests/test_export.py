@@ -1,0 +1,237 @@
+"""Exported networks predict the same, and the exported training step learns the same, without this library."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.numpy
+import torch
+
+import forwardonly as fo
+from forwardonly import cli
+from forwardonly.export import export_network, export_training_step, training_step
+from forwardonly.export.decompositions import avg_pool2d_backward, convolution_backward, max_pool2d_backward
+from forwardonly.export.step import race
+from forwardonly.training.loop import learn_all
+from forwardonly.training.recipe import Recipe
+from forwardonly.training.update import Update
+
+RATE = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+BODIES = {
+    "mlp": (fo.bodies.MLP(hidden=(16, 16)), (1, 6, 6)),
+    "cnn": (fo.bodies.CNN(width=0.1), (3, 16, 16)),
+    "six": (fo.bodies.Six(width=0.1), (3, 16, 16)),
+    "transformer": (fo.bodies.Transformer(), (3, 8, 8)),
+}
+
+
+def images_of(shape, count=48, classes=4):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    return fo.data.Images(pixels, torch.arange(count) % classes, tuple("abcd"[:classes]), "random")
+
+
+def network(rule_name, body="mlp"):
+    options = {"negatives": "uniform"} if hasattr(fo.rules.TABLE[rule_name], "negatives") else {}
+    body, shape = BODIES[body]
+    net = fo.build(body, shape, rule=fo.rules.TABLE[rule_name](classes=4, **options))
+    net.prepare.fit(images_of(shape).images)
+    return net.train()
+
+
+CASES = [
+    *((rule, "mlp", "sgd") for rule in fo.rules.TABLE if not rule.startswith("channel")),
+    ("hyperspherical", "mlp", "adam"),
+    ("hyperspherical", "mlp", "adamw"),
+    ("channel-static", "cnn", "sgd"),
+    ("channel-learnable", "cnn", "sgd"),
+    ("projection", "six", "sgd"),
+    ("projection", "transformer", "sgd"),
+]
+
+
+@pytest.mark.parametrize(("rule", "body", "optimiser"), CASES)
+def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
+    net = network(rule, body)
+    images = images_of(net.shape)
+    options = {"optimiser": optimiser, "learning_rate": RATE[optimiser], "weight_decay": 0.01, "clip": 1.0}
+    step = training_step(net, batch_size=16, **options)
+    recipe = Recipe.for_rule(net.rule, **options)
+    updates = [Update(block, recipe) for block in net.row]
+    state = step.state
+    for k in range(3):
+        some = images.subset(torch.arange(16 * k, 16 * k + 16))
+        given = {"images": some.images, "labels": some.labels, "learning_rate": torch.tensor(RATE[optimiser])}
+        wrong = (some.labels + 1 + k) % 4
+        if "wrong_labels" in step.inputs:
+            given["wrong_labels"] = wrong
+        losses, state = step(state, **given)
+        expected = learn_all(net.row, updates, net.present(some.images, some.labels, wrong=wrong), some.labels, "fp32")
+        torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    ours = net.state_dict()
+    compared = [name for name in state if name in ours]
+    assert compared
+    for name in compared:
+        torch.testing.assert_close(state[name], ours[name], rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("rule", ["hyperspherical", "ff"])
+def test_no_derivative_is_left_in_the_graph(rule):
+    step = training_step(network(rule), batch_size=8)
+    called = {str(node.target) for node in step.graph.graph.nodes if node.op == "call_function"}
+    assert called and not any(word in name for name in called for word in ("backward", "assert", "autograd", "grad_"))
+    assert not any(tensor.requires_grad for tensor in step.state.values())
+
+
+def test_hard_negatives_and_their_reader_learn_in_the_graph(digits):
+    net = fo.mlp(digits.train.shape, (64, 64), rule=fo.rules.ForwardForward(classes=10, negatives="hard"))
+    net.prepare.fit(digits.train.images)
+    step = training_step(net, batch_size=64, optimiser="adamw", learning_rate=3e-3)
+    state, generator = step.state, torch.Generator().manual_seed(0)
+    for _ in range(12):
+        for chosen in torch.randperm(len(digits.train), generator=generator).split(64)[:-1]:
+            some = digits.train.subset(chosen)
+            chance = torch.rand(64, 10, generator=generator)
+            _, state = step(
+                state, images=some.images, labels=some.labels, chance=chance, learning_rate=torch.tensor(3e-3)
+            )
+    net.load_state_dict({**net.state_dict(), **{name: state[name] for name in state if name in net.state_dict()}})
+    assert fo.evaluate(net, digits.test, precision="fp32").accuracy > 0.9
+
+
+def test_race_draws_wrong_labels_by_their_chances():
+    labels, logits = torch.zeros(40_000, dtype=torch.long), torch.tensor([9.0, 2.0, 0.0, -1.0]).expand(40_000, 4)
+    drawn = race(labels, logits, torch.rand(40_000, 4, generator=torch.Generator().manual_seed(0)))
+    share = torch.bincount(drawn, minlength=4) / 40_000
+    expected = torch.cat([torch.zeros(1), torch.softmax(logits[0, 1:], 0)])
+    torch.testing.assert_close(share, expected, rtol=0, atol=0.01)
+
+
+def test_onnxruntime_trains_digits_from_scratch(tmp_path, digits):
+    net = fo.mlp(digits.train.shape, (100, 100), rule=fo.rules.Hyperspherical(classes=10))
+    net.prepare.fit(digits.train.images)
+    step = training_step(net, batch_size=32, optimiser="adamw", learning_rate=3e-3)
+    export_training_step(net, step, tmp_path, format="onnx")
+    state, interface = safetensors.numpy.load_file(tmp_path / "state.safetensors"), read(tmp_path / "interface.json")
+    learning, predicting = (session(tmp_path / f"{name}.onnx") for name in ("training-step", "prediction"))
+    assert [each.name for each in learning.get_inputs()] == [each["name"] for each in interface["inputs"]]
+    images, labels, draw = digits.train.images.numpy(), digits.train.labels.numpy(), np.random.default_rng(0)
+    epochs = 15
+    for epoch in range(epochs):
+        rate = np.array(3e-3 * (1 - epoch / epochs), np.float32)
+        for chosen in np.array_split(draw.permutation(len(labels))[: len(labels) // 32 * 32], len(labels) // 32):
+            given = {"images": images[chosen], "labels": labels[chosen], "learning_rate": rate}
+            losses, *following = learning.run(None, {**given, **state})
+            state = dict(zip(interface["state"], following, strict=True))
+    assert losses.shape == (2,) and np.isfinite(losses).all()
+    weights = {name: state[name] for name in interface["prediction_inputs"][1:]}
+    scores, blocks = predicting.run(None, {"images": digits.test.images.numpy(), **weights})
+    on_device = (scores.argmax(1) == digits.test.labels.numpy()).mean()
+    ours = fo.fit(
+        net, digits.train, epochs=epochs, batch_size=32, optimiser="adamw", learning_rate=3e-3, lr_schedule="linear"
+    )
+    assert blocks.shape == (2, len(digits.test), 10)
+    assert on_device > 0.95
+    assert on_device == pytest.approx(fo.evaluate(ours.network, digits.test).accuracy, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert cli.main(["train", "--epochs", "2", "--hidden", "20", "20", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_command_writes_onnx_and_checks_it_on_the_test_set(run, capsys, digits):
+    capsys.readouterr()
+    assert cli.main(["export", str(run), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["agree"] == result["images"] == len(digits.test)
+    assert result["largest_difference"] < 1e-4
+    ready = session(result["files"][0])
+    for count in (1, 7):
+        assert ready.run(["scores"], {"images": digits.test.images[:count].numpy()})[0].shape == (count, 10)
+
+
+def test_the_command_writes_safetensors_that_load(run, tmp_path, digits):
+    assert cli.main(["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "out")]) == 0
+    images = digits.test.images
+    assert torch.equal(fo.load(tmp_path / "out").scores(images), fo.load(run).scores(images))
+
+
+def test_torch_export_of_both(run, tmp_path, digits):
+    net = fo.load(run)
+    (path,) = export_network(net, tmp_path, format="torch-export")
+    scores, _ = torch.export.load(path).module()(digits.test.images)
+    torch.testing.assert_close(scores, net(digits.test.images))
+    assert (
+        cli.main(["export", str(run), "--format", "torch-export", "--what", "training-step", "--out", str(tmp_path)])
+        == 0
+    )
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"training-step.pt2", "prediction.pt2", "state.safetensors", "interface.json"} <= names
+    assert not any(path.suffix == ".tmp" or ".tmp" in path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--format", "safetensors", "--what", "training-step"], "not graphs"),
+        (["--what", "training-step", "--batch-size", "0"], "batch_size must be at least 1"),
+        (["--format", "onxx"], "did you mean 'onnx'"),
+    ],
+)
+def test_mistakes(run, capsys, words, says):
+    capsys.readouterr()
+    assert cli.main(["export", str(run), *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and says in err and err.count("\n") == 1
+
+
+def test_what_cannot_be_a_plain_graph_is_refused():
+    dropped = fo.mlp((1, 6, 6), [8, 8], rule=fo.rules.Projection(classes=4), dropout=0.5)
+    with pytest.raises(ValueError, match="Dropout is random"):
+        training_step(dropped, batch_size=4)
+    with pytest.raises(ValueError, match="sgd, adam or adamw, not with rprop"):
+        training_step(network("projection"), batch_size=4, optimiser="rprop")
+
+
+@pytest.mark.parametrize(("stride", "padding", "side"), [(1, 1, 7), (2, 1, 8), (2, 0, 9), (3, 2, 10)])
+def test_convolution_backward_is_autograds(stride, padding, side):
+    signal = torch.randn(3, 2, side, side, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(4, 2, 3, 3, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.double, requires_grad=True)
+    out = torch.nn.functional.conv2d(signal, weight, bias, stride, padding)
+    gradient = torch.randn_like(out)
+    expected = torch.autograd.grad(out, (signal, weight, bias), gradient)
+    sizes, pair = [4], [1, 1]
+    got = convolution_backward(
+        gradient, signal, weight, sizes, [stride] * 2, [padding] * 2, pair, False, [0, 0], 1, [True] * 3
+    )
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_pooling_backward_is_autograds():
+    signal = torch.randn(2, 3, 7, 8, dtype=torch.double, requires_grad=True)
+    mean = torch.nn.functional.avg_pool2d(signal, [3, 4], [2, 2])
+    gradient = torch.randn_like(mean)
+    (expected,) = torch.autograd.grad(mean, signal, gradient)
+    got = avg_pool2d_backward(gradient, signal, [3, 4], [2, 2], [0, 0], False, True, None)
+    torch.testing.assert_close(got, expected)
+    largest, indices = torch.nn.functional.max_pool2d(signal, 3, 2, return_indices=True)
+    gradient = torch.randn_like(largest)
+    (expected,) = torch.autograd.grad(largest, signal, gradient)
+    got = max_pool2d_backward(gradient, signal, [3, 3], [2, 2], [0, 0], [1, 1], False, indices)
+    torch.testing.assert_close(got, expected)
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def read(path):
+    return json.loads(path.read_text())

@@ -1,0 +1,95 @@
+"""`forwardonly predict` on real files: formats, folders, patterns, standard input, other sizes and colours."""
+
+import csv
+import io
+import json
+
+import pytest
+from PIL import Image
+
+import forwardonly as fo
+from forwardonly import cli
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert cli.main(["train", "--epochs", "5", "--hidden", "40", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, digits, monkeypatch):
+    """One test image in many formats, sizes and colours, in nested folders."""
+    monkeypatch.chdir(tmp_path)
+    image = Image.fromarray(digits.test.images[0, 0].numpy())
+    large = image.resize((40, 40), Image.Resampling.BOX)
+    (tmp_path / "photos/more").mkdir(parents=True)
+    image.save("photos/a.png")
+    large.convert("RGB").save("photos/b.jpg", quality=95)
+    large.convert("RGBA").save("photos/c.webp", lossless=True)
+    large.save("photos/more/d.bmp")
+    large.convert("P").save("photos/more/e.gif")
+    return tmp_path
+
+
+def predict(capsys, run, *words):
+    status = cli.main(["predict", str(run), *words])
+    return status, *capsys.readouterr()
+
+
+def test_formats_sizes_and_colours_give_one_answer_and_say_what_was_changed(run, photos, capsys, digits):
+    status, out, _ = predict(capsys, run, "photos", "photos/more", "--json")
+    found = json.loads(out)["predictions"]
+    assert status == 0 and len(found) == 5
+    assert {each["index"] for each in found} == {fo.load(run).predict(digits.test.images[:1]).item()}
+    changes = [each["changes"] for each in found]
+    assert changes[0] == ""
+    assert changes[1] == "resized from 40 x 40 to 8 x 8, colour made grey"
+    assert changes[3] == "resized from 40 x 40 to 8 x 8"
+
+
+def test_patterns(run, photos, capsys):
+    _, out, _ = predict(capsys, run, "photos/**/[a-d].*", "--json")
+    assert len(json.loads(out)["predictions"]) == 4
+    status, out, err = predict(capsys, run, "photos/*.tiff")
+    assert (status, out) == (2, "") and "photos/*.tiff: no file fits this pattern" in err
+
+
+def test_standard_input(run, photos, capsys, monkeypatch):
+    content = (photos / "photos/b.jpg").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    _, out, _ = predict(capsys, run, "-", "--json")
+    assert json.loads(out)["predictions"][0]["image"] == "standard input"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"no image")))
+    status, out, err = predict(capsys, run, "-")
+    assert (status, out) == (2, "") and "standard input" in err
+
+
+def test_csv(run, photos, capsys):
+    status, out, _ = predict(capsys, run, "photos", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0 and [row["image"] for row in rows] == ["photos/a.png", "photos/b.jpg", "photos/c.webp"]
+    for row in rows:
+        assert row[row["class"]] == row["probability"]
+        assert sum(float(row[str(label)]) for label in range(10)) == pytest.approx(1, abs=1e-5)
+    assert predict(capsys, run, "photos", "--csv", "--json")[0] == 2
+
+
+def test_exact_refuses_to_change_anything(run, photos, capsys):
+    assert predict(capsys, run, "photos/a.png", "--exact")[0] == 0
+    status, out, err = predict(capsys, run, "photos/b.jpg", "--exact")
+    assert (status, out) == (2, "") and "resized from 40 x 40 to 8 x 8, colour made grey, which --exact forbids" in err
+
+
+def test_grey_becomes_colour_for_a_network_of_colours(tmp_path):
+    Image.new("L", (10, 12), 77).save(tmp_path / "grey.png")
+    pixels, changes = fo.data.read_adapted([tmp_path / "grey.png"], (3, 4, 4))
+    assert changes == ["resized from 10 x 12 to 4 x 4, grey made RGB"]
+    assert pixels.shape == (1, 3, 4, 4) and (pixels == 77).all()
+
+
+def test_only_to_squares_can_images_be_resized(tmp_path):
+    Image.new("L", (10, 12)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="only to squares"):
+        fo.data.read_adapted([tmp_path / "a.png"], (1, 4, 6))
