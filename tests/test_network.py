@@ -72,9 +72,7 @@ def test_predicting_switches_dropout_off_and_back(images):
     assert net.training
 
 
-@pytest.mark.parametrize(
-    ("kind", "weights"), [("sum", [1, 1, 1]), ("skip-first", [0, 1, 1]), ("last", [0, 0, 1])]
-)
+@pytest.mark.parametrize(("kind", "weights"), [("sum", [1, 1, 1]), ("skip-first", [0, 1, 1]), ("last", [0, 0, 1])])
 def test_readouts_join_blocks(kind, weights):
     scores = torch.randn(3, 5, 4)
     expected = np.einsum("l,lbc->bc", weights, scores.numpy())

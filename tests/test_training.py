@@ -18,9 +18,7 @@ from forwardonly.training.update import Update, rate_factor
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_digits_are_learned_to_95_percent(digits, rule_name, schedule, precision):
     net = fo.mlp(digits.train.shape, [200, 200], rule=fo.rules.TABLE[rule_name](classes=10))
-    run = fo.fit(
-        net, digits.train, test=digits.test, epochs=12, batch_size=32, schedule=schedule, precision=precision
-    )
+    run = fo.fit(net, digits.train, test=digits.test, epochs=12, batch_size=32, schedule=schedule, precision=precision)
     assert run.result["test_accuracy"] >= 0.95
     assert run.result["precision"] == precision
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())

@@ -130,9 +130,13 @@ LEAVES = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
     | st.sampled_from(["../../etc/passwd", "os.system", "backprop", "transformer", 10**12, -1, "__class__", "classes"])
 )  # fmt: skip
-JSON = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-)
+
+
+def branches(inner):
+    return st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+
+
+JSON = st.recursive(LEAVES, branches)
 
 
 @st.composite

@@ -92,7 +92,7 @@ def store() -> Iterator[int]:
     receive, send = os.pipe()
     pid = os.fork()
     if pid == 0:
-        kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        kept = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         os.write(send, str(kept.port).encode())
         signal.pause()
     try:
@@ -149,7 +149,8 @@ def losses_differ(folder: Path, other: Path) -> float:
 def same(folder: Path) -> dict[str, Any]:
     """Every way of sharing a run, against one process alone."""
     results: dict[str, Any] = {}
-    layers, data, both = {"mode": "layers"}, {}, {"mode": "layers", "stages": 2}
+    data: dict[str, Any] = {}
+    layers, both = {"mode": "layers"}, {"mode": "layers", "stages": 2}
     row = fo.bodies.Conv(depth=4, channels=5)
     cases: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {
         "mlp": ({}, [(2, layers), (3, layers), (2, data), (3, data), (4, both)]),
@@ -225,7 +226,7 @@ def lose(folder: Path, **how: Any) -> dict[str, Any]:
     with store() as shared:
         for name, number in (("dies", signal.SIGKILL), ("hangs", signal.SIGSTOP)):
             out = folder / name
-            crew = Crew(shared, folder, 3, lambda team, out=out: train(team, out, epochs=10_000), timeout=6.0, **how)
+            crew = Crew(shared, folder, 3, partial(train, folder=out, epochs=10_000), timeout=6.0, **how)
             patience = time.monotonic() + 60
             while not (out / "checkpoint").exists():
                 assert time.monotonic() < patience, crew.said()

@@ -32,7 +32,9 @@ COMMANDS = {
     "compare": Command("forwardonly.cli.compare", "Compare rules over seeds: table, tests, report."),
     "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, its numbers beside ours."),
     "diagnose": Command("forwardonly.cli.diagnose", "Look inside a run: free-riding, block by block."),
-    "bench": Command("forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data."),
+    "bench": Command(
+        "forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data."
+    ),
     "export": Command("forwardonly.cli.export", "Write a run's network, or its training step, for other runtimes."),
     "serve": Command("forwardonly.cli.serve", "Answer over HTTP, with a page that shows what every block thinks."),
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),

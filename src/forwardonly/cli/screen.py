@@ -77,8 +77,12 @@ class Screen:
 
             def draw(standing: "Standing") -> None:
                 nonlocal begun, said
-                begun = standing.share if begun is None else begun  # what an earlier call has done tells nothing of the pace
-                bar.update(task, completed=standing.share, description=f"{title}: {standing.runs}/{standing.runs_in_all} runs")
+                begun = (
+                    standing.share if begun is None else begun
+                )  # what an earlier call has done tells nothing of the pace
+                bar.update(
+                    task, completed=standing.share, description=f"{title}: {standing.runs}/{standing.runs_in_all} runs"
+                )
                 if not watched and standing.runs > said and standing.share > begun:
                     said = standing.runs
                     left = (time.monotonic() - started) * (1 - standing.share) / (standing.share - begun)

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from forwardonly.rules.contrast import supervised_contrastive
 from forwardonly.maps import grid_pool, mean_square
+from forwardonly.rules.contrast import supervised_contrastive
 
 Wants = Literal["none", "earlier", "all"]
 

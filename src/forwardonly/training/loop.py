@@ -134,9 +134,7 @@ def learn(
     return loss.detach(), told, block.pass_on(activation, incoming)
 
 
-def judge(
-    block: Block, incoming: Signal, labels: Tensor, heard: Heard | None
-) -> tuple[Tensor, Tensor, Heard | None]:
+def judge(block: Block, incoming: Signal, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Tensor, Heard | None]:
     """A block's activation, its loss, and what it tells the other blocks."""
     activation = block(incoming)
     return activation, *block.rule.local_loss(activation, labels, heard)
