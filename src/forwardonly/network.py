@@ -56,7 +56,7 @@ class Network(nn.Module):
         convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem, channels_last=convolutional)
         if convolutional:
-            self.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
         self.readout = Readout(readout, len(blocks))
         self.reader: Reader | None = None
         if getattr(rule, "needs_reader", False):
@@ -149,7 +149,7 @@ class Network(nn.Module):
             return torch.stack([_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)])
 
     def goodness(self, images: Tensor) -> Tensor:
-        """What every block by itself says for each class, (L, B, C): `scores`, but of contrastive rules always goodness.
+        """What each block by itself says for each class, (L, B, C): `scores`, but of contrastive rules always goodness.
 
         Raises:
             ValueError: as `scores`.

@@ -66,7 +66,7 @@ class Screen:
 
     @contextlib.contextmanager
     def batch(self, title: str) -> Iterator[Callable[["Standing"], None]]:
-        """A bar with the time left for many runs, moved by what it yields; where nobody watches, a line a finished run."""
+        """A bar with the time left for many runs, moved by what it yields; unwatched, a line a finished run."""
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         watched = self.console.is_terminal
         started, begun, said = time.monotonic(), None, 0
@@ -77,9 +77,8 @@ class Screen:
 
             def draw(standing: "Standing") -> None:
                 nonlocal begun, said
-                begun = (
-                    standing.share if begun is None else begun
-                )  # what an earlier call has done tells nothing of the pace
+                if begun is None:  # what an earlier call has done tells nothing of the pace
+                    begun = standing.share
                 bar.update(
                     task, completed=standing.share, description=f"{title}: {standing.runs}/{standing.runs_in_all} runs"
                 )

@@ -79,7 +79,7 @@ def learn_together(
             incoming = block.pass_on(activation, incoming)
     heard = Heard(*(torch.stack(rows) for rows in zip(*told, strict=True)))
     losses = torch.stack([contrastive(block).loss(*own, heard) for block, own in zip(blocks, told, strict=True)])
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses.sum().backward()
     for update in updates:
         update.step()
     return losses.detach()
