@@ -153,6 +153,15 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(images, tmp_path)
     assert all(torch.equal(t, whole.network.state_dict()[n]) for n, t in again.network.state_dict().items())
 
 
+def test_a_run_killed_between_its_last_checkpoint_and_its_last_line_of_metrics_lacks_nothing(images, tmp_path):
+    history = fit(images, tmp_path).history
+    (tmp_path / "result.json").unlink()
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    fit(images, tmp_path, resume=True)
+    assert [json.loads(line) for line in metrics.read_text().splitlines()] == history
+
+
 def test_checkpoints_within_an_epoch_go_on_to_the_same_bits(images, tmp_path):
     whole = fit(images, tmp_path / "whole", checkpoint_every=2)
     with pytest.raises(KeyError):

@@ -108,6 +108,27 @@ def test_race_draws_wrong_labels_by_their_chances():
     torch.testing.assert_close(share, expected, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize(("rule", "body"), [("ff", "mlp"), ("hyperspherical", "cnn")])
+def test_onnxruntime_computes_the_same_step(rule, body, tmp_path):
+    body, shape = BODIES[body]  # the rules as they are: here with hard negatives
+    net = fo.build(body, shape, rule=fo.rules.TABLE[rule](classes=4))
+    images = images_of(shape)
+    net.prepare.fit(images.images)
+    step = training_step(net, batch_size=48, optimiser="sgd", learning_rate=0.05)
+    export_training_step(net, step, tmp_path, format="onnx")
+    given = {"images": images.images, "labels": images.labels, "learning_rate": torch.tensor(0.05)}
+    if rule == "ff":
+        given["chance"] = torch.rand(48, 4, generator=torch.Generator().manual_seed(0))
+    learning, state = session(tmp_path / "training-step.onnx"), step.state
+    theirs = {name: tensor.numpy() for name, tensor in state.items()}
+    for _ in range(2):
+        _, state = step(state, **given)
+        feeds = {name: tensor.numpy() for name, tensor in given.items()}
+        theirs = dict(zip(state, learning.run(None, {**feeds, **theirs})[1:], strict=True))
+    for name, tensor in state.items():
+        assert np.abs(theirs[name] - tensor.numpy()).max() < 1e-4, name
+
+
 def test_onnxruntime_trains_digits_from_scratch(tmp_path, digits):
     net = fo.mlp(digits.train.shape, (100, 100), rule=fo.rules.Hyperspherical(classes=10))
     net.prepare.fit(digits.train.images)

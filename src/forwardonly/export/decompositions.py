@@ -99,7 +99,14 @@ def max_pool2d_backward(
 
 def table() -> dict[Any, Callable[..., Any]]:
     """Every decomposition that the training step needs, by PyTorch's operator."""
-    known = get_decompositions([aten.addmm, aten.native_layer_norm_backward, aten.native_batch_norm_backward])
+    norms = [  # ONNX's own batch norm would take the running statistics, and what it learns would be wrong
+        aten.native_batch_norm,
+        aten._native_batch_norm_legit,
+        aten._native_batch_norm_legit_functional,
+        aten.native_batch_norm_backward,
+        aten.native_layer_norm_backward,
+    ]
+    known = get_decompositions([aten.addmm, *norms])
     return {
         **core_aten_decompositions(),
         **known,

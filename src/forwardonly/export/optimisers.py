@@ -91,7 +91,7 @@ def first_state(plan: Plan, parameters: Mapping[str, Tensor]) -> State:
     """Parameters as they are, and the moments of optimisers that have not moved yet."""
     state: State = {}
     for name, (kind, options) in plan.items():
-        weight = parameters[name].detach().clone()
+        weight = parameters[name].detach().clone(memory_format=torch.contiguous_format)
         state[name] = weight
         if kind == "SGD":
             if options["momentum"]:

@@ -94,7 +94,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     with sdpa_kernel(SDPBackend.MATH):  # attention as plain products
         traced = _trace(step, (*examples, *fixed.values()))
     with torch.no_grad():
-        plain = functionalize(traced, remove="mutations_and_views")
+        plain = functionalize(traced, remove="mutations")
         graph = _trace(lambda *tensors: plain(*tensors, *fixed.values()), examples)
     _tidy(graph)
     return TrainingStep(graph, inputs, ["losses", *(f"next.{name}" for name in state)], state, examples)

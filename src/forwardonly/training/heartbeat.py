@@ -33,9 +33,19 @@ class Heartbeat:
     def missing(self) -> list[int]:
         """Ranks that give no sign of life; if all do, those behind the others, for which these wait.
 
+        The first process to find out says so in the store: it is gone itself by the time that others look.
+
         Raises:
             RuntimeError: the store is gone too.
         """
+        found = self._silent()
+        if not found:
+            return found
+        first = self.store.compare_set("missing", "", " ".join(map(str, found)))
+        agreed = [int(rank) for rank in first.split()]
+        return found if self.rank in agreed else agreed
+
+    def _silent(self) -> list[int]:
         before = self._seen()
         time.sleep(4 * BEAT)
         after = self._seen()

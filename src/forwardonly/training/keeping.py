@@ -52,15 +52,17 @@ def keep(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any
     """
     try:
         checkpoint.write(folder, state)
-        write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in history).encode())
+        _write_metrics(folder, history)
     except OSError as problem:
         raise ValueError(
             f"Cannot write the checkpoint to {folder}: {problem.strerror or problem}; the last good one is kept."
         ) from None
 
 
-def finish(folder: Path, network: Network, result: Mapping[str, Any]) -> None:
-    """Writes the finished network and its figures.
+def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    """Writes the finished network and its figures, and once more the metrics.
+
+    A run that was killed between its last checkpoint and its last line of metrics would lack that line otherwise.
 
     Raises:
         ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.
@@ -68,9 +70,14 @@ def finish(folder: Path, network: Network, result: Mapping[str, Any]) -> None:
     config = read_config(folder)
     save(network, folder, **{key: value for key, value in config.items() if key != "network"})
     try:
+        _write_metrics(folder, history)
         write_json(folder / RESULT, result)
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+
+
+def _write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in history).encode())
 
 
 def _version() -> str:

@@ -361,7 +361,7 @@ class Trainer:
                 result["block_accuracy"] = measured.block_accuracy
         result["peak_memory_bytes"] = peak_memory_bytes(self.device)
         if folder is not None and self.team.leads:
-            keeping.finish(folder, self.network, result)
+            keeping.finish(folder, self.network, self.place.history, result)
         return result
 
 
