@@ -34,7 +34,7 @@ def test_a_dropped_image_shows_every_blocks_scores(page, address, picture, tmp_p
     assert page.run("[...body.rows[0].cells].at(-1).classList.contains('won')")
     assert page.run("body.querySelectorAll('.won').length") == 4
     assert page.run("preview.complete && preview.naturalWidth") == 64
-    assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")  # nothing sticks out
+    assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     ground = page.run("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(20, 24, 26)") is dark
     page.screenshot(tmp_path / "page.png")
