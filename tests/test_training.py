@@ -109,6 +109,13 @@ def test_options_that_make_no_sense_are_refused(images, options, sentence):
         fo.fit(net, images, **options)
 
 
+def test_a_rules_clip_can_be_switched_off():
+    rule = fo.rules.ChannelStatic(classes=4)
+    assert Recipe.for_rule(rule).clip == 1.0
+    assert Recipe.for_rule(rule, epochs=None).epochs == Recipe().epochs
+    assert Recipe.for_rule(rule, clip=None).clip is None
+
+
 def test_labels_beyond_the_networks_classes_are_refused(images):
     net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=3))
     with pytest.raises(ValueError, match="Labels must be from 0 to 2"):

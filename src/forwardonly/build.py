@@ -103,11 +103,11 @@ def _make(table: Mapping[str, type], kind: str, config: Mapping[str, Any]) -> An
     options = {**config}
     name = options.pop("name")
     if name not in table:
-        raise ValueError(f"Unknown {kind} {name!r}: {nearest(name, table)}.")
+        raise ValueError(f"Unknown {kind} {name!r}: {nearest(name, table)}")
     known = {field.name: field for field in fields(table[name])}
     for key, value in options.items():
         if key not in known:
-            raise ValueError(f"The {kind} {name!r} has no option {key!r}: {nearest(key, known)}.")
+            raise ValueError(f"The {kind} {name!r} has no option {key!r}: {nearest(key, known)}")
         if isinstance(value, list):
             options[key] = tuple(value)
     return table[name](**options)

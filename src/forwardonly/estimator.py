@@ -207,7 +207,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(f"ForwardOnlyClassifier needs at least two classes, y has one class: {classes.tolist()}.")
         if self.rule not in fo.rules.TABLE:
-            raise ValueError(f"Unknown rule {self.rule!r}: {nearest(self.rule, fo.rules.TABLE)}.")
+            raise ValueError(f"Unknown rule {self.rule!r}: {nearest(self.rule, fo.rules.TABLE)}")
         self.classes_ = classes
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         self._shift = float(X.mean(dtype=np.float64))

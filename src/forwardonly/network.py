@@ -95,17 +95,19 @@ class Network(nn.Module):
         prepared = self.prepare(images)
         if not isinstance(self.rule, ContrastiveRule):
             return prepared
-        if wrong is not None:
-            return torch.cat([self.with_labels(prepared, labels), self.with_labels(prepared, wrong)])
-        assert generator is not None
-        if getattr(self.rule, "negatives", "uniform") == "hard":
-            assert self.reader is not None
-            with torch.no_grad():
-                logits = self.reader(self.read(prepared)).sum(0)
-            wrong = label_code.hard_labels(labels, logits, generator)
-        else:
-            wrong = label_code.wrong_labels(labels, self.classes, generator)
+        if wrong is None:
+            assert generator is not None
+            wrong = self._draw_wrong(prepared, labels, generator)
         return torch.cat([self.with_labels(prepared, labels), self.with_labels(prepared, wrong)])
+
+    def _draw_wrong(self, prepared: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """A wrong label for each image, (B,): any, or if the rule wants hard ones one that the reader believes in."""
+        if getattr(self.rule, "negatives", "uniform") != "hard":
+            return label_code.wrong_labels(labels, self.classes, generator)
+        assert self.reader is not None
+        with torch.no_grad():
+            logits = self.reader(self.read(prepared)).sum(0)
+        return label_code.hard_labels(labels, logits, generator)
 
     def with_labels(self, prepared: Tensor, labels: Tensor) -> Tensor:
         """Prepared images that carry labels (B,) in their first features."""
@@ -176,7 +178,7 @@ class Network(nn.Module):
         Raises:
             ValueError: as `scores`.
         """
-        return self.probabilities(images).argmax(1)
+        return self._evaluated(images).argmax(1)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax over classes, (B, C), of the blocks' mean score at the scale of their loss; in evaluation mode.
@@ -186,13 +188,17 @@ class Network(nn.Module):
         Raises:
             ValueError: as `scores`.
         """
+        mean = self._evaluated(images) / self.readout.weights.sum()
+        return torch.softmax(self.rule.score_scale * mean, dim=1)
+
+    def _evaluated(self, images: Tensor) -> Tensor:
+        """`forward` in evaluation mode, whatever mode the network is in and stays in."""
         training = self.training
         self.eval()
         try:
-            mean = self(images) / self.readout.weights.sum()
+            return self(images)
         finally:
             self.train(training)
-        return torch.softmax(self.rule.score_scale * mean, dim=1)
 
 
 def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:

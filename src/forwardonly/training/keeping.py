@@ -11,6 +11,7 @@ import torch
 from forwardonly.network import Network
 from forwardonly.storage import CONFIG, read_config, save, write_atomically, write_json
 from forwardonly.training import checkpoint
+from forwardonly.version import __version__
 
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
@@ -24,7 +25,7 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
     """
     if (folder / RESULT).exists() or checkpoint.exists(folder):
         raise ValueError(f"{folder} already holds a run: choose another folder, or resume it.")
-    versions = {"forwardonly": _version(), "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"forwardonly": __version__, "torch": torch.__version__, "python": platform.python_version()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, {"versions": versions, **config})
@@ -78,9 +79,3 @@ def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]],
 
 def _write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in history).encode())
-
-
-def _version() -> str:
-    from forwardonly import __version__
-
-    return __version__

@@ -76,16 +76,18 @@ class Recipe:
 
     @classmethod
     def for_rule(cls, rule: Rule, **given: Any) -> Self:
-        """Defaults, overridden by the rule's recipe, overridden by what is given (None gives nothing).
+        """Defaults, overridden by the rule's recipe, overridden by what is given.
+
+        None gives nothing, but to an option such as `clip` for which it is a value: there it overrides too.
 
         Raises:
             ValueError: an unknown option, or a value that makes no sense.
         """
-        known = [field.name for field in fields(cls)]
+        known = {field.name: field for field in fields(cls)}
         for name in given:
             if name not in known:
-                raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}.")
-        chosen = {name: value for name, value in given.items() if value is not None}
+                raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}")
+        chosen = {name: value for name, value in given.items() if value is not None or known[name].default is None}
         return replace(cls(), **{**rule.recipe, **chosen})
 
     @property

@@ -120,7 +120,7 @@ def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> t
         if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
     }
     if name.lower() not in known:
-        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), known)}.")
+        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), known)}")
     cls = known[name.lower()]
     takes = inspect.signature(cls).parameters
     options: dict[str, Any] = {"lr": recipe.learning_rate}
