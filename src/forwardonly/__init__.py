@@ -4,6 +4,7 @@ Every block learns from its own local objective in the forward pass; no gradient
 """
 
 from forwardonly import bodies, data, labels, measure, rules, training
+from forwardonly.allocator import keep_freed_memory
 from forwardonly.block import Block
 from forwardonly.build import build, mlp
 from forwardonly.localize import localize
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate",
     "extract",
     "fit",
+    "keep_freed_memory",
     "labels",
     "load",
     "localize",

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from forwardonly.allocator import keep_freed_memory
 from forwardonly.cli.parsing import parse
 from forwardonly.cli.screen import Screen
 from forwardonly.names import nearest
@@ -83,6 +84,7 @@ def _dispatch(argv: list[str]) -> int:
     options = parse(command.options(rest), rest, prog=f"forwardonly {name}", description=COMMANDS[name].does)
     speaks = os.environ.get("RANK", "0") == "0"  # of many processes, torchrun's first
     screen = Screen(quiet=not speaks or (options.json and not sys.stderr.isatty()))
+    keep_freed_memory()
     result = command.run(options, screen)
     if not speaks:
         return OK

@@ -131,13 +131,7 @@ def _claim(job: Job) -> None:
 
 def _start(job: Job, threads: int) -> subprocess.Popen[str]:
     resume = ["--resume"] if (job.folder / "config.json").exists() else []
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        # Without these glibc returns a full batch's memory to the system after each step: half the time of the run.
-        "MALLOC_MMAP_THRESHOLD_": "4000000000",
-        "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "forwardonly.cli.worker", *job.options, "--out", str(job.folder)]
     return subprocess.Popen(
         [*command, *resume, "--json"],
