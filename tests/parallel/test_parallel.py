@@ -13,7 +13,8 @@ import torch
 
 import forwardonly as fo
 from forwardonly.training import LostPeer, Team, join
-from forwardonly.training.pipeline import balance
+from forwardonly.training.loop import Batch
+from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
 
@@ -79,6 +80,19 @@ def test_the_balance_is_as_good_as_any(seeds=20):
             every = [[0, *cuts, 7] for cuts in combinations(range(1, 7), stages - 1)]
             best = min(max(sum(costs[a:b]) for a, b in pairwise(c)) for c in every)
             assert math.isclose(max(sum(costs[part]) for part in parts), best)
+
+
+def test_a_batch_arrives_with_the_order_in_memory_that_it_had():
+    """Maps sorted by channel would go through other kernels: slower ones, and other bits."""
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    sent = Batch((maps, torch.randn(2, 6, 1, 1), torch.randn(2, 7).T), torch.arange(2))
+    for part, (shape, dtype, order) in zip([*sent.signal, sent.labels], _shapes(_header(sent)), strict=True):
+        there = torch.empty(shape, dtype=dtype, memory_format=order)
+        assert _as_it_lies(part).is_contiguous() and _as_it_lies(part).shape == _as_it_lies(there).shape
+        _as_it_lies(there).copy_(_as_it_lies(part))
+        assert torch.equal(there, part)
+        if part.dim() == 4:
+            assert there.stride() == part.stride()
 
 
 def test_replicas_share_a_batch_without_gap_or_overlap():

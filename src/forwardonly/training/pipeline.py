@@ -26,7 +26,7 @@ from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
-_HEADER = 64  # numbers in a header: room for seven tensors of up to six dimensions
+_HEADER = 72  # numbers in a header: room for seven tensors of up to six dimensions
 _PARTS = 16  # a message's tags, more than the tensors in it
 
 
@@ -131,7 +131,7 @@ class Pipe:
 
     def send(self, batch: Batch) -> None:
         """Starts to send a batch on; waits if two are still under way."""
-        parts = [part.contiguous() for part in _parts(batch)]
+        parts = [_as_it_lies(part) for part in _parts(batch)]
         with self.team.peers():
             if self._sent == 0:
                 dist.send(torch.tensor(_header(batch), device=self.device), self.team.rank + 1)
@@ -149,8 +149,14 @@ class Pipe:
 
     def _ask(self) -> _Message:
         """Starts to receive a batch."""
-        parts = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in _shapes(self._layout)]
-        works = [dist.irecv(part, self.team.rank - 1, tag=self._tag(self._received, k)) for k, part in enumerate(parts)]
+        parts = [
+            torch.empty(shape, dtype=dtype, device=self.device, memory_format=order)
+            for shape, dtype, order in _shapes(self._layout)
+        ]
+        works = [
+            dist.irecv(_as_it_lies(part), self.team.rank - 1, tag=self._tag(self._received, k))
+            for k, part in enumerate(parts)
+        ]
         self._received += 1
         return _Message(parts, works)
 
@@ -171,23 +177,36 @@ def _batch(parts: list[Tensor], layout: list[int]) -> Batch:
 
 
 def _header(batch: Batch) -> list[int]:
-    """How to read what follows: tensors in the signal (0 for a bare one), whether goodness is heard, shapes and
-    types.
+    """How to read what follows: tensors in the signal (0 for a bare one), whether goodness is heard, types, orders in
+    memory and shapes.
     """
     numbers = [0 if isinstance(batch.signal, Tensor) else len(batch.signal), int(batch.heard is not None)]
     for part in _parts(batch):
-        numbers += [_DTYPES.index(part.dtype), part.dim(), *part.shape]
+        numbers += [_DTYPES.index(part.dtype), int(_channels_last(part)), part.dim(), *part.shape]
     assert len(numbers) < _HEADER
     return [*numbers, *[-1] * (_HEADER - len(numbers))]
 
 
-def _shapes(layout: list[int]) -> list[tuple[list[int], torch.dtype]]:
+def _shapes(layout: list[int]) -> list[tuple[list[int], torch.dtype, torch.memory_format]]:
     shapes, at = [], 2
     while layout[at] >= 0:
-        kind, dimensions = layout[at : at + 2]
-        shapes.append((layout[at + 2 : at + 2 + dimensions], _DTYPES[kind]))
-        at += 2 + dimensions
+        kind, last, dimensions = layout[at : at + 3]
+        order = torch.channels_last if last else torch.contiguous_format
+        shapes.append((layout[at + 3 : at + 3 + dimensions], _DTYPES[kind], order))
+        at += 3 + dimensions
     return shapes
+
+
+def _channels_last(part: Tensor) -> bool:
+    """Whether maps (B, K, H, W) lie in memory as (B, H, W, K)."""
+    return part.dim() == 4 and not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_it_lies(part: Tensor) -> Tensor:
+    """The same values in the order of the memory: sorting maps by channel and back would cost each stage a pass over
+    them, and the convolution behind them another one.
+    """
+    return part.permute(0, 2, 3, 1) if _channels_last(part) else part.contiguous()
 
 
 def _wait(device: torch.device) -> None:
