@@ -1,11 +1,15 @@
 """Assignments as `diagnose` shows them."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 import torch
 
 import forwardonly as fo
+from forwardonly.cli import main
+from forwardonly.experiments import figures
 
 
 def test_channels_are_sorted_by_class_and_sureness():
@@ -32,3 +36,24 @@ def test_fixed_groups_have_no_entropy_and_other_rules_no_assignment():
     assert found.entropy == 0.0
     assert sorted(found.channels_per_class) == [2, 2, 3]
     assert fo.measure.assignments(fo.mlp((1, 4, 4), [7], rule=fo.rules.Projection(classes=3))) == []
+
+
+def test_diagnose_draws_every_blocks_assignment(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = "--data digits --rule channel-learnable --hidden 20 20 --epochs 2 --batch-size 100 --seed 0"
+    assert main(["train", *options.split(), "--out", str(run), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["assignments"]
+    assert [len(one["weights"]) for one in found] == [20, 20]
+    page = (run / "diagnosis.html").read_text()
+    assert page.count("class by channels, sorted by class") == 2  # the pictures' descriptions
+    assert "entropy of the assignment in training" in page
+
+
+def test_a_heat_map_draws_the_shares_it_was_given():
+    drawn = ElementTree.fromstring(figures.heat([[1.0, 0.0], [1.0, 0.0], [0.25, 0.75]], "channels", "class"))
+    cells = [cell.attrib for cell in drawn if cell.get("class") == "cell"]
+    assert [float(cell["fill-opacity"]) for cell in cells] == [1.0, 0.25, 0.75]
+    widths = [float(cell["width"]) for cell in cells]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)  # equal neighbours are one cell

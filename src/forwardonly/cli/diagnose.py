@@ -41,6 +41,7 @@ def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
     found = fo.measure.diagnose(
         kept.network, images, seed=chosen.seed, precision=kept.result.get("precision", "auto")
     ).as_json()
+    found["assignments"] = [assignment.as_json() for assignment in fo.measure.assignments(kept.network)]
     page = diagnosis.write(chosen.run, found)
     if chosen.locality:
         found["leaks"] = [leak._asdict() for leak in fo.measure.leaks(kept.network, images)]

@@ -1,7 +1,7 @@
 """A run's diagnosis as figures: one HTML file in the run's folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,52 @@ def write(run: Path, found: Mapping[str, Any]) -> Path:
         cards = [card(label, _curve(history, name, label)) for name, label in QUANTITIES.items()]
         body.append(f"<h2>in training, on the validation images</h2>{figures.legend(key)}")
         body.append(f'<div class="grid">{"".join(cards)}</div>')
+    body += _assignments(run, found["assignments"], [block["accuracy"] for block in found["blocks"]])
     path = run / "diagnosis.html"
     write_atomically(path, document(f"{run.resolve().name}: free-riding", "".join(body)).encode())
     return path
 
 
+def _assignments(run: Path, found: Sequence[Mapping[str, Any]], accuracies: Sequence[float]) -> list[str]:
+    """Each block's channel-class assignment as a heat map, and its entropy over training."""
+    if not found:
+        return []
+    cards = [
+        card(
+            f"block {one['block'] + 1}: entropy {one['entropy']:.3g}, own accuracy {accuracies[one['block']]:.1%}",
+            figures.heat(one["weights"], "channels, sorted by class", "class"),
+        )
+        for one in found
+    ]
+    body = ["<h2>which channel votes for which class</h2>", f'<div class="grid">{"".join(cards)}</div>']
+    history = [row for row in _metrics(run) if "assignment_entropy" in row]
+    if history:
+        epochs = [row["epoch"] + 1 for row in history]
+        series = [
+            figures.Line(
+                f"block {one['block'] + 1}",
+                one["block"] % 8,
+                epochs,
+                [row["assignment_entropy"][one["block"]] for row in history],
+            )
+            for one in found
+        ]
+        figure = figures.lines(series, "epoch", "nats a channel")
+        body.append(card("entropy of the assignment in training", figure))
+    return body
+
+
 def _history(run: Path) -> list[dict[str, Any]]:
     """The epochs in which free-riding was measured."""
+    return [row for row in _metrics(run) if "free_riding" in row]
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    """What the run noted after each epoch; nothing if it is gone."""
     try:
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-    return [row for row in rows if "free_riding" in row]
 
 
 def _curve(history: list[dict[str, Any]], name: str, label: str) -> str:

@@ -89,6 +89,34 @@ def dots(rows: Sequence[tuple[str, int, Sequence[float], tuple[float, float] | N
     return _svg(parts, height, x_label)
 
 
+def heat(rows: Sequence[Sequence[float]], x_label: str, y_label: str) -> str:
+    """A matrix (K, C) of shares from 0 to 1, its K rows from left to right; the darker a cell the larger its share.
+
+    Equal neighbours are drawn as one, at 20 shades, so that a thousand sorted rows stay a small picture.
+    """
+    count, classes = len(rows), len(rows[0])
+    pitch = max(3.0, min(14.0, 160 / classes))
+    height = round(TOP + pitch * classes + BOTTOM)
+    x = _Axis([], LEFT, WIDTH - RIGHT)
+    x.low, x.high = 0.0, float(count)
+    parts = []
+    for c in range(classes):
+        shades = [round(20 * row[c]) for row in rows]
+        first = 0
+        for k in range(1, count + 1):
+            if k == count or shades[k] != shades[first]:
+                if shades[first]:
+                    parts.append(
+                        f'<rect class="cell" x="{x(first)}" y="{TOP + pitch * c:.1f}" width="{x(k) - x(first):.1f}" '
+                        f'height="{pitch:.1f}" fill-opacity="{shades[first] / 20:g}"/>'
+                    )
+                first = k
+        if classes <= 20 or c % 10 == 0:
+            middle = TOP + pitch * (c + 0.5) + 4
+            parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{middle:.1f}">{c}</text>')
+    return _svg([*_frame(x, None, height, x_label, y_label), *parts], height, f"{y_label} by {x_label}")
+
+
 def legend(names: Sequence[tuple[str, int]]) -> str:
     """The key to the colours, as HTML."""
     items = "".join(f'<li><span class="key s{colour}"></span>{escape(name)}</li>' for name, colour in names)

@@ -40,7 +40,7 @@ svg { display: block; width: 100%; height: auto; max-width: 640px; } svg text { 
   font: 12px system-ui, sans-serif; }
 svg .tick { fill: var(--faint); font-size: 11px; } svg .grid { stroke: var(--rule); stroke-width: 1; }
 svg .line { fill: none; stroke: var(--c); stroke-width: 2; } svg .band { fill: var(--c); opacity: .15; }
-svg .dot { fill: var(--c); fill-opacity: .75; stroke: var(--paper); }
+svg .cell { fill: var(--s0); } svg .dot { fill: var(--c); fill-opacity: .75; stroke: var(--paper); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 16px; margin: .4rem 0; padding: 0;
   font-size: .9rem; }
 .key { display: inline-block; width: 14px; height: 4px; margin-right: 6px; vertical-align: middle;
