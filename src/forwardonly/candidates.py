@@ -61,12 +61,27 @@ class FirstLayer:
         if self.affine is None:
             labelled = (codes.unsqueeze(1) + self.unlabelled).flatten(0, 1)
             return self.block(labelled), labelled
-        if isinstance(self.affine, nn.Linear):
-            shift = F.linear(codes.flatten(1), self.affine.weight)
-        else:
-            conv = self.affine
-            shift = F.conv2d(codes, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+        shift = self._shift(codes)
         return self.rest((shift.unsqueeze(1) + self.product).flatten(0, 1)), self.unlabelled
+
+    def streams(self, codes: Tensor, labels: Sequence[Tensor]) -> Tensor:
+        """Activation (S B, ...) of the images under S labels (B,) of their own each, codes (C, ...) being all classes'.
+
+        A label's shift is picked by a product with its one-hot code, whose gradient is a product too.
+        """
+        assert self.affine is not None
+        shift = self._shift(codes)
+        table = shift.flatten(1)
+        picked = [F.one_hot(own, len(codes)).to(table.dtype) @ table for own in labels]
+        return self.rest(torch.cat([self.product + each.unflatten(1, shift.shape[1:]) for each in picked]))
+
+    def _shift(self, codes: Tensor) -> Tensor:
+        """What labels of these codes (G, ...) add to the product."""
+        if isinstance(self.affine, nn.Linear):
+            return F.linear(codes.flatten(1), self.affine.weight)
+        conv = self.affine
+        assert conv is not None
+        return F.conv2d(codes, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def leading_affine(body: nn.Module) -> tuple[nn.Linear | nn.Conv2d | None, nn.Module]:

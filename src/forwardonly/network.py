@@ -162,11 +162,16 @@ class Network(nn.Module):
             return self._goodness_of_all(self.prepare(images.to(self.device)))
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
+        return goodness_by_label(self.row, *self.apart(prepared))
+
+    def apart(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, ...) whose label features are zero, and every label on a blank image (C, ...): what carries a
+        label is the sum of the two.
+        """
         images, classes, value = self._label_input(prepared)
         unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value)
         blank = images.new_zeros(classes, *images.shape[1:])
-        codes = label_code.embed(blank, torch.eye(classes, device=images.device), value)
-        return goodness_by_label(self.row, unlabelled, codes)
+        return unlabelled, label_code.embed(blank, torch.eye(classes, device=images.device), value)
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's class scores (B, C): the readout of `scores`."""

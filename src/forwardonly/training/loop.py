@@ -103,12 +103,26 @@ def learn_one(
         return learn(block, update, incoming, labels, heard, precision)[0]
     with autocast(precision, labels.device):
         activation = block(incoming)
+    loss = loss_among_all(blocks, index, activation, incoming, heard, precision)
+    update(loss)
+    return loss.detach()
+
+
+def loss_among_all(
+    blocks: Sequence[Block],
+    index: int,
+    activation: Tensor,
+    incoming: Signal,
+    heard: Heard | None,
+    precision: Precision,
+) -> Tensor:
+    """The loss of block `index` if it hears all others: those before it as `heard`, those behind it as they now are."""
+    block = blocks[index]
+    with autocast(precision, activation.device):
         own = contrastive(block).streams(activation)
     so_far = hear(block, heard, Heard(*(goodness.detach() for goodness in own)))
     _, everyone = reach(blocks[index + 1 :], block.pass_on(activation, incoming), so_far, precision)
-    loss = contrastive(block).loss(*own, everyone)
-    update(loss)
-    return loss.detach()
+    return contrastive(block).loss(*own, everyone)
 
 
 def reach(

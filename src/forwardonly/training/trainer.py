@@ -142,7 +142,8 @@ class Trainer:
         if self.cache is not None:
             chosen = self._chosen(order)
             chosen = chosen if self.team.replicas == 1 else chosen[self.team.part(self.batch)]
-            losses = self._learn_one(*self.cache.batch(chosen), self.images.labels[chosen])
+            losses = torch.zeros(len(row), device=self.device)
+            losses[place.phase] = self.cache.learn(self.updates[place.phase], chosen)
         else:
             batch = self._first(order) if self.team.stage == 0 else self.pipe.receive(not self._meets_after(place.step))
             if self.recipe.schedule == "greedy":
