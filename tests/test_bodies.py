@@ -8,6 +8,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.bodies import residual
+from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Whitening
 from forwardonly.network import activation_shapes
 
@@ -129,7 +130,8 @@ def test_backprop_is_the_same_function_as_the_blocks(body):
         network.prepare.fit(some(shape).images)
     prepared = local.prepare(some(shape).images)
     activation = [activation for _, activation, _ in local.activations(prepared)][-1]
-    torch.testing.assert_close(whole.row[0](whole.prepare(some(shape).images)), activation)
+    with torch.no_grad():
+        torch.testing.assert_close(whole.row[0](whole.prepare(some(shape).images)), activation)
 
 
 def test_backprop_reaches_the_first_layer_of_a_residual_net():
@@ -192,3 +194,22 @@ def test_every_option_of_a_body_is_a_value_that_json_can_hold():
     for name, options in SMALL.items():
         for value in dataclasses.asdict(fo.bodies.TABLE[name](**options)).values():
             assert isinstance(value, int | float | tuple)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_dropout_drops_its_share_and_keeps_the_mean(channels_last):
+    dropout = Dropout(0.3)
+    maps = torch.ones(40, 25, 16, 16, requires_grad=True)
+    maps = maps.to(memory_format=torch.channels_last) if channels_last else maps
+    torch.manual_seed(0)
+    first = dropout(maps)
+    stays = 1 - round(256 * 0.3) / 256
+    assert first.unique().tolist() == pytest.approx([0.0, 1 / stays])
+    assert (first > 0).float().mean().item() == pytest.approx(stays, abs=3e-3)
+    assert (first > 0).float().mean((0, 2, 3)).std() < 8e-3  # no channel is favoured: 10,240 draws each
+    (gradient,) = torch.autograd.grad(first.sum(), maps)
+    torch.testing.assert_close(gradient, first.detach())
+    assert not torch.equal(first, dropout(maps))
+    torch.manual_seed(0)
+    assert torch.equal(first, dropout(maps))  # same seed, same bits
+    assert torch.equal(dropout.eval()(maps), maps)

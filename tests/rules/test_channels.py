@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from forwardonly.maps import group_index, group_norm, instance_norm
+from forwardonly.maps import channel_scores, group_index, group_norm, instance_norm
 from forwardonly.rules import ChannelLearnable, ChannelStatic, Place
 from forwardonly.rules.channel_learnable import entropy, orthogonality
 
@@ -78,6 +78,28 @@ def test_instance_norm_leaves_no_mean_to_read():
     for flat in (torch.rand(3, 5), torch.rand(3, 5, 1, 1)):
         assert instance_norm(flat).shape == flat.shape
         torch.testing.assert_close(instance_norm(flat).flatten(1).mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_channel_scores_have_autograds_gradient(channels_last):
+    maps = torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    maps = (maps.to(memory_format=torch.channels_last) if channels_last else maps).requires_grad_()
+    weights = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    expected = 0.9 * maps.mean((2, 3)) + 0.06 * maps.amax((2, 3)) - 0.05 * maps.amin((2, 3))
+    scores = channel_scores(maps, 0.9, 0.06, -0.05)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(scores.detach(), channel_scores(maps.detach(), 0.9, 0.06, -0.05))
+    gradients = [torch.autograd.grad((own * weights).sum(), maps)[0] for own in (scores, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_norms_are_torchs(channels_last):
+    maps = torch.randn(3, 12, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 + 5
+    maps = maps.to(memory_format=torch.channels_last) if channels_last else maps
+    torch.testing.assert_close(instance_norm(maps), torch.nn.functional.instance_norm(maps), atol=1e-4, rtol=1e-4)
+    normed = group_norm(maps, group_index(12, 4), 4)
+    torch.testing.assert_close(normed, torch.nn.functional.group_norm(maps, 4), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("epoch", [0, 25, 80])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Body, Layer, Stem, Whitening
 
 
@@ -62,7 +63,7 @@ def convolutions(
             parts.append(nn.BatchNorm2d(step.channels))
         parts.append(activation())
         if dropout:
-            parts.append(nn.Dropout(dropout))
+            parts.append(Dropout(dropout))
         layers.append(Layer(nn.Sequential(*parts)))
         channels = step.channels
     return layers
@@ -151,5 +152,5 @@ class VGG8b(Body):
         features, units = plan[-1].channels * (shape[1] // 16) * (shape[2] // 16), scaled(1024, self.width)
         linear = nn.Linear(features, units, bias=False)
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-        parts = [nn.Flatten(), linear, nn.BatchNorm1d(units), nn.ReLU(), nn.Dropout(self.dropout)]
+        parts = [nn.Flatten(), linear, nn.BatchNorm1d(units), nn.ReLU(), Dropout(self.dropout)]
         return [*layers, Layer(nn.Sequential(*parts))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Body, Layer
 
 
@@ -25,7 +26,7 @@ class MLP(Body):
         sizes = [math.prod(shape), *self.hidden]
         layers = []
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            first: nn.Module = nn.Flatten() if index == 0 else nn.Dropout(self.dropout)
+            first: nn.Module = nn.Flatten() if index == 0 else Dropout(self.dropout)
             linear = nn.Linear(fan_in, fan_out)
             # Inputs have unit mean square under every rule here; He's start keeps that so for a layer with ReLU.
             nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")

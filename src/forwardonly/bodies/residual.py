@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.bodies.convolutional import check_dropout, conv3x3, scaled
+from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Body, Layer, LayerNormStem, Stem
 from forwardonly.maps import instance_norm
 
@@ -71,4 +72,4 @@ class ResNet17(Body):
         return layers
 
     def _conv(self, fan_in: int, fan_out: int, stride: int) -> nn.Module:
-        return nn.Sequential(conv3x3(fan_in, fan_out, stride=stride), nn.ReLU(), nn.Dropout(self.dropout))
+        return nn.Sequential(conv3x3(fan_in, fan_out, stride=stride), nn.ReLU(), Dropout(self.dropout))

@@ -16,22 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, instance_norm
+from forwardonly.maps import channel_scores, instance_norm
 from forwardonly.rules.base import OnePassRule, Place, float32
 
 
-def channel_scores(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
+def channel_votes(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
     """p = mean * average + largest * maximum + smallest * minimum over space: (B, K, H, W) -> (B, K); (B, D) as it
     is.
     """
-    if activation.dim() == 2:
-        return float32(activation)
-    score = mean * float32(grid_pool(activation, 1))
-    if largest:
-        score = score + largest * float32(activation.amax((2, 3)))
-    if smallest:
-        score = score + smallest * float32(activation.amin((2, 3)))
-    return score
+    return float32(activation) if activation.dim() == 2 else channel_scores(activation, mean, largest, smallest)
 
 
 def entropy(assignment: Tensor) -> Tensor:
@@ -100,12 +93,12 @@ class ChannelLearnable(OnePassRule):
 
     def scores(self, activation: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):
-            return channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight) @ self.assignment()
+            return channel_votes(activation, self.mean_weight, self.max_weight, self.min_weight) @ self.assignment()
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):
             assignment = self.assignment()
-            pooled = channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight)
+            pooled = channel_votes(activation, self.mean_weight, self.max_weight, self.min_weight)
             error = F.cross_entropy(pooled @ assignment, labels, label_smoothing=self.label_smoothing)
             overlap = orthogonality(assignment)
             if self.as_published:
