@@ -6,6 +6,11 @@ import sys
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # glibc's <malloc.h>
 
 
+def return_freed_memory() -> bool:
+    """The opposite of `keep_freed_memory`, for a process that must stay small: what it frees goes back at once."""
+    return _told(1 << 20, 1 << 20, 0) and bool(ctypes.CDLL(None).malloc_trim(0) in (0, 1))
+
+
 def keep_freed_memory() -> bool:
     """Let glibc keep what this process frees, for its next allocation; whether it could be told to.
 
@@ -14,9 +19,12 @@ def keep_freed_memory() -> bool:
     that a process does not shrink. Without effect where the C library is another; a matter of the whole process, which
     is why only the command line does it unasked.
     """
+    return _told(1 << 30, -1, 1 << 28)
+
+
+def _told(mmap_threshold: int, trim_threshold: int, top_pad: int) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    return all(
-        mallopt(key, value) for key, value in ((MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, -1), (TOP_PAD, 1 << 28))
-    )
+    values = {MMAP_THRESHOLD: mmap_threshold, TRIM_THRESHOLD: trim_threshold, TOP_PAD: top_pad}
+    return all(mallopt(key, value) for key, value in values.items())

@@ -5,7 +5,7 @@ Nothing is unpickled."""
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,26 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from forwardonly import mapped
 from forwardonly.build import from_config
 from forwardonly.network import Network
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names that safetensors has for types."""
 
 
 def save(network: Network, folder: str | Path, **more: Any) -> None:
@@ -35,8 +50,7 @@ def save(network: Network, folder: str | Path, **more: Any) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        write_atomically(folder / MODEL, safetensors.torch.save(tensors))
+        write_atomically(folder / MODEL, packed(network.state_dict()))
         write_json(folder / CONFIG, {"network": network.config, **more})
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
@@ -118,12 +132,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
+    """A safetensors file piece by piece, so that no more than one tensor of it is ever held beside the originals."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # as they align
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in header:
+        if name != "__metadata__":
+            yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            mapped.release()
+
+
+def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes under a temporary name, syncs and renames, so that a kill leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

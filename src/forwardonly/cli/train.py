@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +13,12 @@ import torch
 import tyro
 
 import forwardonly as fo
+from forwardonly import mapped
+from forwardonly.allocator import return_freed_memory
 from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
+from forwardonly.precision import choose_device
 from forwardonly.readout import Kind
 from forwardonly.storage import CONFIG, read_config
 from forwardonly.training import Progress, Recipe, Team, join
@@ -118,8 +122,12 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
         )
     rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **asdict(chosen.rule_options))
-    network = fo.build(chosen.body_options, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
     out = chosen.out or _agreed(team, _stem(chosen.data, chosen.rule, chosen.seed))
+    on_disk = chosen.recipe.memory_budget is not None and choose_device(chosen.recipe.device).type == "cpu"
+    if on_disk:
+        return_freed_memory()
+    with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
+        network = fo.build(chosen.body_options, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
     config = {"data": _data(chosen, train.classes)}
     if chosen.resume:
         _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **config})))

@@ -13,6 +13,8 @@ from forwardonly.data import Images
 from forwardonly.network import Network
 from forwardonly.precision import autocast, choose_precision
 
+AT_A_TIME = 1000  # images
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -23,7 +25,7 @@ class Evaluation:
     confusion: Tensor
 
 
-def evaluate(network: Network, images: Images, *, batch_size: int = 1000, precision: str = "auto") -> Evaluation:
+def evaluate(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> Evaluation:
     """The network's accuracy on labelled images, where the network is.
 
     Raises:
@@ -49,7 +51,7 @@ def evaluate(network: Network, images: Images, *, batch_size: int = 1000, precis
     )
 
 
-def fit_readout(network: Network, images: Images, *, batch_size: int = 1000, precision: str = "auto") -> None:
+def fit_readout(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
     """Lets the network's readout take its weights from labelled images; a fixed readout stays as it is."""
     if network.readout.fitted_on is not None:
         scores, labels = zip(*_scored(network, images, batch_size, precision), strict=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from forwardonly.storage import write_atomically
+from forwardonly.storage import packed, write_atomically
 
 FOLDER = "checkpoint"
 KEPT = 2  # the newest, and one to fall back on should a disk damage it
@@ -34,8 +35,10 @@ def write(folder: Path, state: dict[str, Any]) -> None:
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     before = _found(folder)
     number = int(before[0].name[:8]) + 1 if before else 1
-    content = pack(state)
-    write_atomically(folder / FOLDER / f"{number:08d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+    digest = hashlib.sha256()
+    for piece in _packed(state):
+        digest.update(piece)
+    write_atomically(folder / FOLDER / f"{number:08d}-{digest.hexdigest()}.safetensors", _packed(state))
     unfinished = (folder / FOLDER).glob(".*.tmp")  # left by a process that was killed
     for old in (*before[KEPT - 1 :], *unfinished):
         old.unlink(missing_ok=True)
@@ -70,9 +73,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 def pack(state: Any) -> bytes:
     """A tree of dicts, lists, tensors and plain values as one safetensors file."""
+    return b"".join(_packed(state))
+
+
+def _packed(state: Any) -> Iterator[bytes | memoryview]:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_planted(state, tensors))
-    return safetensors.torch.save(tensors, {"tree": tree})
+    return packed(tensors, {"tree": tree})
 
 
 def unpack(content: bytes) -> Any:
@@ -119,7 +126,7 @@ def _planted(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON can hold it: a tensor by its number, a dict as a list of pairs, for keys may be numbers."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors refuses shared memory
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
         return {"pairs": [[key, _planted(item, tensors)] for key, item in value.items()]}

@@ -6,7 +6,7 @@ and simultaneous training differ in which loop is outermost; blocks can sit on d
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +16,9 @@ from forwardonly.network import Network
 from forwardonly.precision import Precision, autocast
 from forwardonly.rules import ContrastiveRule, Heard
 from forwardonly.rules.base import Wants
+from forwardonly.training.parts import Batch, joined, portion
 from forwardonly.training.randomness import seed_at
 from forwardonly.training.update import Update
-
-
-class Batch(NamedTuple):
-    """What travels down the row: a signal, its labels (B,), and what the next block hears."""
-
-    signal: Signal
-    labels: Tensor
-    heard: Heard | None = None
 
 
 def learn_all(
@@ -49,16 +42,22 @@ def learn_row(
     precision: Precision,
     seed: int | None = None,
     first: int = 0,
+    part: int | None = None,
 ) -> tuple[Tensor, Batch]:
     """One training step of blocks that stand in a row, the first of them at place `first` of the network.
 
-    Returns their losses, and what a block behind them receives.
+    A block computes so many images at a time, or without `part` all. Returns their losses, and what a block behind
+    them receives.
     """
     losses = []
     for index, (block, update) in enumerate(zip(blocks, updates, strict=True), first):
         if seed is not None:  # for dropout; a block's own, so that it does not matter which process the block is on
             torch.manual_seed(seed_at(seed, index))
-        loss, told, signal = learn(block, update, *batch, precision)
+        loss, told, signal = (
+            learn(block, update, *batch, precision)
+            if part is None or part >= len(batch.labels)
+            else learn_in_parts(block, update, batch, precision, part)
+        )
         batch = Batch(signal, batch.labels, hear(block, batch.heard, told))
         losses.append(loss)
     return torch.stack(losses), batch
@@ -146,6 +145,31 @@ def learn(
         activation, loss, told = (compiled_judge() if block.compiled else judge)(block, incoming, labels, heard)
     update(loss)
     return loss.detach(), told, block.pass_on(activation, incoming)
+
+
+def learn_in_parts(
+    block: Block, update: Update, batch: Batch, precision: Precision, part: int
+) -> tuple[Tensor, Heard | None, Signal]:
+    """`learn` for a batch that does not fit as a whole: the gradients of its parts add up to one step.
+
+    What a rule or a norm takes from the batch as a whole, such as its mean, it takes from each part.
+    """
+    streams = 2 if isinstance(block.rule, ContrastiveRule) else 1
+    losses, tells, signals = [], [], []
+    for start in range(0, len(batch.labels), part):
+        some = portion(batch, slice(start, start + part), streams)
+        with autocast(precision, batch.labels.device):
+            activation, loss, told = judge(block, *some)
+        share = len(some.labels) / len(batch.labels)
+        (loss * share).backward()
+        losses.append(loss.detach() * share)
+        tells.append(told)
+        signals.append(block.pass_on(activation, some.signal))
+        del activation, loss  # or this part's would still be there while the next one's are made
+    update.step()
+    heard = [own for own in tells if own is not None]
+    told = Heard(*(torch.cat(rows) for rows in zip(*heard, strict=True))) if heard else None
+    return torch.stack(losses).sum(), told, joined(signals, streams)
 
 
 def judge(block: Block, incoming: Signal, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Tensor, Heard | None]:

@@ -18,7 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from forwardonly.data import Images
-from forwardonly.measure.accuracy import Evaluation, evaluate
+from forwardonly.measure.accuracy import AT_A_TIME, Evaluation, evaluate
 from forwardonly.network import Network
 from forwardonly.training.checkpoint import pack, unpack
 from forwardonly.training.heartbeat import Heartbeat
@@ -156,13 +156,14 @@ class Team:
             dist.broadcast(data, 0)
         return state if self.leads else unpack(data.cpu().numpy().tobytes())
 
-    def evaluate(self, network: Network, images: Images, precision: str) -> Evaluation:
+    def evaluate(self, network: Network, images: Images, precision: str, at_a_time: int | None = None) -> Evaluation:
         """`measure.evaluate`, each process on its part of the images."""
+        size = at_a_time or AT_A_TIME
         if self.alone or len(images) < self.world:
-            return evaluate(network, images, precision=precision)
+            return evaluate(network, images, batch_size=size, precision=precision)
         count = len(images)
         mine = torch.arange(count * self.rank // self.world, count * (self.rank + 1) // self.world)
-        measured = evaluate(network, images.subset(mine), precision=precision)
+        measured = evaluate(network, images.subset(mine), batch_size=size, precision=precision)
         right = torch.tensor([round(share * len(mine)) for share in measured.block_accuracy])
         confusion = self.summed(measured.confusion.to(network.device)).cpu()
         return Evaluation(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from forwardonly.data import Augment
+from forwardonly.measure.memory import parse_bytes
 from forwardonly.names import nearest
 from forwardonly.rules import Rule
 
@@ -38,6 +39,10 @@ class Recipe:
     """Draw the wrong labels that contrastive rules learn from anew in each epoch, or once for the whole run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
+    memory_budget: str | None = None
+    """Memory to train within, such as 2GiB; blocks then compute parts of a batch where they must, and idle ones wait
+    outside the device: in the host's memory, or on a CPU in files. Batch norm and rules that compare images see a part.
+    """
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
     compile: bool = False
@@ -67,6 +72,8 @@ class Recipe:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"final_rate is a share of the highest rate, from 0 to 1, not {self.final_rate}.")
+        if self.memory_budget is not None:
+            parse_bytes(self.memory_budget)
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, not {self.clip}.")
         for field in fields(self):

@@ -1,19 +1,23 @@
 """A run: from a network and images to a trained network, a history, and a folder that holds both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from forwardonly import mapped
 from forwardonly.data import Images
 from forwardonly.network import Network
 from forwardonly.precision import choose_device
+from forwardonly.training.budget import Plan, make_plan
 from forwardonly.training.interrupt import finish_step_on_interrupt
 from forwardonly.training.parallel import Team
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.trainer import Progress, Trainer
+from forwardonly.training.waiting import WaitingRoom
 
 
 @dataclass
@@ -62,20 +66,50 @@ def fit(
         LostPeer: another process of the team died or hangs.
     """
     recipe = Recipe.for_rule(network.rule, **options)
+    folder = None if out is None else Path(out)
     _check(network, train, validation, test)
     if network.readout.fitted_on == "validation" and validation is None:
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
     team = team or Team()
     device = team.device(choose_device(recipe.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        trainer = Trainer(network.to(device), train, recipe, device, seed, team)
-        folder = None if out is None else Path(out)
-        trainer.open(folder, config or {}, resume)
-        with finish_step_on_interrupt() as interrupted:
-            for row in trainer.train(validation, folder, progress, interrupted):
-                trainer.place.history.append(row)
-        result = trainer.finish(validation, test, folder)
+        plan = None if recipe.memory_budget is None else make_plan(network, train, recipe, device, team)
+        _move(network, device, waits=plan is not None and plan.waits)
+        trainer = Trainer(network, train, recipe, device, seed, team)
+        with _settled(trainer, plan, folder):
+            trainer.open(folder, config or {}, resume)
+            with finish_step_on_interrupt() as interrupted:
+                for row in trainer.train(validation, folder, progress, interrupted):
+                    trainer.place.history.append(row)
+            result = trainer.finish(validation, test, folder)
         return Run(network, trainer.place.history, result, folder)
+
+
+def _move(network: Network, device: torch.device, *, waits: bool) -> None:
+    """The network to its device, or where its blocks wait all but them; and out of files, if they need not wait."""
+    if waits:
+        for name, part in network.named_children():
+            if name != "blocks":
+                part.to(device)
+        return
+    for parameter in network.to(device).parameters():
+        if mapped.holds(parameter):
+            parameter.data = parameter.data.clone()
+
+
+@contextmanager
+def _settled(trainer: Trainer, plan: Plan | None, folder: Path | None) -> Iterator[None]:
+    """A context in which a plan is kept, and the optimisers' state is made before the first step."""
+    if plan is not None:
+        trainer.part, trainer.plan = plan.part, plan
+    if plan is None or not plan.waits:
+        for update in trainer.updates[trainer.own[trainer.team.stage]]:
+            update.allocate()
+        yield
+        return
+    with WaitingRoom(trainer.network.row, trainer.updates, trainer.device, folder):
+        yield
+    trainer.network.cpu()  # its blocks are there
 
 
 def _check(network: Network, train: Images, *others: Images | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from forwardonly import mapped
 from forwardonly.block import Signal
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
@@ -21,10 +22,12 @@ from forwardonly.network import Network
 from forwardonly.precision import choose_precision
 from forwardonly.rules import ContrastiveRule, Heard
 from forwardonly.training import keeping
+from forwardonly.training.budget import Plan
 from forwardonly.training.cache import Cache, repeats
 from forwardonly.training.interrupt import Interrupted
-from forwardonly.training.loop import Batch, hears, learn_all, learn_one, learn_row, reach, read
+from forwardonly.training.loop import hears, learn_all, learn_one, learn_row, reach, read
 from forwardonly.training.parallel import Team
+from forwardonly.training.parts import Batch
 from forwardonly.training.pipeline import Pipe, spread
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
@@ -68,6 +71,8 @@ class Trainer:
         self.batch = min(recipe.batch_size, len(train))
         if self.batch < team.replicas:
             raise ValueError(f"A batch of {self.batch} images cannot be shared by {team.replicas} processes.")
+        self.part = self.batch  # images that a block computes at a time
+        self.plan: Plan | None = None  # how a memory budget is kept, if there is one
         self.updates = [team.update(block, recipe, self.batch) for block in network.row]
         self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
         self.steps = len(train) // self.batch
@@ -153,7 +158,7 @@ class Trainer:
             else:
                 losses = torch.zeros(len(row), device=self.device)
                 updates = self.updates[own]
-                losses[own], batch = learn_row(row[own], updates, batch, self.precision, seed, own.start)
+                losses[own], batch = learn_row(row[own], updates, batch, self.precision, seed, own.start, self.part)
                 if self.team.stage + 1 < self.team.stages:
                     self.pipe.send(batch)
         self.team.finish()
@@ -242,6 +247,7 @@ class Trainer:
                 f"step {step}: try a lower learning rate or --precision fp32."
             )
         for index, block in enumerate(self.network.row):
+            mapped.release()  # of the block before, if it lies in a file
             if not all(bool(torch.isfinite(parameter).all()) for parameter in block.parameters()):
                 raise NonFiniteLoss(
                     f"A weight of block {index} became NaN or infinite in epoch {self.place.epoch}, by step "
@@ -261,7 +267,7 @@ class Trainer:
         row.update({name: [own[name] for own in watched] for name in watched[0]})
         due = (self.place.epoch + 1) % self.recipe.validate_every == 0 or self.place.epoch + 1 == self.recipe.epochs
         if validation is not None and due:
-            measured = self.team.evaluate(self.network, validation, self.precision)
+            measured = self.team.evaluate(self.network, validation, self.precision, self.plan and self.plan.predicted)
             row["validation_accuracy"] = measured.accuracy
             row["block_accuracy"] = measured.block_accuracy
             if self.recipe.diagnose:
@@ -282,6 +288,7 @@ class Trainer:
             "reader": None if self.reader_update is None else self.reader_update.state_dict(),
             "place": {**asdict(self.place), "seconds": seconds},
             "losses": self.everyones,
+            "part": self.part,
             "recipe": asdict(self.recipe),
             "seed": self.seed,
         }
@@ -321,9 +328,11 @@ class Trainer:
         if self.reader_update is not None:
             self.reader_update.load_state_dict(state["reader"])
         self.place = Place(**state["place"])
+        self.part = int(state.get("part", self.batch))
         place = self.place
         within = place.phase <= self.phases and place.epoch < self.recipe.epochs and place.step <= self.steps
-        if not within or min(place.phase, place.epoch, place.step) < 0 or state["losses"].shape != self.losses.shape:
+        least = min(place.phase, place.epoch, place.step, self.part - 1)
+        if not within or least < 0 or state["losses"].shape != self.losses.shape:
             raise ValueError(f"The checkpoint in {folder} is damaged or of other data.")
         if self.team.leads:  # the others' share in a sum is what they add from here on
             self.losses.copy_(state["losses"])
@@ -352,12 +361,14 @@ class Trainer:
             "processes": self.team.world,
             "torch": torch.__version__,
         }
+        if self.plan is not None:
+            result["plan"] = self.plan._asdict()
         fitted_on = {"validation": validation, "training": self.images}.get(self.network.readout.fitted_on or "")
         if fitted_on is not None:
             fit_readout(self.network, fitted_on, precision=self.precision)
         for name, images in (("validation", validation), ("test", test)):
             if images is not None:
-                measured = self.team.evaluate(self.network, images, self.precision)
+                measured = self.team.evaluate(self.network, images, self.precision, self.plan and self.plan.predicted)
                 result[f"{name}_accuracy"] = measured.accuracy
                 result["block_accuracy"] = measured.block_accuracy
         result["peak_memory_bytes"] = peak_memory_bytes(self.device)

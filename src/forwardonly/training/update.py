@@ -27,6 +27,28 @@ class Update:
         self.optimisers = [make_optimiser(name, groups[name], recipe) for name in groups]
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
 
+    def allocate(self) -> None:
+        """Makes the optimisers' state before the first step does, if they are of the usual kinds.
+
+        State that is made amid a step's activations pins the heap between them: 100 MiB of 660 for 32 layers of 500.
+        """
+        for optimiser in self.optimisers:
+            if optimiser.state or not isinstance(optimiser, torch.optim.SGD | torch.optim.Adam | torch.optim.AdamW):
+                continue
+            rates = [group["lr"] for group in optimiser.param_groups]
+            for group in optimiser.param_groups:
+                group["lr"] = 0.0
+                for parameter in group["params"]:
+                    parameter.grad = torch.zeros_like(parameter)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate
+            for own in optimiser.state.values():  # as before any step: moments of zero, and no steps counted
+                for slot in own.values():
+                    if isinstance(slot, Tensor):
+                        slot.zero_()
+
     def __call__(self, loss: Tensor) -> None:
         """One step down the gradient of the block's own loss."""
         loss.backward()

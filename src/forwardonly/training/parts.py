@@ -1,0 +1,45 @@
+"""What travels from block to block in training, whole or in parts.
+
+Shapes: B images, S streams: two under contrastive rules, one under the others; a signal is (S B, ...).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from forwardonly.block import Signal
+from forwardonly.rules import Heard
+
+
+class Batch(NamedTuple):
+    """What travels down the row: a signal, its labels (B,), and what the next block hears."""
+
+    signal: Signal
+    labels: Tensor
+    heard: Heard | None = None
+
+
+def portion(batch: Batch, chosen: slice, streams: int) -> Batch:
+    """Some images of a batch, in all streams."""
+
+    def rows(tensor: Tensor) -> Tensor:
+        halves = [half[chosen] for half in tensor.chunk(streams)]
+        return halves[0] if streams == 1 else torch.cat(halves)
+
+    signal = rows(batch.signal) if isinstance(batch.signal, Tensor) else tuple(map(rows, batch.signal))
+    heard = None if batch.heard is None else Heard(*(goodness[:, chosen] for goodness in batch.heard))
+    return Batch(signal, batch.labels[chosen], heard)
+
+
+def joined(signals: Sequence[Signal], streams: int) -> Signal:
+    """The signal of a whole batch from those of its parts."""
+
+    def whole(parts: Sequence[Tensor]) -> Tensor:
+        halves = zip(*(part.chunk(streams) for part in parts), strict=True)
+        return torch.cat([half for stream in halves for half in stream])
+
+    if isinstance(signals[0], Tensor):
+        return whole([signal for signal in signals if isinstance(signal, Tensor)])
+    return tuple(whole(column) for column in zip(*signals, strict=True))
