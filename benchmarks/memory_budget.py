@@ -3,7 +3,7 @@
     python benchmarks/memory_budget.py --budget 640MiB --out benchmarks/results/memory-budget.json
 
 Runs `forwardonly train` in a fresh process with `--memory-budget` and, for comparison, in another without, and notes
-the most memory that each process had resident (VmHWM), the accuracy, and the seconds. The bytes of the network's weights
+the most memory that each process had resident (VmHWM), the accuracy and the seconds; the bytes of the weights
 and of AdamW's two moments stand beside it.
 """
 

@@ -76,7 +76,7 @@ class Work:
 def training_step(work: Work) -> Arm:
     """One step of training as `fit` does it, from a batch of stored images to the last optimiser's step."""
     network = work.network()
-    updates = [Update(block, work.recipe) for block in network.row]
+    updates = _updates(network, work)
     images, labels = work.images()
     generator = torch.Generator(work.device).manual_seed(0)
 
@@ -99,7 +99,7 @@ def accumulated_step(work: Work) -> Arm:
     """Backprop in micro-batches of a quarter, whose gradients are added up before one optimiser step."""
     work = work.by_backprop
     network = work.network()
-    block, update = network.row[0], Update(network.row[0], work.recipe)
+    block, (update,) = network.row[0], _updates(network, work)
     images, labels = work.images()
 
     def step() -> None:
@@ -232,8 +232,16 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _step_of(network: Network, work: Work) -> Arm:
+def _updates(network: Network, work: Work) -> list[Update]:
+    """What `fit` trains with."""
     updates = [Update(block, work.recipe) for block in network.row]
+    for update in updates:
+        update.allocate()
+    return updates
+
+
+def _step_of(network: Network, work: Work) -> Arm:
+    updates = _updates(network, work)
     images, labels = work.images()
     return lambda: learn_all(network.row, updates, network.prepare(images), labels, work.precision)
 
