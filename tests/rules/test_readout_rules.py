@@ -36,9 +36,9 @@ def quarters(maps):
     )
 
 
-def test_grid_pool_covers_odd_maps_with_equal_windows():
+def test_grid_pool_covers_odd_maps():
     row = torch.arange(7.0).view(1, 1, 1, 7).expand(1, 1, 7, 7)
-    assert grid_pool(row, 2).tolist() == [[1.5, 4.5, 1.5, 4.5]]  # means of 0..3 and 3..6
+    assert grid_pool(row, 2).tolist() == [[1.5, 5.0, 1.5, 5.0]]  # means of 0..3 and 4..6
     assert grid_pool(torch.ones(2, 3, 1, 1), 4).shape == (2, 3)
     assert grid_pool(torch.ones(2, 5), 4).shape == (2, 5)
 
@@ -51,7 +51,8 @@ def test_grid_size_is_what_grid_pool_makes(side, grid):
 
 
 def test_projection_is_cross_entropy_of_a_pooled_linear_map(maps):
-    rule, labels = for_block(Projection(classes=3), maps.shape[1:]), np.arange(6) % 3
+    rule = for_block(Projection(classes=3, features=4 * maps.shape[1]), maps.shape[1:])
+    labels = np.arange(6) % 3
     weight, bias = (value.detach().numpy() for value in (rule.head.weight, rule.head.bias))
     scores = quarters(maps) @ weight.T + bias
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-5)
@@ -92,9 +93,9 @@ def test_spatial_is_a_fixed_projection_of_standardised_energy(maps):
 def test_hyperspherical_reads_maps_through_its_auxiliary_convolution(maps):
     rule = for_block(Hyperspherical(classes=3, aux_channels=5, grid=2), maps.shape[1:])
     seen = torch.nn.functional.conv2d(torch.tensor(maps), rule.auxiliary[0].weight, stride=2, padding=1).relu()
-    features = seen.detach().numpy()[:, :, :, :]  # 3 x 3: windows of 2, overlapping by one
+    features = seen.detach().numpy()  # 3 x 3: windows of 2 and of 1
     pooled = np.stack(
-        [features[:, :, y : y + 2, x : x + 2].mean((2, 3)) for y in (0, 1) for x in (0, 1)], axis=2
+        [features[:, :, y : y + 2, x : x + 2].mean((2, 3)) for y in (0, 2) for x in (0, 2)], axis=2
     ).reshape(6, -1)
     prototypes = rule.prototypes.detach().numpy()[:, 0]
     expected = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)) @ (
@@ -139,8 +140,23 @@ def test_any_one_pass_rule_can_add_the_contrastive_term(maps, rule):
     torch.testing.assert_close(difference, 0.5 * term, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", [Projection, Spatial])
-@pytest.mark.parametrize("options", [{"grid": 0}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize(
+    ("shape", "features", "windows"), [((64, 15, 15), 2048, 25), ((256, 7, 7), 2048, 9), ((8, 6, 6), 16, 1)]
+)
+def test_projection_reads_about_as_many_features_as_it_is_told_to(shape, features, windows):
+    rule = for_block(Projection(classes=3, features=features), shape)
+    assert rule.head.in_features == shape[0] * windows
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (Projection, {"features": 0}),
+        (Projection, {"label_smoothing": 1.0}),
+        (Spatial, {"grid": 0}),
+        (Spatial, {"label_smoothing": 1.0}),
+    ],
+)
 def test_options_out_of_range_are_one_clear_sentence(rule, options):
-    with pytest.raises(ValueError, match="grid must be at least 1"):
+    with pytest.raises(ValueError, match=r"(grid|features) must be at least 1, .*label_smoothing from 0 to below 1\.$"):
         rule(classes=3, **options)

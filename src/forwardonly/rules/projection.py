@@ -1,10 +1,10 @@
 """Local cross-entropy on a learned linear read-out, the simplest strong local rule.
 
 "Local prediction loss" of Nokland & Eidnes 2019, arXiv 1901.06656; on flat activations it is Mono-Forward, arXiv
-2501.09238. Given: average pooling, one linear layer, softmax cross-entropy. Reconstruction: a fixed 2 x 2 grid where
-Nokland & Eidnes pool to about 2048 features.
+2501.09238. Given: average pooling to about 2048 features, one linear layer, softmax cross-entropy. Reconstruction:
+which windows.
 
-Shapes: B batch, C classes, K channels, g grid.
+Shapes: B batch, C classes, K channels, g windows.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, grid_size
+from forwardonly.maps import grid_for, grid_pool, grid_size
 from forwardonly.rules.base import OnePassRule, Place, float32
 
 
 @dataclass(kw_only=True, eq=False)
 class Projection(OnePassRule):
-    """Cross-entropy of a linear map of the pooled activation. Owns `head`, (K g g) -> C."""
+    """Cross-entropy of a linear map of the pooled activation. Owns `head`, (K g) -> C."""
 
-    grid: int = 2
-    """Feature maps are averaged to a grid of this many windows a side before the linear map."""
+    features: int = 2048
+    """Feature maps are averaged over windows, as many as bring them nearest to this many features; the linear map
+    reads those."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
@@ -31,10 +32,11 @@ class Projection(OnePassRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.grid < 1 or not 0 <= self.label_smoothing < 1:
-            raise ValueError("grid must be at least 1, and label_smoothing from 0 to below 1.")
+        if self.features < 1 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("features must be at least 1, and label_smoothing from 0 to below 1.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        self.grid = grid_for(shape, self.features)
         self.head = nn.Linear(grid_size(shape, self.grid), self.classes)
 
     def scores(self, activation: Tensor) -> Tensor:

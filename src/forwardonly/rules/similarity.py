@@ -61,7 +61,7 @@ class Similarity(Projection):
         elif self.own_map:
             self.lens = nn.Linear(shape[0], shape[0], bias=False)
 
-    def features(self, activation: Tensor) -> Tensor:
+    def compared(self, activation: Tensor) -> Tensor:
         """What examples are compared by, (B, K) in float32: the deviation of each channel, or flat features."""
         seen = float32(self.lens(activation))
         if seen.dim() == 2 or seen.shape[2] * seen.shape[3] == 1:
@@ -70,7 +70,7 @@ class Similarity(Projection):
         return (variance + 1e-6).sqrt()
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
-        features = self.features(activation)
+        features = self.compared(activation)
         with torch.autocast(activation.device.type, enabled=False):
             matching = similarity_loss(features, labels, self.classes)
         return (1 - self.prediction) * matching + self.prediction * super().loss(activation, labels)
