@@ -1,7 +1,7 @@
 """Data: known sets, folders and arrays as uint8 tensors, in batches, augmented where they lie."""
 
 from forwardonly.data.adapting import InMemory, read_adapted
-from forwardonly.data.augment import Augment
+from forwardonly.data.augment import Augment, Views
 from forwardonly.data.batches import batches
 from forwardonly.data.fetching import fetch
 from forwardonly.data.images import Features, Images, Splits, hold_out
@@ -18,6 +18,7 @@ __all__ = [
     "Images",
     "InMemory",
     "Splits",
+    "Views",
     "augmentation",
     "batches",
     "describe",

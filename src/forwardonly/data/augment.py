@@ -80,6 +80,30 @@ class Augment:
         return images.flatten(2).gather(2, places.expand(-1, channels, -1)).view(images.shape)
 
 
+@dataclass(frozen=True)
+class Views:
+    """Copies of a test image whose class scores are added up. Raises ValueError for a negative shift."""
+
+    shift: int = 0
+    """Pixels by which copies are moved along each diagonal, over a reflected border; 0 for none."""
+    mirror: bool = False
+    """Whether each copy is seen mirrored too."""
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise ValueError(f"shift must be 0 or more pixels, not {self.shift}")
+
+    def __call__(self, images_BCHW: Tensor) -> list[Tensor]:
+        """The images themselves, and their copies, each (B, C, H, W)."""
+        height, width = images_BCHW.shape[2:]
+        seen = [images_BCHW]
+        for down, right in [(-1, -1), (-1, 1), (1, -1), (1, 1)] if self.shift else []:
+            rows = _mirrored(torch.arange(height, device=images_BCHW.device) + down * self.shift, height)
+            columns = _mirrored(torch.arange(width, device=images_BCHW.device) + right * self.shift, width)
+            seen.append(images_BCHW[:, :, rows][:, :, :, columns])
+        return [*seen, *(view.flip(3) for view in seen)] if self.mirror else seen
+
+
 def _draw(below: int, images: Tensor, generator: torch.Generator | None) -> Tensor:
     """(B,) whole numbers from 0 to below-1 on the images' device, drawn on the generator's."""
     device = images.device if generator is None else generator.device

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forwardonly.data import Images
+from forwardonly.data import Images, Views
 from forwardonly.network import Network
 from forwardonly.precision import autocast, choose_precision
 
@@ -25,8 +25,15 @@ class Evaluation:
     confusion: Tensor
 
 
-def evaluate(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> Evaluation:
-    """The network's accuracy on labelled images, where the network is.
+def evaluate(
+    network: Network,
+    images: Images,
+    *,
+    batch_size: int = AT_A_TIME,
+    precision: str = "auto",
+    views: Views | None = None,
+) -> Evaluation:
+    """The network's accuracy on labelled images, or on `views` of each together, where the network is.
 
     Raises:
         ValueError: no images, labels outside the network's classes, or images of another shape than its own.
@@ -39,7 +46,7 @@ def evaluate(network: Network, images: Images, *, batch_size: int = AT_A_TIME, p
     device = network.device
     confusion = torch.zeros(network.classes**2, dtype=torch.int64, device=device)
     right = torch.zeros(len(network.readout.weights), dtype=torch.int64, device=device)
-    for scores, labels in _scored(network, images, batch_size, precision):
+    for scores, labels in _scored(network, images, batch_size, precision, views or Views()):
         right += (scores.argmax(2) == labels).sum(1)
         predicted = network.readout(scores).argmax(1)
         confusion += torch.bincount(labels * network.classes + predicted, minlength=len(confusion))
@@ -54,11 +61,13 @@ def evaluate(network: Network, images: Images, *, batch_size: int = AT_A_TIME, p
 def fit_readout(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
     """Lets the network's readout take its weights from labelled images; a fixed readout stays as it is."""
     if network.readout.fitted_on is not None:
-        scores, labels = zip(*_scored(network, images, batch_size, precision), strict=True)
+        scores, labels = zip(*_scored(network, images, batch_size, precision, Views()), strict=True)
         network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels))
 
 
-def _scored(network: Network, images: Images, batch_size: int, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _scored(
+    network: Network, images: Images, batch_size: int, precision: str, views: Views
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Every block's scores (L, B, C) and the labels (B,), batch after batch, in evaluation mode."""
     device, training = network.device, network.training
     chosen = choose_precision(precision, device)
@@ -66,6 +75,6 @@ def _scored(network: Network, images: Images, batch_size: int, precision: str) -
     for start in range(0, len(images), batch_size):
         batch = images.images[start : start + batch_size].to(device)
         with torch.no_grad(), autocast(chosen, device):
-            scores = network.scores(batch)
-        yield scores, images.labels[start : start + batch_size].to(device)
+            scores = [network.scores(view) for view in views(batch)]
+        yield sum(scores[1:], start=scores[0]), images.labels[start : start + batch_size].to(device)
     network.train(training)
