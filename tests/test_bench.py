@@ -42,7 +42,7 @@ def test_step(capsys):
 
 def test_memory(capsys, monkeypatch):
     monkeypatch.setattr(depth, "peak_bytes", lambda work, arm: len(work.body.hidden))  # a process each takes seconds
-    monkeypatch.setattr(depth, "idle_bytes", lambda device: 0)
+    monkeypatch.setattr(depth, "idle_bytes", lambda work: 0)
     result = bench(capsys, "memory", "--hidden", "12", "--depths", "2", "5", *QUICK)
     assert result["saved_bytes"]["5"] == result["saved_bytes"]["2"] > 0
     assert result["peak_bytes"]["ours"] == {"2": 2, "5": 5}
@@ -106,7 +106,7 @@ def test_checkpointing_keeps_less():
 
 def test_peak_memory_is_of_a_fresh_process():
     ballast = torch.ones(2**27)  # 512 MiB of our own must not show in the child's figure
-    assert 0 < depth.idle_bytes(torch.device("cpu")) < ballast.nbytes
+    assert 0 < depth.idle_bytes(work()) < ballast.nbytes
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # PyTorch's compiler, at itself

@@ -56,12 +56,11 @@ def peak_bytes(work: Work, arm: str) -> int:
         return fresh.submit(_peak, work, arm).result()
 
 
-def idle_bytes(device: torch.device) -> int:
-    """What a fresh process has in memory before it builds a network: Python and PyTorch."""
-    if device.type == "cuda":
+def idle_bytes(work: Work) -> int:
+    """What a fresh process needs to train one layer on two images: Python, PyTorch, the code that a step runs."""
+    if work.device.type == "cuda":
         return 0
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(peak_memory_bytes, device).result()
+    return peak_bytes(replace(work, body=at_depth(work.body, 1), batch=2), "ours")
 
 
 def against_depth(work: Work, depths: Sequence[int], arms: Sequence[str]) -> dict[str, dict[int, int]]:
