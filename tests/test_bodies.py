@@ -12,7 +12,7 @@ from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Whitening
 from forwardonly.network import activation_shapes
 
-RULES = ["projection", "channel-static", "channel-learnable", "similarity", "spatial", "hyperspherical", "backprop"]
+RULES = [name for name, rule in fo.rules.TABLE.items() if issubclass(rule, fo.rules.OnePassRule)]
 SMALL = {
     "mlp": {"hidden": (30, 30)},
     "cnn": {"width": 0.1},

@@ -1,5 +1,6 @@
 """Rules, one file a method, and the table of them."""
 
+from forwardonly.rules.auxiliary import Auxiliary
 from forwardonly.rules.backprop import Backprop
 from forwardonly.rules.base import ContrastiveRule, Heard, OnePassRule, Place, Rule
 from forwardonly.rules.channel_learnable import ChannelLearnable
@@ -24,6 +25,7 @@ TABLE: dict[str, type[Rule]] = {
     "channel-learnable": ChannelLearnable,
     "projection": Projection,
     "similarity": Similarity,
+    "auxiliary": Auxiliary,
     "spatial": Spatial,
     "backprop": Backprop,
 }
@@ -32,6 +34,7 @@ TABLE: dict[str, type[Rule]] = {
 
 __all__ = [
     "TABLE",
+    "Auxiliary",
     "Backprop",
     "ChannelLearnable",
     "ChannelStatic",

@@ -1,0 +1,71 @@
+"""The auxiliary head against numpy written from its definition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly.rules import Auxiliary, Place
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def standardised(x, axes):
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+
+
+def convolved(maps, weight, stride):
+    padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    rows, columns = (range(0, side, stride) for side in maps.shape[2:])
+    return np.stack(
+        [
+            np.stack([np.einsum("bkij,okij->bo", padded[:, :, y : y + 3, x : x + 3], weight) for x in columns], axis=2)
+            for y in rows
+        ],
+        axis=2,
+    )
+
+
+def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
+    maps = np.random.default_rng(0).normal(size=(4, 3, 9, 9))
+    torch.manual_seed(0)
+    rule = Auxiliary(classes=2, channels=5, depth=3, features=5).for_block((3, 9, 9), Place(0, 1)).double()
+    hidden = maps
+    for convolution, stride in zip(list(rule.hidden)[::3], (2, 2, 1), strict=True):  # 9 -> 5 -> 3, and 3 is kept
+        weight = convolution.weight.detach().numpy()
+        hidden = gelu(standardised(convolved(hidden, weight, stride), (0, 2, 3)))
+    assert hidden.shape == (4, 5, 3, 3)
+    logits = (
+        hidden.mean((2, 3)) @ rule.head.weight.detach().numpy().T.astype(np.float32) + rule.head.bias.detach().numpy()
+    )
+    rule.head.float()  # scores are computed in float32
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
+    labels = np.array([0, 1, 1, 0])
+    expected = (np.log(np.exp(logits).sum(1)) - logits[np.arange(4), labels]).mean()
+    assert rule.loss(torch.tensor(maps), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_flat_activations_are_read_through_hidden_layers(digits):
+    network = fo.mlp(
+        digits.train.shape, [60, 60], rule=Auxiliary(classes=10, channels=40, depth=1, label_smoothing=0.1)
+    )
+    assert [block.rule.head.in_features for block in network.row] == [40, 40]
+    fo.fit(network, digits.train, epochs=15, batch_size=50)
+    assert fo.evaluate(network, digits.validation).accuracy > 0.95
+
+
+def test_the_heads_gradient_stays_in_its_block():
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4))
+    pixels = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
+    images = fo.data.Images(pixels, torch.arange(6) % 3, ("a", "b", "c"), name="random")
+    assert fo.measure.leaks(network, images) == []
+
+
+@pytest.mark.parametrize("options", [{"channels": 0}, {"depth": 0}])
+def test_a_head_without_anything_is_one_clear_sentence(options):
+    with pytest.raises(ValueError, match="channels and depth of an auxiliary head must be at least 1"):
+        Auxiliary(classes=3, **options)
