@@ -86,6 +86,12 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         for arm in result["arms"]
     ]
     screen.table("test accuracy", ["rule", "data", "mean", "std", "n"], rows, words=2)
+    show_tests(result, screen)
+    screen.say(f"report: {result['report']}")
+
+
+def show_tests(result: dict[str, Any], screen: Screen) -> None:
+    """The paired tests between arms, if there are any."""
     rows = [
         [
             f"{test['a']} - {test['b']}",
@@ -100,7 +106,6 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     if rows:
         columns = ["pair", "data", "points", "95 % interval", "p (Holm)", "Cohen's d"]
         screen.table("paired t-tests over seeds", columns, rows, words=2)
-    screen.say(f"report: {result['report']}")
 
 
 def train_options(chosen: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from forwardonly.cli.compare import check
+from forwardonly.cli.compare import check, show_tests
 from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.screen import Screen
 from forwardonly.experiments import recipes, reproduce
@@ -65,4 +65,5 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.table(
         f"paper and ours: {result['unit']}, scale {result['scale']}", COLUMNS, [cells(row) for row in result["rows"]]
     )
+    show_tests(result, screen)
     screen.say(f"report: {result['report']}")

@@ -50,13 +50,16 @@ def reproduce(
     groups = group_runs(planned, done)
     by_arm = {arm: runs for (_, arm), runs in groups.items()}
     rows = [_row(row, by_arm, count) for row in table.rows]
-    compared = {arm: by_arm[arm] for arm in table.compared}
     result: dict[str, Any] = {
         "rows": rows,
         "scale": scale,
         "unit": table.unit,
         "says": list(table.says),
-        "tests": tests(compared, table.data[table.compared[0]]) if compared else [],
+        "tests": [
+            test
+            for group in table.compared
+            for test in tests({arm: by_arm[arm] for arm in group}, table.data[group[0]])
+        ],
         "report": str(out / "report.html"),
     }
     content = reports.Content(

@@ -34,7 +34,7 @@ class Table:
         rows: the lines.
         seeds: how many.
         says: how the runs differ from the paper's, in sentences.
-        compared: arms of one data set between which paired tests are made.
+        compared: groups of arms of one data set, between any two of which a paired test is made.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Table:
     rows: tuple[Row, ...]
     seeds: int
     says: tuple[str, ...]
-    compared: tuple[str, ...] = ()
+    compared: tuple[tuple[str, ...], ...] = ()
 
 
 def test_accuracy(arm: str) -> Figure:
