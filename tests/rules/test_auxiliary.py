@@ -69,3 +69,10 @@ def test_the_heads_gradient_stays_in_its_block():
 def test_a_head_without_anything_is_one_clear_sentence(options):
     with pytest.raises(ValueError, match="channels and depth of an auxiliary head must be at least 1"):
         Auxiliary(classes=3, **options)
+
+
+def test_the_heads_weights_are_counted_apart():
+    network = fo.build(fo.bodies.Conv(depth=2, channels=8), (3, 8, 8), rule=Auxiliary(classes=5, channels=4, depth=1))
+    bodies = 3 * 9 * 8 + 8 + 8 * 9 * 8 + 8
+    head = 8 * 9 * 4 + 2 * 4 + (4 * 4 * 4 * 5 + 5)  # convolution, batch norm, linear map of a 4 x 4 map
+    assert fo.measure.weights(network) == (bodies, 2 * head)

@@ -55,6 +55,7 @@ def run(chosen: Evaluate, screen: Screen) -> dict[str, Any]:
         "classes": list(kept.classes),
         "data": chosen.data or kept.data["name"],
         "images": len(images),
+        "weights": fo.measure.weights(kept.network)._asdict(),
         "run": str(chosen.run),
     }
 
@@ -64,6 +65,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     rows = [[f"block {k + 1}", percent(accuracy)] for k, accuracy in enumerate(result["block_accuracy"])]
     rows.append(["network", percent(result["test_accuracy"])])
     screen.table(f"accuracy on {result['images']} test images of {result['data']}", ["", "test"], rows)
+    counted = fo.measure.Weights(**result["weights"])
+    screen.say(f"weights: {counted.bodies:,} in bodies, {counted.rules:,} in rules ({counted.share:.1%} of all)")
     classes, confusion = result["classes"], result["confusion"]
     if len(classes) <= WIDEST:
         table = [[name, *(count or "" for count in row)] for name, row in zip(classes, confusion, strict=True)]

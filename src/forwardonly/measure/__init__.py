@@ -5,6 +5,7 @@ from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.locality import Leak, leaks
 from forwardonly.measure.memory import SavedBytes, peak_memory_bytes
+from forwardonly.measure.weights import Weights, weights
 
 __all__ = [
     "Assignment",
@@ -13,10 +14,12 @@ __all__ = [
     "Evaluation",
     "Leak",
     "SavedBytes",
+    "Weights",
     "assignments",
     "diagnose",
     "evaluate",
     "fit_readout",
     "leaks",
     "peak_memory_bytes",
+    "weights",
 ]

@@ -1,0 +1,89 @@
+"""Draws docs/pictures/accuracy.svg from the committed result files: python docs/pictures/accuracy.py
+
+Forward-only in one colour, backprop in another; filled marks are ours, hollow ones published. Published figures are
+those of the papers that the method pages cite, on their own nets.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parents[2]
+INK, LOCAL, BACKPROP = "#8a8f98", "#c4500a", "#1f78b4"  # grey that reads on white and on black
+
+
+class Published(NamedTuple):
+    """A line of the figure that papers fill: test accuracies in %, the local one and backprop's if it is given."""
+
+    net: str
+    local: float
+    backprop: float | None
+
+
+PUBLISHED = [
+    Published("MNIST, FF, 4 x 2000 (Hinton)", 98.64, None),
+    Published("CIFAR-10, FF (Hinton)", 59.0, 62.0),
+    Published("CIFAR-10, HFF, CNN", 83.08, None),
+    Published("CIFAR-10, fixed groups, ResNet-17", 86.22, None),
+    Published("CIFAR-10, learnable assignment, ResNet-17", 89.37, None),
+    Published("CIFAR-10, prediction, VGG8b", 91.60, 94.01),
+    Published("CIFAR-10, similarity, VGG8b", 94.42, 94.01),
+]
+
+
+def main() -> None:
+    """One row a net, best rule and backprop on it; logit scale, so that 99.0 and 99.5 stand apart."""
+    rows = [(name, local, backprop, True) for name, local, backprop in ours()]
+    rows += [(line.net, line.local, line.backprop, False) for line in PUBLISHED]
+    figure, axes = plt.subplots(figsize=(7.5, 0.34 * len(rows) + 1.2), layout="constrained")
+    for height, (_, local, backprop, measured) in enumerate(reversed(rows)):
+        for value, colour in ((local, LOCAL), (backprop, BACKPROP)):
+            if value is not None:
+                axes.plot(value / 100, height, "o", ms=7, mec=colour, mew=1.6, mfc=colour if measured else "none")
+        if backprop is not None:
+            axes.plot([local / 100, backprop / 100], [height, height], color=INK, lw=0.8, zorder=0)
+    axes.set_xscale("logit")
+    ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995]
+    axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(0.5, 0.997)
+    axes.set_xlabel("test accuracy, %", color=INK)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axes.tick_params(colors=INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    keys = [("forward-only", LOCAL, LOCAL), ("backprop", BACKPROP, BACKPROP), ("published", INK, "none")]
+    marks = [plt.Line2D([], [], ls="", marker="o", ms=7, mec=edge, mfc=face) for _, edge, face in keys]
+    axes.legend(
+        marks,
+        [name for name, *_ in keys],
+        frameon=False,
+        labelcolor=INK,
+        ncols=3,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+    )
+    figure.savefig(Path(__file__).with_name("accuracy.svg"), transparent=True)
+
+
+def ours() -> list[tuple[str, float, float | None]]:
+    """Each net that has a name in a result file: its name, the best local rule's mean accuracy, backprop's; in %."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for entry in content.get("results", []) if isinstance(content, dict) else []:
+            if "net" in entry:
+                arm = "backprop" if "--rule backprop" in entry["command"] else "local"
+                best = found.setdefault(entry["net"], {})
+                best[arm] = max(best.get(arm, 0.0), 100 * entry["mean"])
+    return [(net, best["local"], best.get("backprop")) for net, best in sorted(found.items()) if "local" in best]
+
+
+if __name__ == "__main__":
+    main()
