@@ -19,7 +19,6 @@ disturbed.
 import argparse
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 
 import forwardonly as fo
 from forwardonly.build import assemble
+from forwardonly.measure.speed import machine
 from forwardonly.precision import autocast, choose_precision
 from forwardonly.training import Recipe, join
 from forwardonly.training.loop import Batch
@@ -355,6 +355,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _without_out(argv: list[str]) -> list[str]:
+    """A command line without the place that its result goes to."""
+    at = argv.index("--out") if "--out" in argv else len(argv)
+    return argv[:at] + argv[at + 2 :]
+
+
 def main() -> None:
     arguments = options()
     if arguments.arm is not None:
@@ -364,9 +370,9 @@ def main() -> None:
         return
     result = measure(arguments)
     result |= {
-        "command": " ".join(["python", "benchmarks/parallel.py", *sys.argv[1:]]),
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread a process",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "forwardonly": fo.__version__},
+        "command": " ".join(["python", "benchmarks/parallel.py", *_without_out(sys.argv[1:])]),
+        "machine": {**machine(torch.device("cpu")), "cores": os.cpu_count(), "threads": "1 a process"},
+        "forwardonly": fo.__version__,
     }
     text = json.dumps(result, indent=2)
     print(text)

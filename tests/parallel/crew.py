@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import forwardonly as fo
 from forwardonly.training import join
 
+KILLS = int(os.environ.get("FORWARDONLY_KILLS", 20))  # a soak has more
 torch.set_num_threads(1)
 Work = Callable[[fo.training.Team], None]
 
@@ -180,7 +181,7 @@ def same(folder: Path) -> dict[str, Any]:
 
 
 def kill(folder: Path, **how: Any) -> dict[str, Any]:
-    """A run that is killed at twenty random moments, and goes on each time from where its folder stands.
+    """Runs that are killed at random moments, twenty in all, and go on each time from where their folder stands.
 
     One random process is killed, then the others, as torchrun does. A run that finishes between two kills is compared
     with one that was left alone, and another begins.
@@ -201,11 +202,11 @@ def kill(folder: Path, **how: Any) -> dict[str, Any]:
         assert crew(folder / "whole").wait(60) == [0] * world
         life = time.monotonic() - started
         differences = []
-        while kills < 20 or runs == 0:
+        while kills < KILLS or runs == 0:
             out = folder / f"run{runs}"
             while not (out / "result.json").exists():
                 going = crew(out)
-                if kills < 20:
+                if kills < KILLS:
                     time.sleep(chance.uniform(0.05, 1.0) * life)
                     going.kill(chance.randrange(world))
                     for rank in range(world):
@@ -246,6 +247,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "kill-alone": lambda folder: kill(folder, world=1),
     "kill-data": lambda folder: kill(folder, world=2),
     "kill-layers": lambda folder: kill(folder, world=2, mode="layers"),
+    "kill-both": lambda folder: kill(folder, world=4, mode="layers", stages=2),
     "lose-data": lose,
     "lose-layers": lambda folder: lose(folder, mode="layers"),
 }

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.training import LostPeer, Team, join
-from forwardonly.training.loop import Batch
+from forwardonly.training import LostPeer, Recipe, Team, join
+from forwardonly.training.loop import Batch, learn_row
 from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
@@ -93,6 +93,40 @@ def test_a_batch_arrives_with_the_order_in_memory_that_it_had():
         assert torch.equal(there, part)
         if part.dim() == 4:
             assert there.stride() == part.stride()
+
+
+def test_gradients_are_added_up_while_the_next_block_computes(monkeypatch):
+    events = []
+
+    class Adding:
+        def __init__(self, gradient):
+            self.block = next(k for k, block in enumerate(net.row) if gradient.numel() == size(block))
+            events.append(("starts to add", self.block))
+
+        def wait(self):
+            events.append(("waits for", self.block))
+
+    def size(block):
+        return sum(parameter.numel() for parameter in block.parameters())
+
+    def note(block, _):
+        events.append(("computes", list(net.row).index(block)))
+
+    net = fo.mlp((1, 4, 4), [7, 6, 5], rule=fo.rules.Projection(classes=3))
+    team = Team()
+    team.replicas = 2
+    updates = [team.update(block, Recipe(), 8) for block in net.row]
+    monkeypatch.setattr("forwardonly.training.parallel.dist.all_reduce", lambda gradient, **_: Adding(gradient))
+    for block in net.row:
+        block.register_forward_pre_hook(note)
+    learn_row(net.row, updates, Batch(torch.rand(8, 16), torch.arange(8) % 3), "fp32")
+    team.finish()
+    assert events == [
+        ("computes", 0), ("starts to add", 0),
+        ("computes", 1), ("starts to add", 1), ("waits for", 0),
+        ("computes", 2), ("starts to add", 2), ("waits for", 1),
+        ("waits for", 2),
+    ]  # fmt: skip
 
 
 def test_replicas_share_a_batch_without_gap_or_overlap():
