@@ -7,11 +7,12 @@ import torch
 
 import forwardonly as fo
 from forwardonly.cli import main
-from forwardonly.measure import depth, speed
+from forwardonly.measure import depth, speed, start
 from forwardonly.measure.naive import NaiveForwardForward
 from forwardonly.training import Recipe, loop
 
 QUICK = ["--batch", "8", "--size", "8", "--threads", "1", "--precision", "fp32", "--json"]
+START = {"rule": "hyperspherical", "hidden": (8,), "batch": 16, "device": "cpu", "threads": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +61,26 @@ def test_data(capsys):
     assert set(result["arms"]) == {"load", "batches", "augmented"}
 
 
+def test_start(capsys, monkeypatch):
+    once, seen = start._once({**START, "compile": False}), []
+    assert once["all"] == pytest.approx(sum(once[part] for part in start.PARTS))
+    assert all(seconds > 0 for seconds in once.values())
+    monkeypatch.setattr(start, "_once", lambda options: seen.append(options) or once)  # a process takes seconds
+    result = bench(capsys, "start", "--hidden", "8", "--batch", "16", "--threads", "1", "--device", "cpu", "--json")
+    assert result["seconds"] == pytest.approx(once)
+    assert seen == [{**START, "compile": False}] * 9
+
+
+def test_a_start_that_fails_is_one_sentence():
+    with pytest.raises(ValueError, match=r"The start failed: .*no device 'nowhere'"):
+        start.first_step(repeats=1, **{**START, "compile": False, "device": "nowhere"})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name what to measure: step, memory, inference, data"),
+        ([], "name what to measure: step, memory, inference, data, start"),
+        (["start", "--rule", "hypersperical"], "did you mean 'hyperspherical'"),
         (["stp"], "did you mean 'step'"),
         (["step", "--rule", "projektion"], "did you mean 'projection'"),
         (["step", "--rule", "backprop"], "choose another --rule"),

@@ -1,4 +1,4 @@
-"""`forwardonly bench step|memory|inference|data`: time and memory beside backprop's, in one run, as ratios."""
+"""`forwardonly bench step|memory|inference|data|start`: time and memory beside backprop's, in one run, as ratios."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
@@ -11,12 +11,12 @@ import tyro
 import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen
-from forwardonly.measure import depth, speed
+from forwardonly.measure import depth, speed, start
 from forwardonly.measure.speed import Arm, Work
 from forwardonly.names import nearest
 from forwardonly.training import Recipe
 
-Kind = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="step|memory|inference|data")]
+Kind = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="step|memory|inference|data|start")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,27 @@ class Data(Bench):
     """Augmentation: side in pixels of a square that is blanked at random."""
 
 
-KINDS: dict[str, type[Bench]] = {"step": Step, "memory": Memory, "inference": Inference, "data": Data}
+@dataclass(frozen=True, kw_only=True)
+class Start(Bench):
+    """Options of `bench start`: from the start of Python to the end of the first training step, on digits."""
+
+    batch: int = Recipe.batch_size
+    """Images in a step."""
+    rule: str = "hyperspherical"
+    """Learning rule."""
+    hidden: tuple[int, ...] = fo.bodies.MLP.hidden
+    """Units of each layer."""
+    compile: bool = False
+    """Compile the blocks, which the first step then waits for."""
+
+
+KINDS: dict[str, type[Bench]] = {
+    "step": Step,
+    "memory": Memory,
+    "inference": Inference,
+    "data": Data,
+    "start": Start,
+}
 
 
 def options(argv: Sequence[str]) -> Any:
@@ -174,6 +194,9 @@ def show(result: dict[str, Any], screen: Screen) -> None:
             "memory, MiB", ["depth", "saved for backward", *(f"peak: {arm}" for arm in result["peak_bytes"])], rows
         )
         screen.say(f"a process that trains one layer on two images takes {result['idle_bytes'] / 2**20:.0f} MiB")
+    elif result["kind"] == "start":
+        rows = [[part, f"{seconds:.2f}"] for part, seconds in result["seconds"].items()]
+        screen.table("from the start of Python to the end of the first step, medians", ["", "s"], rows)
     else:
         rows = [[name, f"{arm['ms']:.2f}", f"{arm['samples_per_second']:.0f}"] for name, arm in result["arms"].items()]
         screen.table("median of alternating measurements", ["", "ms", "images a second"], rows)
@@ -278,11 +301,19 @@ def _data(chosen: Data) -> dict[str, Any]:
     return {"arms": _rates(speed.alternate(arms, repeats=chosen.repeats, device=device), len(images))}
 
 
+def _start(chosen: Start) -> dict[str, Any]:
+    if chosen.rule not in fo.rules.TABLE:
+        raise ValueError(f"unknown rule {chosen.rule!r}: {nearest(chosen.rule, fo.rules.TABLE)}")
+    names = ("rule", "hidden", "batch", "compile", "device", "threads")
+    return {"seconds": start.first_step(repeats=chosen.repeats, **{name: getattr(chosen, name) for name in names})}
+
+
 MEASURES: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "step": _step,
     "memory": _memory,
     "inference": _inference,
     "data": _data,
+    "start": _start,
 }
 
 RATIOS = {
