@@ -18,7 +18,7 @@ PROTOCOL = (
     *PLAIN,
     *("--schedule", "greedy", "--redraw", "once", "--optimiser", "adam", "--learning-rate", "0.03"),
     *("--lr-schedule", "constant", "--rule.negatives", "uniform", "--rule.sharpness", "1"),
-    *("--rule.size", "length", "--rule.label-value", "1"),
+    *("--rule.size", "length", "--rule.label-value", "1", "--rule.reduction", "sum", "--warmup", "0.1"),
 )
 
 STEPS = {
@@ -34,8 +34,9 @@ SAYS = (
     "Rows FF, F-CFF, A-CFF: 784-500-500 ReLU, label in the first ten pixels, one layer after another, Adam 0.03, "
     "theta 2, wrong labels drawn once, prediction by summed goodness; 50,000 images to learn from.",
     "Where the paper is silent, the choice is ours, made on validation images: images and activations are divided by "
-    "their length, a label is as strong as an image (its 1 is 1, not a tenth as the largest pixel is), alpha = 1, "
-    "weights as He draws them.",
+    "their length, a label is as strong as an image (its 1 is 1, not a tenth as the largest pixel is), goodness is the "
+    "sum of squares, alpha = 1, weights as He draws them; and Adam's rate rises to 0.03 over the first tenth of the "
+    "steps, for at once it kills the units.",
     "Rows 'tuned' are the same nets with this library's defaults: minibatches, hard negatives, all layers at once, "
     "MNIST's images shifted by up to a pixel.",
     "Gamma on own goodness is the ablation: gamma learned as a mere scale of its own goodness, no collaboration.",
