@@ -25,7 +25,7 @@ def write(run: Path, found: Mapping[str, Any]) -> Path:
         [f"block {k + 1}", *(f"{block[name]:.4g}" for name in QUANTITIES)] for k, block in enumerate(found["blocks"])
     ]
     body = [
-        f"<h1>{run.resolve().name}: free-riding</h1>",
+        f"<h1>{run.resolve().name}: block by block</h1>",
         card("on the test images", table(["", *QUANTITIES.values()], rows)),
     ]
     if found["law_slope"] is not None:
@@ -40,7 +40,7 @@ def write(run: Path, found: Mapping[str, Any]) -> Path:
         body.append(f'<div class="grid">{"".join(cards)}</div>')
     body += _assignments(run, found["assignments"], [block["accuracy"] for block in found["blocks"]])
     path = run / "diagnosis.html"
-    write_atomically(path, document(f"{run.resolve().name}: free-riding", "".join(body)).encode())
+    write_atomically(path, document(f"{run.resolve().name}: block by block", "".join(body)).encode())
     return path
 
 
@@ -55,7 +55,6 @@ def _assignments(run: Path, found: Sequence[Mapping[str, Any]], accuracies: Sequ
         )
         for one in found
     ]
-    body = ["<h2>which channel votes for which class</h2>", f'<div class="grid">{"".join(cards)}</div>']
     history = [row for row in _metrics(run) if "assignment_entropy" in row]
     if history:
         epochs = [row["epoch"] + 1 for row in history]
@@ -69,8 +68,8 @@ def _assignments(run: Path, found: Sequence[Mapping[str, Any]], accuracies: Sequ
             for one in found
         ]
         figure = figures.lines(series, "epoch", "nats a channel")
-        body.append(card("entropy of the assignment in training", figure))
-    return body
+        cards.append(card("entropy of the assignment in training", figure))
+    return ["<h2>which channel votes for which class</h2>", f'<div class="grid">{"".join(cards)}</div>']
 
 
 def _history(run: Path) -> list[dict[str, Any]]:
