@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from forwardonly.experiments import figures
 from forwardonly.experiments.batch import Finished
@@ -31,11 +31,16 @@ h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; } h2 { font-
 h3 { font-size: .95rem; margin: 0 0 .4rem; } p { max-width: 70ch; } .faint { color: var(--faint); font-size: .9rem; }
 .grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; min-width: 0; }
-.wide { grid-column: 1 / -1; } .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem;
+.wide { grid-column: 1 / -1; } @media (min-width: 800px) { .double { grid-column: span 2; } }
+.scroll { overflow-x: auto; background: linear-gradient(90deg, transparent, var(--card) 70%) right / 48px 100% local,
+  linear-gradient(90deg, transparent, var(--rule)) right / 24px 100%; background-repeat: no-repeat; }
+table { border-collapse: collapse; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7.5em; }
-  th { color: var(--faint); font-weight: 600; }
+th { color: var(--faint); font-weight: 600; }
+@media (max-width: 480px) { table { font-size: .8rem; } th, td { padding-right: 8px; } th { white-space: normal;
+  vertical-align: bottom; } th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); } }
 svg { display: block; width: 100%; height: auto; max-width: 640px; } svg text { fill: var(--ink);
   font: 12px system-ui, sans-serif; }
 svg .tick { fill: var(--faint); font-size: 11px; } svg .grid { stroke: var(--rule); stroke-width: 1; }
@@ -79,7 +84,7 @@ def page(content: Content) -> str:
         body.append(_accuracy(data, groups, content, colours))
         body.append(f"<h2>{escape(data)}: learning</h2>{figures.legend([*colours.items()])}")
         body.append(f'<div class="grid">{"".join(_curves(groups, colours))}</div>')
-    body.append("<h2>Time and memory</h2>" + _costs(content.groups))
+    body.append("<h2>Time and memory</h2>" + card("mean over seeds, most memory of any", _costs(content.groups)))
     body.append("<h2>How to repeat it</h2>" + _commands(content.groups))
     return document(content.title, "".join(body))
 
@@ -99,9 +104,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
 
 
-def card(title: str, content: str, *, wide: bool = False) -> str:
-    """A titled box, as wide as the page if asked."""
-    return f'<section class="card{" wide" if wide else ""}"><h3>{escape(title)}</h3>{content}</section>'
+def card(title: str, content: str, *, width: Literal["", "double", "wide"] = "") -> str:
+    """A titled box: a column of the page wide, two, or the page."""
+    return f'<section class="card {width}"><h3>{escape(title)}</h3>{content}</section>'
 
 
 def percent(share: float | None) -> str:
@@ -144,6 +149,7 @@ def _accuracy(data: str, groups: Mapping[str, Sequence[Finished]], content: Cont
                     for a in arms
                 ],
             ),
+            width="double",
         )
     )
     if tests:
@@ -162,7 +168,7 @@ def _accuracy(data: str, groups: Mapping[str, Sequence[Finished]], content: Cont
                 for test in tests
             ],
         )
-        parts.append(card("paired t-tests over seeds, in points of accuracy", tested, wide=True))
+        parts.append(card("paired t-tests over seeds, in points of accuracy", tested, width="wide"))
     return f'<div class="grid">{"".join(parts)}</div>'
 
 
