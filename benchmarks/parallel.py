@@ -40,7 +40,7 @@ from forwardonly.build import assemble
 from forwardonly.measure.speed import machine
 from forwardonly.precision import autocast, choose_precision
 from forwardonly.training import Recipe, join
-from forwardonly.training.loop import Batch
+from forwardonly.training.parts import Batch
 from forwardonly.training.pipeline import step_seconds
 
 SIDE, CLASSES = 32, 10

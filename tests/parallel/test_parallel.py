@@ -13,7 +13,8 @@ import torch
 
 import forwardonly as fo
 from forwardonly.training import LostPeer, Recipe, Team, join
-from forwardonly.training.loop import Batch, learn_row
+from forwardonly.training.loop import learn_row
+from forwardonly.training.parts import Batch
 from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
