@@ -22,9 +22,9 @@ def network(body, rule=None, shape=(1, 8, 8)):
 
 
 @pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("normalise", [False, True])
-def test_a_full_pass_a_label_gives_the_same(body, normalise):
-    net, images = network(body, fo.rules.ForwardForward(classes=5, normalise_input=normalise))
+@pytest.mark.parametrize("options", [{"normalise_input": False}, {}, {"label_place": "everywhere"}])
+def test_a_full_pass_a_label_gives_the_same(body, options):
+    net, images = network(body, fo.rules.ForwardForward(classes=5, **options))
     with torch.no_grad():
         plain = torch.stack([torch.stack(one_label(net, images, label)) for label in range(5)], dim=2)
     assert torch.allclose(net.scores(images), plain, rtol=1e-4, atol=1e-6)

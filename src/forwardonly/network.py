@@ -113,12 +113,13 @@ class Network(nn.Module):
         """Prepared images that carry labels (B,) in their first features."""
         return label_code.embed_labels(*self._label_input(prepared), labels)
 
-    def _label_input(self, prepared: Tensor) -> tuple[Tensor, int, float]:
-        """What a label is written into, the number of classes, and the value of the code's "1"."""
+    def _label_input(self, prepared: Tensor) -> tuple[Tensor, int, float, label_code.Place]:
+        """What a label is written into, the number of classes, the value of the code's "1", and its place."""
         rule = self.rule
         assert isinstance(rule, ContrastiveRule)
         images = rule.normalise(prepared) if rule.normalise_input else prepared
-        return images, self.classes, self.prepare.high if rule.label_value is None else rule.label_value
+        value = self.prepare.high if rule.label_value is None else rule.label_value
+        return images, self.classes, value, rule.label_place
 
     def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
         """Each block with its activation and what it passes on, one after another; no tape is built."""
@@ -165,13 +166,13 @@ class Network(nn.Module):
         return goodness_by_label(self.row, *self.apart(prepared))
 
     def apart(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, ...) whose label features are zero, and every label on a blank image (C, ...): what carries a
-        label is the sum of the two.
+        """Images (B, ...) without labels, and every label on a blank image (C, ...): what carries a label is the sum
+        of the two.
         """
-        images, classes, value = self._label_input(prepared)
-        unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value)
+        images, classes, value, place = self._label_input(prepared)
+        unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value, place)
         blank = images.new_zeros(classes, *images.shape[1:])
-        return unlabelled, label_code.embed(blank, torch.eye(classes, device=images.device), value)
+        return unlabelled, label_code.embed(blank, torch.eye(classes, device=images.device), value, place)
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's class scores (B, C): the readout of `scores`."""

@@ -130,7 +130,7 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
         small = ("--rule", "cumulative", "--validation", "100", "--diagnose", "--epochs", "2")
         monkeypatch.setattr(free_riding, "PLAIN", small)
         monkeypatch.setattr(free_riding, "LENGTH", {"quick": ("--batch-size", "64")})
-        monkeypatch.setattr(free_riding, "SETTINGS", {"quick": ((free_riding.Setting("digits", ()), 4),)})
+        monkeypatch.setattr(free_riding, "SETTINGS", {"quick": ((free_riding.Setting("digits"), 4),)})
         return free_riding.table(scale)
 
     monkeypatch.setitem(recipes.TABLE, "free-riding", table)

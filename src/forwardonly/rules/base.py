@@ -138,6 +138,8 @@ class ContrastiveRule(Rule):
 
     label_value: float | None = None
     """Value of the label code's "1" in the input; by default the largest value that a pixel can have."""
+    label_place: Literal["first", "everywhere"] = "first"
+    """Where the label stands: in the first features, or as a wave over the whole image, which convolutions see."""
     normalise_input: bool = False
     """Divide each image by its size before its label is written into it."""
     size: Literal["rms", "length"] = "rms"

@@ -13,28 +13,31 @@ from forwardonly.experiments.recipes.table import Figure, Row, Scale, Table, tes
 REMEDIES = ("none", "per-block", "gated", "depth-scaled", "mgc")
 
 PLAIN = (
-    *("--rule", "cumulative", "--rule.normalise-input", "--rule.label-value", "8", "--validation", "5000"),
+    *("--rule", "cumulative", "--rule.normalise-input", "--validation", "5000"),
     *("--diagnose", "--crop", "0", "--flip", "none", "--cutout", "0", "--batch-size", "100"),
 )
 
 
 class Setting(NamedTuple):
-    """A data set, and a body that has as many blocks as asked."""
+    """A data set, and a body that has as many blocks as asked: fully connected layers or convolutions."""
 
     data: str
-    body: tuple[str, ...]
+    convolutional: bool = False
 
     def options(self, depth: int) -> tuple[str, ...]:
-        """The body's options of `forwardonly train`."""
-        return (*self.body, "--depth", str(depth)) if self.body else ("--hidden", *["500"] * depth)
+        """The options of `forwardonly train` for the body and for labels that it can see."""
+        if self.convolutional:
+            label = ("--rule.label-place", "everywhere", "--rule.label-value", "1")
+            return ("--body", "conv", "--depth", str(depth), "--channels", "32", *label)
+        return ("--hidden", *["500"] * depth, "--rule.label-value", "8")
 
     def arm(self, remedy: str, depth: int) -> str:
         """What the arm is called."""
-        return f"{remedy}, {depth} {'convolutions' if self.body else 'layers'}, {self.data}"
+        return f"{remedy}, {depth} {'convolutions' if self.convolutional else 'layers'}, {self.data}"
 
 
-FASHION = Setting("fashion-mnist", ())
-CIFAR = Setting("cifar-10", ("--body", "conv", "--channels", "32"))
+FASHION = Setting("fashion-mnist")
+CIFAR = Setting("cifar-10", convolutional=True)
 
 SETTINGS = {"full": ((FASHION, 4), (FASHION, 8), (CIFAR, 4), (CIFAR, 8)), "quick": ((FASHION, 4), (FASHION, 8))}
 
