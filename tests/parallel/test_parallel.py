@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import forwardonly as fo
 from forwardonly.training import LostPeer, Recipe, Team, join
 from forwardonly.training.loop import learn_row
 from forwardonly.training.parts import Batch
-from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance
+from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance, spread
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
 
@@ -81,6 +82,19 @@ def test_the_balance_is_as_good_as_any(seeds=20):
             every = [[0, *cuts, 7] for cuts in combinations(range(1, 7), stages - 1)]
             best = min(max(sum(costs[a:b]) for a, b in pairwise(c)) for c in every)
             assert math.isclose(max(sum(costs[part]) for part in parts), best)
+
+
+def test_preparing_a_batch_counts_as_work_of_the_first_stage():
+    net = fo.mlp((1, 4, 4), [8, 8, 8, 8], rule=fo.rules.Projection(classes=3))
+    team = Team(world=2, stages=2)
+    team.summed = lambda costs: costs
+
+    def prepare(seconds):
+        time.sleep(seconds)
+        return Batch(torch.rand(8, 16), torch.arange(8) % 3)
+
+    recipe = Recipe.for_rule(net.rule)
+    assert spread(net, recipe, team, lambda: prepare(0.5), "fp32") == [slice(0, 1), slice(1, 4)]
 
 
 def test_a_batch_arrives_with_the_order_in_memory_that_it_had():

@@ -9,8 +9,10 @@ single process.
 import copy
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,20 +22,25 @@ from forwardonly.block import Block
 from forwardonly.network import Network
 from forwardonly.precision import Precision
 from forwardonly.rules import Heard
-from forwardonly.training.loop import Batch, hears, learn_row
+from forwardonly.training.loop import hears, learn_row
 from forwardonly.training.parallel import Team
+from forwardonly.training.parts import Batch
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update
 
+T = TypeVar("T")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 _HEADER = 72  # numbers in a header: room for seven tensors of up to six dimensions
 _PARTS = 16  # a message's tags, more than the tensors in it
 
 
-def spread(network: Network, recipe: Recipe, team: Team, batch: Batch, precision: Precision) -> list[slice]:
+def spread(
+    network: Network, recipe: Recipe, team: Team, prepare: Callable[[], Batch], precision: Precision
+) -> list[slice]:
     """Which blocks each stage has: rows of blocks such that the slowest stage is as fast as can be.
 
-    The leading process measures a step of each block on `batch` and says it to all.
+    The leading process measures a step of each block, and `prepare`, which makes a batch and is the first stage's work
+    as well, and says it to all.
 
     Raises:
         ValueError: the network cannot be spread over so many processes.
@@ -52,7 +59,9 @@ def spread(network: Network, recipe: Recipe, team: Team, batch: Batch, precision
         )
     costs = torch.zeros(depth, dtype=torch.float64, device=network.device)
     if team.leads:
+        seconds, batch = _quickest(prepare, network.device)
         costs.copy_(torch.tensor(step_seconds(network.row, recipe, batch, precision)))
+        costs[0] += seconds
     return balance(team.summed(costs).tolist(), team.stages)
 
 
@@ -61,15 +70,9 @@ def step_seconds(row: Sequence[Block], recipe: Recipe, batch: Batch, precision: 
     seconds = []
     for index, block in enumerate(row):
         trial = copy.deepcopy(block)
-        update, passed, best = Update(trial, recipe), batch, float("inf")
-        for _ in range(3):  # the first one warms up
-            _wait(batch.labels.device)
-            started = time.perf_counter()
-            _, passed = learn_row([trial], [update], batch, precision, first=index)
-            _wait(batch.labels.device)
-            best = min(best, time.perf_counter() - started)
+        step = partial(learn_row, [trial], [Update(trial, recipe)], batch, precision, first=index)
+        best, (_, batch) = _quickest(step, batch.labels.device)
         seconds.append(best)
-        batch = passed
     return seconds
 
 
@@ -207,6 +210,18 @@ def _as_it_lies(part: Tensor) -> Tensor:
     them, and the convolution behind them another one.
     """
     return part.permute(0, 2, 3, 1) if _channels_last(part) else part.contiguous()
+
+
+def _quickest(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Seconds of the quickest of three times, the first of which warms up, and the result of the last."""
+    best = float("inf")
+    for _ in range(3):
+        _wait(device)
+        started = time.perf_counter()
+        result = work()
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return best, result
 
 
 def _wait(device: torch.device) -> None:

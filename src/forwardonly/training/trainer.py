@@ -94,9 +94,7 @@ class Trainer:
         self.pipe = Pipe(team, device)
         self.own = [slice(0, len(self.updates))]
         if team.stages > 1:
-            part = train.subset(torch.arange(self.batch)[team.part(self.batch)]).to(device)
-            first = Batch(network.present(part.images, part.labels, wrong=part.labels), part.labels)
-            self.own = spread(network, recipe, team, first, self.precision)
+            self.own = spread(network, recipe, team, lambda: self._first(self._order()), self.precision)
 
     def train(
         self,
