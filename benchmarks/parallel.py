@@ -45,7 +45,6 @@ from forwardonly.training.pipeline import step_seconds
 
 SIDE, CLASSES = 32, 10
 WARM_UP = 2  # steps that are not timed
-DISTURBED = 0.03  # share of the machine that others may use while an arm is timed
 TRIES = 4  # of an arm that others disturb
 MESSAGES = 20  # that measure a link
 
@@ -264,7 +263,7 @@ ARMS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def launch(arm: str, processes: int, *more: str) -> dict[str, Any]:
+def launch(tolerance: float, arm: str, processes: int, *more: str) -> dict[str, Any]:
     """What the first of so many fresh processes says of an arm; its time is the slowest one's."""
     for _ in range(TRIES):
         notes = _launch(arm, processes, *more)
@@ -273,7 +272,7 @@ def launch(arm: str, processes: int, *more: str) -> dict[str, Any]:
             return result
         others = result.pop("machine_cpu") - sum(note["cpu"] for note in notes)
         result["others"] = max(0.0, others) / (result["wall"] * (os.cpu_count() or 1))
-        if result["others"] < DISTURBED:
+        if result["others"] < tolerance:
             return result
         print(f"{arm} on {processes}: others took {result['others']:.0%} of the machine", file=sys.stderr)
     return result
@@ -307,6 +306,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each arm")
     parser.add_argument("--repeats", type=int, default=2, help="times that every arm is run, in turn")
     parser.add_argument("--backprop", type=int, nargs="*", default=[4, 8], help="microbatches of its pipelines")
+    parser.add_argument("--tolerance", type=float, default=0.03, help="others' share of the machine while an arm runs")
     parser.add_argument("--pictures", action="store_true", help="no untrained convolution before the blocks")
     parser.add_argument("--rule", default="projection")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
@@ -325,13 +325,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for n in arguments.processes:
         for count in arguments.backprop if n > 1 and arguments.depth % n == 0 else ():
             arms[f"1F1B {n}, {count} microbatches"] = ("backprop", n, "--microbatches", str(count))
-    found: dict[str, Any] = {"pieces": launch("pieces", 1), "link": launch("link", 2)}
+    found: dict[str, Any] = {kind: launch(arguments.tolerance, kind, n) for kind, n in (("pieces", 1), ("link", 2))}
     work = cost_model.Work.of(found["pieces"])
     connection = cost_model.Link(*(found["link"][name] for name in ("bytes_per_second", "latency", "cpu_per_byte")))
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for _ in range(arguments.repeats):
         for name, arm in arms.items():
-            runs[name].append(launch(*arm))
+            runs[name].append(launch(arguments.tolerance, *arm))
             print(f"{name}: {runs[name][-1]['seconds']:.2f} s", file=sys.stderr)
     seconds = {name: [run["seconds"] for run in arm] for name, arm in runs.items()}
     ratios: dict[str, Any] = {}
