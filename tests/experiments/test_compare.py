@@ -136,7 +136,7 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
     monkeypatch.setitem(recipes.TABLE, "free-riding", table)
     assert main(["reproduce", "free-riding", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["scale"] == "quick" and len(result["rows"]) == 14
+    assert result["scale"] == "quick" and len(result["rows"]) == 19
     control = next(row for row in result["rows"] if row["name"].startswith("starvation") and "per-block" in row["name"])
     assert (control["paper"], control["mean"], control["n"]) == (0.0, 0.0, 1)
     run = next(path for path in (tmp_path / "runs").iterdir() if "none" in path.name)

@@ -18,10 +18,10 @@ Groups = Mapping[tuple[str, str], Sequence[Finished]]
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1c2024; --faint: #5c6670;
   --rule: #d9dee4;
-  --s0: #0067a8; --s1: #c24e00; --s2: #007a58; --s3: #a8438a; --s4: #8a6a00; --s5: #1f8fc4; --s6: #5b5b5b;
+  --s0: #0067a8; --s1: #c24e00; --s2: #007a58; --s3: #a8438a; --s4: #8a6a00; --s5: #7a4fc9; --s6: #5b5b5b;
   --s7: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171a; --card: #1c2126; --ink: #e8eaed; --faint: #a2acb6;
-  --rule: #343b43; --s0: #56b4e9; --s1: #f28c4a; --s2: #3dc79b; --s3: #e495c6; --s4: #e3b83a; --s5: #8fd3ff;
+  --rule: #343b43; --s0: #56b4e9; --s1: #f28c4a; --s2: #3dc79b; --s3: #e495c6; --s4: #e3b83a; --s5: #b79cf5;
   --s6: #b5b5b5;
   --s7: #ff8a80; } }
 * { box-sizing: border-box; }

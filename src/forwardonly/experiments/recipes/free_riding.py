@@ -71,6 +71,7 @@ def table(scale: Scale) -> Table:
         seeds=SEEDS[scale],
         says=(
             "Published numbers are of other networks (CIFAR); the law, starvation and the ratios can be compared.",
+            "The ratio of separations is left out where the network without a remedy separates nothing at its end.",
             "Two controls stand beside every remedy: none is the cumulative loss without what the remedy adds, and "
             "per-block merely leaves out what the cumulative loss adds, the earlier blocks' margin.",
             f"Scale {scale}: layers of 500 units, {LENGTH[scale][1]} epochs, seeds: {SEEDS[scale]}{left_out}.",
@@ -90,6 +91,10 @@ def _rows(setting: Setting, depth: int) -> list[Row]:
             for d in range(1, depth)
         ),
         Row(f"starvation of block {depth}, {control}", 0.0, _last(control, "starvation", -1)),
+        *(
+            Row(f"deepest separation, {name}", None, _last(name, "separation", -1))
+            for name in (setting.arm(remedy, depth) for remedy in REMEDIES)
+        ),
         *(
             Row(f"deepest separation over none's, {setting.arm(remedy, depth)}", published.get(remedy), ratio)
             for remedy in REMEDIES[1:]
@@ -120,10 +125,10 @@ def _last(arm: str, quantity: str, block: int) -> Figure:
 
 
 def _ratio(arm: str, plain: str) -> Figure:
-    """The deepest block's separation over that of another arm."""
+    """The deepest block's separation over that of another arm; NaN where the latter separates nothing."""
     ours, others = (_last(name, "separation", -1) for name in (arm, plain))
 
     def figure(runs: Mapping[str, Finished]) -> float:
-        return ours(runs) / others(runs)
+        return ours(runs) / others(runs) if others(runs) > 0 else float("nan")
 
     return figure
