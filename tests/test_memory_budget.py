@@ -286,3 +286,31 @@ def test_a_network_larger_than_the_budget_trains_within_it(tmp_path):
 def test_nonsense_is_one_sentence(capsys, tmp_path):
     assert main(["train", "--memory-budget", "lots", "--out", str(tmp_path / "run")]) == 2
     assert "such as 512MiB or 2GiB" in capsys.readouterr().err
+
+
+class Stopped(Exception):
+    """Somebody pulled the plug."""
+
+
+def test_a_run_whose_blocks_wait_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("forwardonly.training.run.make_plan", lambda *_: budget.Plan(part=50, waits=True, predicted=90))
+
+    def train(folder, stop=None, **more):
+        network = fo.mlp(digits.train.shape, [16, 16, 16], rule=fo.rules.Projection(classes=10))
+
+        def progress(event):
+            if event.step == stop:
+                raise Stopped
+
+        options = {"epochs": 2, "precision": "fp32", "memory_budget": "1GiB", "checkpoint_every": 3, "out": folder}
+        return fo.fit(network, digits.train, test=digits.test, progress=progress, **options, **more)
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", stop=15)
+    rest = train(tmp_path / "cut", resume=True)
+    for one, two in zip(whole.network.state_dict().values(), rest.network.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+    assert whole.result["test_accuracy"] == rest.result["test_accuracy"]
+    assert whole.result["plan"] == {"part": 50, "waits": True, "predicted": 90}
+    assert not whole.network.row[0]._forward_pre_hooks
