@@ -1,6 +1,6 @@
 """A network that does not fit in the memory it is given: 200 blocks, trained within a budget.
 
-    python benchmarks/memory_budget.py --budget 640MiB --out benchmarks/results/memory-budget.json
+    python benchmarks/memory_budget.py --budget 480MiB --out benchmarks/results/memory-budget.json
 
 Runs `forwardonly train` in a fresh process with `--memory-budget` and, for comparison, in another without, and notes
 the most memory that each process had resident (VmHWM), the accuracy and the seconds; the bytes of the weights
@@ -21,13 +21,23 @@ import forwardonly as fo
 from forwardonly.measure.memory import parse_bytes
 from forwardonly.measure.speed import machine
 
-BLOCKS, UNITS = 200, 1000
+BLOCKS, UNITS = 200, 500
 
 
 def train(folder: Path, epochs: int, budget: str | None) -> dict[str, Any]:
     """`result.json`'s object of a run in a fresh process, and its command."""
-    words = ["train", "--data", "digits", "--rule", "projection", "--body", "mlp", "--hidden", *[str(UNITS)] * BLOCKS]
-    words += ["--epochs", str(epochs), "--batch-size", "128", "--readout", "last"]
+    words = [
+        "train",
+        "--data",
+        "digits",
+        "--rule",
+        "hyperspherical",
+        "--body",
+        "mlp",
+        "--hidden",
+        *[str(UNITS)] * BLOCKS,
+    ]
+    words += ["--epochs", str(epochs), "--batch-size", "128"]
     words += [] if budget is None else ["--memory-budget", budget]
     call = [sys.executable, "-m", "forwardonly", *words, "--out", str(folder), "--json"]
     result = json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
@@ -38,13 +48,13 @@ def train(folder: Path, epochs: int, budget: str | None) -> dict[str, Any]:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    asked.add_argument("--budget", default="640MiB", help="for the run that has one")
-    asked.add_argument("--epochs", type=int, default=2, help="passes over digits' 1,437 images")
+    asked.add_argument("--budget", default="480MiB", help="for the run that has one")
+    asked.add_argument("--epochs", type=int, default=3, help="passes over digits' 1,437 images")
     asked.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = asked.parse_args()
     layers = fo.bodies.MLP(hidden=(UNITS,) * BLOCKS)
     with torch.device("meta"):
-        network = fo.build(layers, (1, 8, 8), rule=fo.rules.Projection(classes=10))
+        network = fo.build(layers, (1, 8, 8), rule=fo.rules.Hyperspherical(classes=10))
     weights = sum(parameter.numel() for parameter in network.parameters())
     with tempfile.TemporaryDirectory(dir=chosen.out.parent) as folder:
         within = train(Path(folder) / "within", chosen.epochs, chosen.budget)

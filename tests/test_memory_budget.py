@@ -266,9 +266,10 @@ def forwardonly(*words):
     return subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_a_network_larger_than_the_budget_trains_within_it(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_larger_than_the_budget_trains_within_it(tmp_path, precision):
     hidden = ["--hidden", *["700"] * 40]  # 235 MB with what the optimiser keeps
-    words = ["train", "--rule", "projection", *hidden, "--epochs", "1", "--precision", "fp32", "--json"]
+    words = ["train", "--rule", "projection", *hidden, "--epochs", "1", "--precision", precision, "--json"]
     words += ["--out", str(tmp_path / "run")]
     refused = forwardonly(*words, "--memory-budget", "1MiB")
     assert refused.returncode == 2

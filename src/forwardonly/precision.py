@@ -40,9 +40,9 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return "bf16" if _native_bf16(device) else "fp32"
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which blocks compute."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+def autocast(precision: Precision, device: torch.device, *, cache: bool = True) -> AbstractContextManager[object]:
+    """The context in which blocks compute; unless told not to, it holds a bf16 copy of each weight until it closes."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 
 def _native_bf16(device: torch.device) -> bool:

@@ -74,7 +74,7 @@ def _scored(
     network.eval()
     for start in range(0, len(images), batch_size):
         batch = images.images[start : start + batch_size].to(device)
-        with torch.no_grad(), autocast(chosen, device):
+        with torch.no_grad(), autocast(chosen, device, cache=False):  # a network's copies of its weights are many
             scores = [network.scores(view) for view in views(batch)]
         yield sum(scores[1:], start=scores[0]), images.labels[start : start + batch_size].to(device)
     network.train(training)
