@@ -83,10 +83,8 @@ def test_a_step_moves_each_block_by_its_own_loss_alone(images, wants):
 
 @pytest.mark.parametrize("wants", HEARING)
 @pytest.mark.parametrize("batch_size", [80, 20])
-@pytest.mark.parametrize("part", [1000, 7])
-def test_the_cache_changes_nothing_but_rounding(images, wants, batch_size, part, monkeypatch):
-    """Neither do the streams' shared product in the first layer, nor a batch's gradient being taken in parts."""
-    monkeypatch.setattr(cache, "PART", part)
+def test_the_cache_changes_nothing_but_rounding(images, wants, batch_size, monkeypatch):
+    """Nor does the product that both streams share in the first layer."""
 
     def weights(most_bytes):
         monkeypatch.setattr(cache, "MOST_BYTES", most_bytes)
@@ -97,20 +95,6 @@ def test_the_cache_changes_nothing_but_rounding(images, wants, batch_size, part,
         return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
     torch.testing.assert_close(weights(2**30), weights(0), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("remedy", ["none", "per-block", "gated", "depth-scaled", "mgc"])
-def test_a_separable_loss_is_the_mean_over_its_images(remedy):
-    """`separable` is what lets a batch's gradient be taken part by part."""
-    rule = fo.rules.Cumulative(classes=4, remedy=remedy).for_block((5,), fo.rules.Place(1, 3))
-    positive, negative, *others = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
-    heard = fo.rules.Heard(torch.stack(others[:2]), torch.stack(others[2:]))
-    parts = [
-        rule.loss(positive[some], negative[some], fo.rules.Heard(heard.positive[:, some], heard.negative[:, some]))
-        for some in (slice(0, 2), slice(2, 8))
-    ]
-    mean = (2 * parts[0] + 6 * parts[1]) / 8
-    assert bool(torch.isclose(mean, rule.loss(positive, negative, heard), rtol=1e-6)) is rule.separable
 
 
 def test_the_cache_waits_for_nothing_random(images):

@@ -64,11 +64,6 @@ class Rule(nn.Module):
         if self.classes < 2:
             raise ValueError(f"A rule needs at least 2 classes, not {self.classes}.")
 
-    @property
-    def separable(self) -> bool:
-        """Whether the loss of a batch is the mean of its images' losses, so that it can be taken part by part."""
-        return False
-
     def options(self) -> dict[str, Any]:
         """The values of all options, as JSON can hold them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -70,10 +70,6 @@ class Cumulative(ContrastiveRule):
     def wants(self) -> Wants:
         return "none" if self.remedy == "per-block" else "earlier"
 
-    @property
-    def separable(self) -> bool:
-        return self.remedy != "depth-scaled"  # its weights are divided by their mean over the batch
-
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         self.place = place
 

@@ -82,10 +82,6 @@ class ForwardForward(ContrastiveRule):
         return self.negatives == "hard" or self.predict == "softmax"
 
     @property
-    def separable(self) -> bool:
-        return True
-
-    @property
     def score_scale(self) -> float:
         if self.predict == "softmax":
             return 1.0

@@ -22,9 +22,6 @@ Chosen = Tensor | slice
 
 MOST_BYTES = 2**30
 CHUNK = 1000
-PART = 1000
-"""Images whose gradient a processor computes at a time where their losses are separable: two streams of 500 units then
-stay in its caches, and a step of 50,000 takes 0.44 s in place of 1.0 s on one core."""
 
 
 def repeats(network: Network, images: Images, recipe: Recipe) -> bool:
@@ -85,35 +82,20 @@ class Cache:
         """One training step of the block on the images at `chosen` (B,); returns its loss."""
         row, block = self.network.row, self.network.row[self.index]
         whole = len(chosen) == len(self.images)  # the whole set has no order, and copying it would cost half a step
-        size = PART if block.rule.separable and chosen.device.type == "cpu" else len(chosen)
-        if self.codes is None and size >= len(chosen):
-            some = slice(0, len(chosen)) if whole else chosen
-            return learn_one(
-                row, self.index, update, self._signal(some), self.images.labels[some], self._heard(some), self.precision
-            )
-        total = torch.zeros((), device=chosen.device)
-        for start in range(0, len(chosen), size):
-            some = slice(start, start + size)
-            loss = self._loss(some if whole else chosen[some]) * (min(size, len(chosen) - start) / len(chosen))
-            loss.backward()  # the gradients of the parts add up to the batch's
-            total += loss.detach()
-        update.step()
-        return total
-
-    def _loss(self, chosen: Chosen) -> Tensor:
-        """The block's loss on some images, its graph still on it."""
-        row, block, labels = self.network.row, self.network.row[self.index], self.images.labels[chosen]
-        incoming, heard = self._signal(chosen), self._heard(chosen)
+        some = slice(0, len(chosen)) if whole else chosen
+        incoming, labels = self._signal(some), self.images.labels[some]
+        if self.codes is None:
+            return learn_one(row, self.index, update, incoming, labels, self._heard(some), self.precision)
+        assert self.wrong is not None
         with autocast(self.precision, labels.device):
-            if self.codes is None:
-                activation = block(incoming)
-            else:
-                assert self.wrong is not None
-                first = FirstLayer(block, main_path(incoming))
-                activation = first.streams(self.codes, (labels, self.wrong[chosen]))
+            first = FirstLayer(block, main_path(incoming))
+            activation = first.streams(self.codes, (labels, self.wrong[some]))
             if hears(block) != "all":
-                return block.rule.local_loss(activation, labels, heard)[0]
-        return loss_among_all(row, self.index, activation, incoming, heard, self.precision)
+                loss = block.rule.local_loss(activation, labels, None)[0]
+        if hears(block) == "all":
+            loss = loss_among_all(row, self.index, activation, incoming, None, self.precision)
+        update(loss)
+        return loss.detach()
 
     def _signal(self, chosen: Chosen) -> Signal:
         """The signal (S B, ...) of some images."""
