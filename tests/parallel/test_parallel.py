@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.training import LostPeer, Recipe, Team, join
+from forwardonly.training.heartbeat import Heartbeat
 from forwardonly.training.loop import learn_row
 from forwardonly.training.parts import Batch
 from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance, spread
@@ -169,6 +171,32 @@ def test_ways_of_sharing_that_make_no_sense_are_refused(monkeypatch, how, senten
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match=sentence), join(**how):
         pass
+
+
+def test_a_slow_download_is_waited_for_and_a_dead_one_is_not(monkeypatch):
+    monkeypatch.setattr("forwardonly.training.heartbeat.BEAT", 0.05)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    store = torch.distributed.HashStore()
+    beats = [Heartbeat(store, rank, 2) for rank in range(2)]
+    first, second = (Team(rank, 2, 1, beats[rank], timeout=0.5) for rank in range(2))
+
+    def download():
+        with first.first_on_machine():
+            begun.set()
+            time.sleep(1.0)  # twice the timeout
+
+    begun, slow = threading.Event(), threading.Thread(target=download)
+    slow.start()
+    begun.wait()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with second.first_on_machine():
+        assert store.check(["first/0"])
+    slow.join()
+    beats[0].stop()
+    store.delete_key("first/0")
+    with pytest.raises(LostPeer, match="Rank 0 of 2 died or hangs"), second.first_on_machine():
+        pass
+    beats[1].stop()
 
 
 def test_processes_that_make_no_whole_pipelines_are_refused():

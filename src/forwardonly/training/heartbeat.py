@@ -30,6 +30,21 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
 
+    def wait(self, key: str, rank: int, patience: float) -> None:
+        """Until process `rank` has put `key` into the store, however long that takes it.
+
+        Raises:
+            RuntimeError: it gave no sign of life for `patience` seconds.
+        """
+        last, since = self._seen()[rank], time.monotonic()
+        while not self.store.check([key]):
+            seen, now = self._seen()[rank], time.monotonic()
+            if seen != last:
+                last, since = seen, now
+            elif now - since > patience:
+                raise RuntimeError(f"no sign of life from rank {rank}")
+            time.sleep(BEAT / 5)
+
     def missing(self) -> list[int]:
         """Ranks that give no sign of life; if all do, those behind the others, for which these wait.
 

@@ -40,12 +40,20 @@ class Team:
         world: number of processes.
         stages: processes that a batch passes through; `world` must be a multiple.
         heartbeat: of this process, unless it is alone.
+        timeout: seconds after which a process that gives no sign of life is taken for dead.
 
     Raises:
         ValueError: the processes do not make whole pipelines.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, stages: int = 1, heartbeat: Heartbeat | None = None):
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        stages: int = 1,
+        heartbeat: Heartbeat | None = None,
+        timeout: float = 300.0,
+    ):
         if stages < 1 or world % stages:
             raise ValueError(f"{world} processes cannot make pipelines of {stages}: choose a divisor of {world}.")
         self.rank: int = rank
@@ -54,6 +62,7 @@ class Team:
         self.replicas = world // stages
         self.replica, self.stage = divmod(rank, stages)
         self.heartbeat = heartbeat
+        self.timeout = timeout
         self._pending: SharedUpdate | None = None
         self._same_stage: dist.ProcessGroup | None = None  # all of them
         self._same_replica: dist.ProcessGroup | None = None
@@ -174,15 +183,21 @@ class Team:
 
     @contextmanager
     def first_on_machine(self) -> Iterator[None]:
-        """Each machine's first process goes through the block, then the others do."""
-        first = os.environ.get("LOCAL_RANK", "0") == "0"
-        if not self.alone and not first:
+        """Each machine's first process goes through the block, for however long, then the others do."""
+        if self.heartbeat is None:
+            yield
+            return
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        key = f"first/{self.rank - local}"
+        if local > 0:
             with self.peers():
-                dist.barrier()
-        yield
-        if not self.alone and first:
-            with self.peers():
-                dist.barrier()
+                self.heartbeat.wait(key, self.rank - local, self.timeout)
+        try:
+            yield
+        finally:
+            if local == 0:
+                with self.peers():
+                    self.heartbeat.store.set(key, "has been")
 
     @contextmanager
     def peers(self) -> Iterator[None]:
@@ -292,7 +307,7 @@ def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 3
         raise LostPeer(f"Not all {world} processes came: {' '.join(str(problem).split())[:200]}") from None
     heartbeat = Heartbeat(own, rank, world)
     try:
-        team = Team(rank, world, (stages or world) if mode == "layers" else 1, heartbeat)
+        team = Team(rank, world, (stages or world) if mode == "layers" else 1, heartbeat, timeout)
         yield team
         with team.peers():
             dist.barrier()  # nobody leaves while another still speaks to it
