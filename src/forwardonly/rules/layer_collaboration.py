@@ -3,9 +3,8 @@ Algorithm", arXiv 2305.12393 (AAAI 2024).
 
 A block's probability of "positive" counts the other blocks' goodness as a given: p_l = sigmoid(|f_l|^2 + sg(sum
 |f_t|^2) - theta), over all other blocks t or the earlier ones, all blocks being trained in alternation. Known to us
-second-hand; ours: the mean of squares in place of their sum (a constant factor), theta = 2 with it, and alternation a
-batch at a time. What Forward-Forward leaves open is as in `ForwardForward`, its tuned defaults among it; sharpness 1
-makes p_l the paper's.
+second-hand; ours: theta = 2, and alternation a batch at a time. What Forward-Forward leaves open is as in
+`ForwardForward`, its tuned defaults among it; sharpness 1 and the sum of squares make p_l the paper's.
 
 Shapes: B batch.
 """
