@@ -39,6 +39,9 @@ class NaiveForwardForward:
     ):
         self.classes, self.sharpness, self.label, self.size = classes, sharpness, label, size
         self.layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)]
+        for layer in self.layers:  # He's start, as here: from PyTorch's own the goodness is far below the threshold
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
         self.optimisers = [torch.optim.Adam(layer.parameters(), lr=rate) for layer in self.layers]
 
     def step(self, images: Tensor, labels: Tensor) -> list[float]:
