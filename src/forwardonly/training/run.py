@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from forwardonly import mapped
+from forwardonly.allocator import return_freed_memory
 from forwardonly.data import Images
 from forwardonly.network import Network
 from forwardonly.precision import choose_device
@@ -73,6 +74,8 @@ def fit(
     team = team or Team()
     device = team.device(choose_device(recipe.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if recipe.memory_budget is not None and device.type == "cpu":
+            return_freed_memory()
         plan = None if recipe.memory_budget is None else make_plan(network, train, recipe, device, team)
         _move(network, device, waits=plan is not None and plan.waits)
         trainer = Trainer(network, train, recipe, device, seed, team)
