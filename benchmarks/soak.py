@@ -57,8 +57,12 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=Path, help="file for the JSON, beside standard output")
     arguments = parser.parse_args()
+    ways = {}
+    for way in arguments.ways:
+        ways[way] = soak(WAYS[way], arguments.kills)
+        print(way, ways[way], file=sys.stderr)
     result = {
-        "ways": {way: soak(WAYS[way], arguments.kills) for way in arguments.ways},
+        "ways": ways,
         "command": f"python benchmarks/soak.py --kills {arguments.kills}",
         "machine": {**machine(torch.device("cpu")), "cores": os.cpu_count(), "threads": 1},
     }
