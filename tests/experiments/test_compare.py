@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 
 import pytest
 
 from forwardonly.cli import main
+from forwardonly.cli.parsing import parse
 from forwardonly.data.sources import SOURCES
 from forwardonly.experiments import recipes
 from forwardonly.experiments.batch import Job
@@ -99,6 +101,24 @@ def test_a_folder_of_other_runs_is_refused(tmp_path, capsys):
     (folder / "command.json").write_text(json.dumps({"options": ["--rule", "ff", "--epochs", "9"]}))
     assert main(["compare", "--rules", "ff", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path / "out")]) == 2
     assert "choose another folder" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Group:
+    off: bool = False
+
+
+@dataclass(frozen=True)
+class Flags:
+    on: bool = True
+    group: Group = field(default_factory=Group)
+
+
+@pytest.mark.parametrize("words", [["--on"], ["--group.no-off"], ["--on", "--group.no-off"], []])
+def test_a_resumed_run_may_repeat_a_flag_that_is_its_default_by_now(words):
+    assert parse(Flags(), words, prog="x", description="") == Flags()
+    with pytest.raises(ValueError, match=r"unknown option .--no-group\.off"):
+        parse(Flags(), [*words, "--no-group.off"], prog="x", description="")
 
 
 def test_arms_and_progress(tmp_path):

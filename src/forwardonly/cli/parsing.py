@@ -47,10 +47,21 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
         if not stop.code:
             raise
         unknown = []
-    _refuse_unknown_option(argv, _flags(options, prog), prog)
+    flags = _flags(options, prog)
+    if already := [word for word in argv if word.replace("_", "-") not in flags and _opposite(word) in flags]:
+        # a default of True, as of a run that is resumed, leaves but the flag that turns it off
+        return parse(options, [word for word in argv if word not in already], prog=prog, description=description)
+    _refuse_unknown_option(argv, flags, prog)
     if unknown:
         raise ValueError(f"unexpected {unknown[0]!r}; see {prog} --help")
     raise ValueError(_complaint(box.getvalue(), argv, prog))
+
+
+def _opposite(flag: str) -> str:
+    """`--group.no-name` of `--group.name`, and the other way round."""
+    name = re.split(r"^--|\.", flag.replace("_", "-"))[-1]
+    start = flag[: len(flag) - len(name)]
+    return start + (name.removeprefix("no-") if name.startswith("no-") else f"no-{name}")
 
 
 def given(argv: Sequence[str], flag: str, default: str) -> str:
