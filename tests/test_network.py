@@ -12,7 +12,7 @@ from forwardonly.rules import Place
 
 @pytest.mark.parametrize("rule_name", fo.rules.TABLE)
 def test_scores_are_blocks_by_batch_by_classes(images, rule_name):
-    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE[rule_name](classes=4))
+    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE[rule_name](classes=4)).eval()
     scores = net.scores(images.images[:7])
     assert scores.shape == (1 if rule_name == "backprop" else 2, 7, 4)
     assert scores.dtype == torch.float32

@@ -82,10 +82,10 @@ def load(folder: str | Path) -> Network:
 def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Raises ValueError unless the weights are those of the network in the config, before any memory is spent on that.
 
-    No size in a config is larger than the number of its network's weights, so a trial without memory takes no time
-    that the file does not account for.
+    No size in a config is larger than the number of its network's weights, but options that bound one; so a trial
+    without memory takes no time that the file does not account for.
     """
-    most = max(1000, sum(tensor.numel() for tensor in tensors.values()))
+    most = max(4096, sum(tensor.numel() for tensor in tensors.values()))
     if (largest := _largest(config)) > most:
         raise ValueError(f"{folder / CONFIG} asks for {largest:.6g} of something, more than {MODEL} has numbers.")
     try:
