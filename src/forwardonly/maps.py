@@ -141,10 +141,13 @@ def space_mean(activation: Tensor) -> Tensor:
 
 
 def channel_scores(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
-    """mean * average + largest * maximum + smallest * minimum over space, in float32 at least: (B, K, H, W) -> (B, K).
+    """mean * average + largest * maximum + smallest * minimum over space, in float32 at least: (B, K, H, W) -> (B, K);
+    (B, D) as it is.
 
     Where several pixels are largest, the gradient goes to the first of them.
     """
+    if activation.dim() == 2:
+        return activation.to(torch.promote_types(activation.dtype, torch.float32))
     if activation.requires_grad and torch.is_grad_enabled():
         return _ChannelScores.apply(activation, mean, largest, smallest)[0]
     return _ChannelScores.forward(activation, mean, largest, smallest)[0]

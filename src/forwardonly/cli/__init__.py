@@ -32,9 +32,11 @@ COMMANDS = {
     "predict": Command("forwardonly.cli.predict", "Classify images with a run."),
     "compare": Command("forwardonly.cli.compare", "Compare rules over seeds: table, tests, report."),
     "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, its numbers beside ours."),
-    "diagnose": Command("forwardonly.cli.diagnose", "Look inside a run: free-riding, block by block."),
+    "diagnose": Command(
+        "forwardonly.cli.diagnose", "Look inside a run: free-riding and channel assignments, block by block."
+    ),
     "bench": Command(
-        "forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data."
+        "forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data, start."
     ),
     "export": Command("forwardonly.cli.export", "Write a run's network, or its training step, for other runtimes."),
     "serve": Command("forwardonly.cli.serve", "Answer over HTTP, with a page that shows what every block thinks."),

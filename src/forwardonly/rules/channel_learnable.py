@@ -17,14 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.maps import channel_scores, instance_norm
-from forwardonly.rules.base import OnePassRule, Place, float32
-
-
-def channel_votes(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
-    """p = mean * average + largest * maximum + smallest * minimum over space: (B, K, H, W) -> (B, K); (B, D) as it
-    is.
-    """
-    return float32(activation) if activation.dim() == 2 else channel_scores(activation, mean, largest, smallest)
+from forwardonly.rules.base import OnePassRule, Place
 
 
 def entropy(assignment: Tensor) -> Tensor:
@@ -93,12 +86,12 @@ class ChannelLearnable(OnePassRule):
 
     def scores(self, activation: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):
-            return channel_votes(activation, self.mean_weight, self.max_weight, self.min_weight) @ self.assignment()
+            return channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight) @ self.assignment()
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):
             assignment = self.assignment()
-            pooled = channel_votes(activation, self.mean_weight, self.max_weight, self.min_weight)
+            pooled = channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight)
             error = F.cross_entropy(pooled @ assignment, labels, label_smoothing=self.label_smoothing)
             overlap = orthogonality(assignment)
             if self.as_published:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from forwardonly import mapped
-from forwardonly.block import Block, Signal
+from forwardonly.block import Block
 from forwardonly.data import Images
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.measure.memory import AllocatedBytes, memory_bytes, parse_bytes, peak_memory_bytes
@@ -21,7 +20,7 @@ from forwardonly.precision import Precision, choose_precision
 from forwardonly.rules import ContrastiveRule
 from forwardonly.training.loop import hears, learn, reach
 from forwardonly.training.parallel import Team
-from forwardonly.training.parts import Batch
+from forwardonly.training.parts import Batch, bytes_of, tensors_in
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update
 from forwardonly.training.waiting import tensors_of
@@ -104,7 +103,7 @@ def measure(network: Network, train: Images, recipe: Recipe, precision: Precisio
     fronts = [_front(network, train, count) for count in TRIALS]
     for original in network.row:
         shapes = [tuple(parameter.shape) for parameter in original.parameters()]
-        kind = f"{original.body} {shapes} {_bytes(fronts[0].signal)}"
+        kind = f"{original.body} {shapes} {bytes_of(fronts[0].signal)}"
         if kind not in known:
             known[kind] = _cost([_try(original, front, recipe, precision) for front in fronts])
         costs.append(known[kind])
@@ -123,7 +122,7 @@ class _Trial(NamedTuple):
 
 def _try(original: Block, batch: Batch, recipe: Recipe, precision: Precision) -> _Trial:
     """Two steps of a copy of the block: the first makes what the optimiser keeps, the second has it beside the rest."""
-    with AllocatedBytes(known=[*_tensors(batch.signal), batch.labels]) as held:
+    with AllocatedBytes(known=[*tensors_in(batch.signal), batch.labels]) as held:
         block = copy.deepcopy(original)
         update = Update(block, recipe)
         for _ in range(2):
@@ -131,7 +130,7 @@ def _try(original: Block, batch: Batch, recipe: Recipe, precision: Precision) ->
     return _Trial(
         peak=held.peak,
         resident=sum(tensor.nbytes for tensor in tensors_of(block, update)),
-        signal=max(_bytes(batch.signal), _bytes(signal)),
+        signal=max(bytes_of(batch.signal), bytes_of(signal)),
     )
 
 
@@ -163,11 +162,3 @@ def _require_parts(network: Network, recipe: Recipe, team: Team) -> None:
     for obstacle, there in obstacles.items():
         if there:
             raise ValueError(f"A memory budget cannot be kept with {obstacle}.")
-
-
-def _tensors(signal: Signal) -> list[Tensor]:
-    return [signal] if isinstance(signal, Tensor) else list(signal)
-
-
-def _bytes(signal: Signal) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(signal))

@@ -15,6 +15,7 @@ from forwardonly.network import Network
 from forwardonly.precision import Precision, autocast
 from forwardonly.rules import ContrastiveRule, Heard
 from forwardonly.training.loop import hears, learn_one, loss_among_all, reach
+from forwardonly.training.parts import bytes_of, tensors_in
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update
 
@@ -35,7 +36,7 @@ def repeats(network: Network, images: Images, recipe: Recipe) -> bool:
     if not (recipe.schedule == "greedy" and fixed and steady and recipe.augment is None and network.reader is None):
         return False
     signal = network.present(images.images[:1], images.labels[:1], wrong=images.labels[:1])
-    largest = max(_bytes(signal), *(_bytes(passed) for _, _, passed in network.activations(signal)))
+    largest = max(bytes_of(signal), *(bytes_of(passed) for _, _, passed in network.activations(signal)))
     return largest * len(images) <= MOST_BYTES
 
 
@@ -99,7 +100,7 @@ class Cache:
 
     def _signal(self, chosen: Chosen) -> Signal:
         """The signal (S B, ...) of some images."""
-        parts = [_pick(tensor, chosen).flatten(0, 1) for tensor in _tensors(self.signal)]
+        parts = [_pick(tensor, chosen).flatten(0, 1) for tensor in tensors_in(self.signal)]
         return parts[0] if isinstance(self.signal, Tensor) else tuple(parts)
 
     def _heard(self, chosen: Chosen) -> Heard | None:
@@ -113,7 +114,7 @@ class Cache:
 
     def _cast(self, signal: Signal) -> Signal:
         """In the blocks' own arithmetic, so that no step need convert it."""
-        parts = [part.bfloat16() if self.precision == "bf16" else part for part in _tensors(signal)]
+        parts = [part.bfloat16() if self.precision == "bf16" else part for part in tensors_in(signal)]
         return parts[0] if isinstance(signal, Tensor) else tuple(parts)
 
     def _chunks(self) -> Iterator[slice]:
@@ -123,7 +124,7 @@ class Cache:
     @staticmethod
     def _join(parts: Iterable[Signal], streams: int) -> Signal:
         """Signals (S B, ...) of chunks as one of all images, each tensor (S, N, ...)."""
-        rows = [[tensor.unflatten(0, (streams, -1)) for tensor in _tensors(part)] for part in parts]
+        rows = [[tensor.unflatten(0, (streams, -1)) for tensor in tensors_in(part)] for part in parts]
         joined = [torch.cat(column, dim=1) for column in zip(*rows, strict=True)]
         return joined[0] if len(joined) == 1 else tuple(joined)
 
@@ -132,11 +133,3 @@ def _pick(rows: Tensor, chosen: Chosen) -> Tensor:
     """Some images of (rows, N, ...)."""
     # index_select copies rows whole: a hundred times faster here than indexing with [...]
     return rows[:, chosen] if isinstance(chosen, slice) else rows.index_select(1, chosen)
-
-
-def _tensors(signal: Signal) -> list[Tensor]:
-    return [signal] if isinstance(signal, Tensor) else list(signal)
-
-
-def _bytes(signal: Signal) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(signal))

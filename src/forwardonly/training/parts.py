@@ -21,6 +21,16 @@ class Batch(NamedTuple):
     heard: Heard | None = None
 
 
+def tensors_in(signal: Signal) -> list[Tensor]:
+    """The tensors of a signal, whether it is one or several."""
+    return [signal] if isinstance(signal, Tensor) else list(signal)
+
+
+def bytes_of(signal: Signal) -> int:
+    """The memory that a signal takes."""
+    return sum(tensor.nbytes for tensor in tensors_in(signal))
+
+
 def portion(batch: Batch, chosen: slice, streams: int) -> Batch:
     """Some images of a batch, in all streams."""
 

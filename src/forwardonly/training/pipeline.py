@@ -24,7 +24,7 @@ from forwardonly.precision import Precision
 from forwardonly.rules import Heard
 from forwardonly.training.loop import hears, learn_row
 from forwardonly.training.parallel import Team
-from forwardonly.training.parts import Batch
+from forwardonly.training.parts import Batch, tensors_in
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update
 
@@ -168,7 +168,7 @@ class Pipe:
 
 
 def _parts(batch: Batch) -> list[Tensor]:
-    signal = [batch.signal] if isinstance(batch.signal, Tensor) else list(batch.signal)
+    signal = tensors_in(batch.signal)
     return [*signal, batch.labels, *(batch.heard or ())]
 
 

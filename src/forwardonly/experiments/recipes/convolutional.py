@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.table import Row, Table, test_accuracy
+from forwardonly.experiments.recipes.table import Row, Table, test_accuracy, words
 
 Scale = Literal["quick", "cpu", "full"]
 Options = Mapping[str, Any]
@@ -31,12 +31,9 @@ class Line:
     options: Options = field(default_factory=dict)
     """Further options of `forwardonly train` by name, without their dashes."""
 
-    def options_of_train(self) -> list[str]:
+    def options_of_train(self) -> tuple[str, ...]:
         """The whole `forwardonly train` call but data, seed and folder."""
-        words = ["--rule", self.rule, "--body", self.body]
-        for name, value in self.options.items():
-            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-        return words
+        return words({"rule": self.rule, "body": self.body, **self.options})
 
 
 CLASSES = {"cifar-100": 100, "tiny-imagenet": 200}
@@ -200,7 +197,7 @@ def table(name: str, scale: Scale) -> Table:
         title=title,
         source=source,
         unit="test accuracy (%)",
-        arms=tuple(Arm(line.name, tuple(line.options_of_train())) for line in lines),
+        arms=tuple(Arm(line.name, line.options_of_train()) for line in lines),
         data={line.name: line.data for line in lines},
         rows=tuple(Row(line.name, line.paper, test_accuracy(line.name)) for line in lines),
         seeds=1,

@@ -13,7 +13,7 @@ from typing import Any
 from forwardonly.data import Views, load
 from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.table import Figure, Row, Scale, Table, test_accuracy
+from forwardonly.experiments.recipes.table import Figure, Row, Scale, Table, test_accuracy, words
 from forwardonly.measure import evaluate
 from forwardonly.storage import load as load_network
 
@@ -71,7 +71,7 @@ def table(name: str, scale: Scale) -> Table:
     """A recipe as `forwardonly reproduce` takes it: accuracy, seconds, and accuracy with augmented test images."""
     recipe = RECIPES[name]
     arms = tuple(
-        Arm(arm, _words({**own, **recipe.options[scale]})) for arm, own in (("local", LOCAL), ("backprop", BACKPROP))
+        Arm(arm, words({**own, **recipe.options[scale]})) for arm, own in (("local", LOCAL), ("backprop", BACKPROP))
     )
     rows = []
     for arm in arms:
@@ -93,10 +93,6 @@ def table(name: str, scale: Scale) -> Table:
             "Backprop's record on CIFAR-10, on an A100: 94 % in 2.6 s, 96 % in 27 s (airbench, arXiv 2404.00498).",
         ),
     )
-
-
-def _words(options: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))
 
 
 def _seconds(arm: str) -> Figure:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
@@ -46,6 +46,15 @@ class Table:
     seeds: int
     says: tuple[str, ...]
     compared: tuple[tuple[str, ...], ...] = ()
+
+
+def words(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of `forwardonly train` by name, without their dashes, as its command line; a tuple is several values."""
+    return tuple(
+        word
+        for name, value in options.items()
+        for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else (value,)))
+    )
 
 
 def test_accuracy(arm: str) -> Figure:
