@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, grid_size
-from forwardonly.rules.base import OnePassRule, Place, float32, unit_rms
+from forwardonly.maps import grid_pool, grid_size, mean_square
+from forwardonly.products import scores_of
+from forwardonly.rules.base import OnePassRule, Place, unit_rms
 
 
 def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> Tensor:
     """G_c = (1/tau) log mean_k exp(tau cos(u, p_ck)): (B, D), (C, Q, D) -> (B, C), between -1 and 1."""
     classes, per_class, size = prototypes_CQD.shape
-    unit_BD = F.normalize(features_BD, dim=1)
-    cosine_BCQ = (unit_BD @ F.normalize(prototypes_CQD, dim=2).view(-1, size).T).view(-1, classes, per_class)
+    product = scores_of(features_BD, F.normalize(prototypes_CQD, dim=2).view(-1, size))
+    length = (size * mean_square(features_BD) + 1e-12).sqrt()
+    cosine_BCQ = (product / length[:, None]).view(-1, classes, per_class)
     if per_class == 1:
         return cosine_BCQ.squeeze(2)
     return (torch.logsumexp(tau * cosine_BCQ, dim=2) - math.log(per_class)) / tau
@@ -83,10 +85,8 @@ class Hyperspherical(OnePassRule):
         self.prototypes = nn.Parameter(F.normalize(torch.randn(self.classes, self.prototypes_per_class, size), dim=2))
 
     def scores(self, activation: Tensor) -> Tensor:
-        features = float32(grid_pool(self.auxiliary(activation), self.grid))
-        # The product with C prototypes is small beside the body's, and cosines in bf16 are off by up to 0.004.
-        with torch.autocast(activation.device.type, enabled=False):
-            return class_goodness(features, self.prototypes, self.tau)
+        features = grid_pool(self.auxiliary(activation), self.grid)
+        return class_goodness(features, self.prototypes, self.tau)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         return margin_loss(self.scores(activation), labels, self.scale, self.margin)

@@ -10,12 +10,12 @@ Shapes: B batch, C classes, K channels, g windows.
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.maps import grid_for, grid_pool, grid_size
-from forwardonly.rules.base import OnePassRule, Place, float32
+from forwardonly.products import scores_of
+from forwardonly.rules.base import OnePassRule, Place
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,9 +40,7 @@ class Projection(OnePassRule):
         self.head = nn.Linear(grid_size(shape, self.grid), self.classes)
 
     def scores(self, activation: Tensor) -> Tensor:
-        pooled = float32(grid_pool(activation, self.grid))
-        with torch.autocast(activation.device.type, enabled=False):  # bf16 logits keep only 8 bits
-            return self.head(pooled)
+        return scores_of(grid_pool(activation, self.grid), self.head.weight, self.head.bias)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)
