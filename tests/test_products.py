@@ -1,4 +1,4 @@
-"""A read-out's product: PyTorch's own linear map in float32, and in bf16 exact scores with gradients as near as bf16."""
+"""A read-out's product: PyTorch's own map in float32, and of bf16 features exact scores with gradients near enough."""
 
 import pytest
 import torch
