@@ -85,28 +85,32 @@ class Network(nn.Module):
         labels: Tensor,
         generator: torch.Generator | None = None,
         wrong: Tensor | None = None,
+        logits: Tensor | None = None,
     ) -> Signal:
         """What the first block receives in training.
 
         For one-pass rules the prepared images (B, ...); for contrastive ones the positive stream, images with their
         labels, and behind it the negative one, the same images with `wrong` labels (B,): (2B, ...). Without such,
-        `generator` draws them.
+        `generator` draws them, hard ones by the reader's `logits` (B, C), which are computed unless they are given.
         """
         prepared = self.prepare(images)
         if not isinstance(self.rule, ContrastiveRule):
             return prepared
         if wrong is None:
             assert generator is not None
-            wrong = self._draw_wrong(prepared, labels, generator)
+            wrong = self._draw_wrong(prepared, labels, generator, logits)
         return torch.cat([self.with_labels(prepared, labels), self.with_labels(prepared, wrong)])
 
-    def _draw_wrong(self, prepared: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw_wrong(
+        self, prepared: Tensor, labels: Tensor, generator: torch.Generator, logits: Tensor | None
+    ) -> Tensor:
         """A wrong label for each image, (B,): any, or if the rule wants hard ones one that the reader believes in."""
         if getattr(self.rule, "negatives", "uniform") != "hard":
             return label_code.wrong_labels(labels, self.classes, generator)
-        assert self.reader is not None
-        with torch.no_grad():
-            logits = self.reader(self.read(prepared)).sum(0)
+        if logits is None:
+            assert self.reader is not None
+            with torch.no_grad():
+                logits = self.reader(self.read(prepared)).sum(0)
         return label_code.hard_labels(labels, logits, generator)
 
     def with_labels(self, prepared: Tensor, labels: Tensor) -> Tensor:

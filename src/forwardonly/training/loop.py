@@ -206,10 +206,15 @@ def contrastive(block: Block) -> ContrastiveRule:
     return block.rule
 
 
-def read(network: Network, update: Update, images: Tensor, labels: Tensor, precision: Precision) -> None:
-    """One training step of the network's reader; the blocks it reads are behind walls and do not move."""
+def read(network: Network, update: Update, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    """One training step of the network's reader; the blocks it reads are behind walls and do not move.
+
+    Returns its logits (B, C) of the images after the step, which `Network.present` can draw wrong labels by.
+    """
     assert network.reader is not None
     with autocast(precision, labels.device):
         passed = network.read(network.prepare(images))
         loss = network.reader.loss(passed, labels)
     update(loss)
+    with torch.no_grad(), autocast(precision, labels.device):
+        return network.reader(passed).sum(0)

@@ -43,9 +43,11 @@ class Online:
         device = self.network.device
         images, labels = images.to(device), labels.to(device)
         self.network.train()
+        logits = None
         if self.reader_update is not None:
-            read(self.network, self.reader_update, images, labels, self.precision)
-        incoming = self.network.present(images, labels, generator_at(device, self.seed, self.steps))
+            logits = read(self.network, self.reader_update, images, labels, self.precision)
+        generator = generator_at(device, self.seed, self.steps)
+        incoming = self.network.present(images, labels, generator, logits=logits)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             dropout = seed_at(self.seed, self.steps)
             losses = learn_all(self.network.row, self.updates, incoming, labels, self.precision, dropout)

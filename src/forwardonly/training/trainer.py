@@ -178,13 +178,14 @@ class Trainer:
         if wrong is None and isinstance(self.network.rule, ContrastiveRule) and self.reader_update is None:
             wrong = wrong_labels(labels, self.network.classes, generator)
         images, labels, wrong = images[part], labels[part], None if wrong is None else wrong[part]
+        logits = None
         if self.reader_update is not None:
-            read(self.network, self.reader_update, images, labels, self.precision)
+            logits = read(self.network, self.reader_update, images, labels, self.precision)
             if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
                 generator = generator_at(
                     self.device, self.seed, place.phase, place.epoch, place.step, self.team.replica
                 )
-        return Batch(self.network.present(images, labels, generator, wrong), labels)
+        return Batch(self.network.present(images, labels, generator, wrong, logits), labels)
 
     def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:
         """A step of greedy training, as `_step`."""
