@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import forwardonly as fo
 from forwardonly.maps import grid_pool, grid_size
-from forwardonly.rules import Hyperspherical, Place, Projection, Similarity, Spatial
+from forwardonly.rules import Best, Hyperspherical, Place, Projection, Similarity, Spatial
 from forwardonly.rules.contrast import supervised_contrastive
 
 
@@ -34,6 +35,18 @@ def quarters(maps):
     return np.stack([maps[:, :, y : y + 3, x : x + 3].mean((2, 3)) for y in (0, 3) for x in (0, 3)], axis=2).reshape(
         len(maps), -1
     )
+
+
+def test_the_best_rule_is_projection_with_a_recipe_that_it_can_be_told(maps):
+    torch.manual_seed(0)
+    best = for_block(Best(classes=3), maps.shape[1:])
+    torch.manual_seed(0)
+    plain = for_block(Projection(classes=3, label_smoothing=0.05), maps.shape[1:])
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    assert torch.equal(best.loss(torch.tensor(maps), labels), plain.loss(torch.tensor(maps), labels))
+    recipe = fo.training.Recipe.for_rule(best, epochs=2)
+    assert (recipe.batch_size, recipe.optimiser, recipe.lr_schedule) == (125, "sgd", "linear")
+    assert recipe == fo.training.Recipe.for_rule(plain, epochs=2, **Best.recipe)
 
 
 def test_grid_pool_covers_odd_maps():

@@ -3,6 +3,7 @@
 from forwardonly.rules.auxiliary import Auxiliary
 from forwardonly.rules.backprop import Backprop
 from forwardonly.rules.base import ContrastiveRule, Heard, OnePassRule, Place, Rule
+from forwardonly.rules.best import Best
 from forwardonly.rules.channel_learnable import ChannelLearnable
 from forwardonly.rules.channel_static import ChannelStatic
 from forwardonly.rules.collaborative import CollaborativeAdaptive, CollaborativeFixed
@@ -27,6 +28,7 @@ TABLE: dict[str, type[Rule]] = {
     "similarity": Similarity,
     "auxiliary": Auxiliary,
     "spatial": Spatial,
+    "best": Best,
     "backprop": Backprop,
 }
 """Every rule by the name that the command line and result tables use."""
@@ -36,6 +38,7 @@ __all__ = [
     "TABLE",
     "Auxiliary",
     "Backprop",
+    "Best",
     "ChannelLearnable",
     "ChannelStatic",
     "CollaborativeAdaptive",

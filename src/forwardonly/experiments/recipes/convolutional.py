@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Table, test_accuracy, words
+from forwardonly.rules import Best
 
 Scale = Literal["quick", "cpu", "full"]
 Options = Mapping[str, Any]
@@ -41,6 +42,7 @@ HELD_OUT = {"validation": 5_000}
 SGD: Options = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250}
 PLAIN = {"crop": 0, "flip": "none"}
 AUGMENTED = {"crop": 4, "flip": "alternating"}
+SHIFTED = {"crop": 2, "flip": "alternating"}
 LCCA_MNIST = {"rule.mean-weight": 0.97, "rule.max-weight": 0.03, "rule.min-weight": -0.03}
 
 
@@ -128,22 +130,38 @@ def local_errors(scale: Scale) -> list[Line]:
 
 
 def six_blocks(scale: Scale) -> list[Line]:
-    """The six-block net at equal epochs: a plain local head, an auxiliary one, and backprop; no paper's."""
-    options = {
+    """The six-block net at equal epochs: a plain local head, an auxiliary one, and backprop; then the best local
+    rule's recipe, and backprop by the same. No paper's.
+    """
+    length = {
+        "epochs": {"quick": 1, "cpu": 16, "full": 100}[scale],
+        "width": 0.25 if scale == "quick" else 1.0,
+        **HELD_OUT,
+    }
+    first = {
         **SGD,
         **AUGMENTED,
-        **HELD_OUT,
+        **length,
         "batch-size": 500,
         "learning-rate": 0.3,
         "lr-schedule": "linear",
         "warmup": 0.2,
         "rule.label-smoothing": 0.1,
-        "epochs": {"quick": 1, "cpu": 16, "full": 100}[scale],
-        "width": 0.25 if scale == "quick" else 1.0,
     }
-    local = {**options, "readout": "range"}
-    rules = {"projection": local, "auxiliary": local, "backprop": options}
-    return [Line(f"{rule}, cifar-10", None, "cifar-10", rule, "six", own) for rule, own in rules.items()]
+    best = {name.replace("_", "-"): value for name, value in Best.recipe.items()}
+    second = {**best, **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
+    arms = (("projection", first), ("auxiliary", first), ("backprop", first), ("best", second), ("backprop", second))
+    return [
+        Line(
+            f"{rule}, cifar-10" + (", best's recipe" if rule == "backprop" and options is second else ""),
+            None,
+            "cifar-10",
+            rule,
+            "six",
+            options if rule == "backprop" else {**options, "readout": "range"},
+        )
+        for rule, options in arms
+    ]
 
 
 def _resnet(scale: Scale) -> Options:
