@@ -7,7 +7,7 @@ by the paper: unit features and prototypes, several prototypes a class joined by
 feature maps an auxiliary convolution before the sphere. The exact form below, a strided 3x3 convolution pooled to a
 grid among it, and the defaults are our reconstruction, tuned on a validation split.
 
-Shapes: B batch, C classes, D features, Q prototypes a class.
+Shapes: B batch, C classes, D features, Q prototypes a class, P = C Q prototypes in all.
 """
 
 import math
@@ -26,9 +26,10 @@ from forwardonly.rules.base import OnePassRule, Place, unit_rms
 def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> Tensor:
     """G_c = (1/tau) log mean_k exp(tau cos(u, p_ck)): (B, D), (C, Q, D) -> (B, C), between -1 and 1."""
     classes, per_class, size = prototypes_CQD.shape
-    product = scores_of(features_BD, F.normalize(prototypes_CQD, dim=2).view(-1, size))
-    length = (size * mean_square(features_BD) + 1e-12).sqrt()
-    cosine_BCQ = (product / length[:, None]).view(-1, classes, per_class)
+    prototypes_PD = prototypes_CQD.reshape(-1, size)
+    shrink_B, shrink_P = (torch.rsqrt(mean_square(vectors) + 1e-12) for vectors in (features_BD, prototypes_PD))
+    cosine_BP = scores_of(features_BD, prototypes_PD) * shrink_B[:, None] * (shrink_P / size)
+    cosine_BCQ = cosine_BP.view(-1, classes, per_class)
     if per_class == 1:
         return cosine_BCQ.squeeze(2)
     return (torch.logsumexp(tau * cosine_BCQ, dim=2) - math.log(per_class)) / tau
