@@ -94,12 +94,29 @@ def test_channel_scores_have_autograds_gradient(channels_last):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_norms_are_torchs(channels_last):
-    maps = torch.randn(3, 12, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 + 5
+@pytest.mark.parametrize(
+    ("ours", "torchs"),
+    [
+        (instance_norm, torch.nn.functional.instance_norm),
+        (lambda maps: group_norm(maps, group_index(12, 4), 4), lambda maps: torch.nn.functional.group_norm(maps, 4)),
+    ],
+    ids=["instance", "group"],
+)
+def test_norms_and_their_gradients_are_torchs(channels_last, ours, torchs):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 12, 4, 6, generator=generator, dtype=torch.double) * 2 + 5
     maps = maps.to(memory_format=torch.channels_last) if channels_last else maps
-    torch.testing.assert_close(instance_norm(maps), torch.nn.functional.instance_norm(maps), atol=1e-4, rtol=1e-4)
-    normed = group_norm(maps, group_index(12, 4), 4)
-    torch.testing.assert_close(normed, torch.nn.functional.group_norm(maps, 4), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(maps), torchs(maps))  # no gradient wanted
+    maps.requires_grad_()
+    normed, expected = ours(maps), torchs(maps)
+    torch.testing.assert_close(normed, expected)
+    weights = torch.randn(expected.shape, generator=generator, dtype=torch.double)
+    torch.testing.assert_close(*(torch.autograd.grad((own * weights).sum(), maps)[0] for own in (normed, expected)))
+
+
+def test_groups_of_two_sizes_have_autograds_gradient():
+    maps = torch.randn(2, 7, 3, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values: group_norm(values, group_index(7, 3), 3), maps)
 
 
 @pytest.mark.parametrize("epoch", [0, 25, 80])
