@@ -115,11 +115,11 @@ def test_wrong_labels_drawn_once_stay(images, monkeypatch):
     seen = {}
     present = fo.Network.present
 
-    def watching(self, batch, labels, generator=None, wrong=None):
+    def watching(self, batch, labels, generator=None, wrong=None, logits=None):
         if wrong is not None and len(batch) == 20:
             for image, label in zip(batch, wrong.tolist(), strict=True):
                 seen.setdefault(image.numpy().tobytes(), set()).add(label)
-        return present(self, batch, labels, generator, wrong)
+        return present(self, batch, labels, generator, wrong, logits)
 
     monkeypatch.setattr(fo.Network, "present", watching)
     net = fo.mlp(images.shape, [12], rule=fo.rules.ForwardForward(classes=4, negatives="uniform"))
