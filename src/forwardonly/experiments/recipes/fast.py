@@ -43,7 +43,7 @@ class Fast:
     """Options of `forwardonly train` for both arms, by name, without their dashes."""
     views: Views
     features: int = 256
-    """What a local read-out sees: on grey images few features are as good as many, and quicker."""
+    """What a local read-out sees: for digits few features are enough, and quicker."""
 
 
 RECIPES = {
