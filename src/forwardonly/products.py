@@ -10,7 +10,7 @@ def scores_of(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """features @ weight.T + bias in the weight's precision, whatever autocast says: (B, D), (C, D) -> (B, C).
 
     Scores in bf16 would keep only 8 bits. Their gradient's two products are computed in the features' own precision, as
-    those of every other layer are: in float32 the heads of 8 layers of 2000 units took 7 of a step's 112 ms.
+    those of every other layer are: in float32 they took a head of 2000 units 0.84 ms of two cores, in bf16 0.13.
     """
     with torch.autocast(features.device.type, enabled=False):
         product = _Scores.apply(features, weight)
