@@ -58,7 +58,7 @@ def ours(splits: Any, chosen: argparse.Namespace) -> dict[str, Any]:
             clock["began"] = time.process_time()
 
     try:
-        options = {"epochs": chosen.epochs, "learning_rate": chosen.rate, "batch_size": 100}
+        options = {"epochs": chosen.epochs, "learning_rate": chosen.rate, "batch_size": 100, "crop": chosen.crop}
         fo.fit(network, train, validation=validation, seed=chosen.seed, progress=note, **options)
     except Reached:
         pass
@@ -71,12 +71,13 @@ def naive(splits: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(chosen.seed)
     network = NaiveForwardForward([784, *HIDDEN], 10, rate=chosen.naive_rate)
     generator = torch.Generator().manual_seed(chosen.seed)
+    augment = fo.data.Augment(crop=chosen.crop)
     history: list[tuple[float, float]] = []
     spent = 0.0
     for _ in range(chosen.most):
         began = time.process_time()
         for images, labels in fo.data.batches(train, 100, generator=generator, drop_last=True):
-            network.step(images, labels)
+            network.step(augment(images, generator), labels)
         spent += time.process_time() - began
         history.append((spent, _accuracy(network, validation)))
         print("naive", history[-1], flush=True)
@@ -109,6 +110,7 @@ def main() -> None:
     asked.add_argument("--rate", type=float, default=3e-3, help="our learning rate")
     asked.add_argument("--negatives", default="hard", choices=("hard", "uniform"), help="ours; the loop's are uniform")
     asked.add_argument("--naive-rate", type=float, default=3e-3, help="the loop's learning rate")
+    asked.add_argument("--crop", type=int, default=0, help="pixels by which both arms' training images are shifted")
     asked.add_argument("--most", type=int, default=60, help="epochs after which the loop is given up")
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--out", type=Path, required=True, help="JSON file")

@@ -112,6 +112,20 @@ def test_the_honest_rivals_compute_the_same_gradients_as_backprop(arm, monkeypat
         assert torch.allclose(plain, rival, rtol=1e-4, atol=1e-6)
 
 
+def test_a_step_of_hard_negatives_trains_the_reader_that_draws_them(monkeypatch):
+    drawn = []
+
+    def watched(network, *rest):
+        drawn.append(loop.read(network, *rest))
+        return drawn[-1]
+
+    monkeypatch.setattr(speed, "read", watched)
+    step = speed.training_step(work("ff"))
+    step(), step()
+    assert len(drawn) == 2
+    assert not torch.equal(*drawn)
+
+
 def test_checkpointing_keeps_less():
     saved = []
     for step in (speed.training_step(work("backprop", layers=16)), speed.checkpointed_step(work(layers=16))):

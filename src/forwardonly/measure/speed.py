@@ -21,7 +21,7 @@ from forwardonly.measure.naive import NaiveForwardForward
 from forwardonly.network import Network
 from forwardonly.precision import Precision, autocast, choose_device, choose_precision
 from forwardonly.rules import Backprop, Rule
-from forwardonly.training.loop import learn_all
+from forwardonly.training.loop import learn_all, read
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Update
 
@@ -77,11 +77,14 @@ def training_step(work: Work) -> Arm:
     """One step of training as `fit` does it, from a batch of stored images to the last optimiser's step."""
     network = work.network()
     updates = _updates(network, work)
+    reader = None if network.reader is None else Update(network.reader, work.recipe)
     images, labels = work.images()
     generator = torch.Generator(work.device).manual_seed(0)
 
     def step() -> Tensor:
-        return learn_all(network.row, updates, network.present(images, labels, generator), labels, work.precision)
+        logits = None if reader is None else read(network, reader, images, labels, work.precision)
+        incoming = network.present(images, labels, generator, logits=logits)
+        return learn_all(network.row, updates, incoming, labels, work.precision)
 
     return step
 
