@@ -33,7 +33,9 @@ def convolved(maps, weight, stride):
 def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     maps = np.random.default_rng(0).normal(size=(4, 3, 9, 9))
     torch.manual_seed(0)
-    rule = Auxiliary(classes=2, channels=5, depth=3, features=5).for_block((3, 9, 9), Place(0, 1)).double()
+    rule = (
+        Auxiliary(classes=2, shrink="stride", units=5, depth=3, features=5).for_block((3, 9, 9), Place(0, 1)).double()
+    )
     hidden = maps
     for convolution, stride in zip(list(rule.hidden)[::3], (2, 2, 1), strict=True):  # 9 -> 5 -> 3, and 3 is kept
         weight = convolution.weight.detach().numpy()
@@ -49,30 +51,43 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     assert rule.loss(torch.tensor(maps), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_maps_are_pooled_for_dense_hidden_layers():
+    maps = np.random.default_rng(0).normal(size=(6, 3, 8, 8))
+    torch.manual_seed(0)
+    rule = Auxiliary(classes=2, units=7, depth=2, features=12).for_block((3, 8, 8), Place(0, 1)).double()
+    hidden = maps.reshape(6, 3, 2, 4, 2, 4).mean((3, 5)).reshape(6, 12)
+    for dense in list(rule.hidden)[::3]:
+        hidden = gelu(standardised(hidden @ dense.weight.detach().numpy().T, 0))
+    logits = hidden @ rule.head.weight.detach().numpy().T + rule.head.bias.detach().numpy()
+    rule.head.float()
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
+
+
 def test_flat_activations_are_read_through_hidden_layers(digits):
-    network = fo.mlp(
-        digits.train.shape, [60, 60], rule=Auxiliary(classes=10, channels=40, depth=1, label_smoothing=0.1)
-    )
+    network = fo.mlp(digits.train.shape, [60, 60], rule=Auxiliary(classes=10, units=40, depth=1, label_smoothing=0.1))
     assert [block.rule.head.in_features for block in network.row] == [40, 40]
     fo.fit(network, digits.train, epochs=15, batch_size=50)
     assert fo.evaluate(network, digits.validation).accuracy > 0.95
 
 
-def test_the_heads_gradient_stays_in_its_block():
-    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4))
+@pytest.mark.parametrize("shrink", ["pool", "stride"])
+def test_the_heads_gradient_stays_in_its_block(shrink):
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, units=4, shrink=shrink))
     pixels = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
     images = fo.data.Images(pixels, torch.arange(6) % 3, ("a", "b", "c"), name="random")
     assert fo.measure.leaks(network, images) == []
 
 
-@pytest.mark.parametrize("options", [{"channels": 0}, {"depth": 0}])
+@pytest.mark.parametrize("options", [{"units": 0}, {"depth": 0}])
 def test_a_head_without_anything_is_one_clear_sentence(options):
-    with pytest.raises(ValueError, match="channels and depth of an auxiliary head must be at least 1"):
+    with pytest.raises(ValueError, match="units and depth of an auxiliary head must be at least 1"):
         Auxiliary(classes=3, **options)
 
 
 def test_the_heads_weights_are_counted_apart():
-    network = fo.build(fo.bodies.Conv(depth=2, channels=8), (3, 8, 8), rule=Auxiliary(classes=5, channels=4, depth=1))
+    network = fo.build(
+        fo.bodies.Conv(depth=2, channels=8), (3, 8, 8), rule=Auxiliary(classes=5, shrink="stride", units=4, depth=1)
+    )
     bodies = 3 * 9 * 8 + 8 + 8 * 9 * 8 + 8
     head = 8 * 9 * 4 + 2 * 4 + (4 * 4 * 4 * 5 + 5)  # convolution, batch norm, linear map of a 4 x 4 map
     assert fo.measure.weights(network) == (bodies, 2 * head)

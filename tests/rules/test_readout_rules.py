@@ -6,7 +6,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.maps import grid_pool, grid_size
-from forwardonly.rules import Best, Hyperspherical, Place, Projection, Similarity, Spatial
+from forwardonly.rules import Auxiliary, Best, Hyperspherical, Place, Projection, Similarity, Spatial
 from forwardonly.rules.contrast import supervised_contrastive
 
 
@@ -37,15 +37,15 @@ def quarters(maps):
     )
 
 
-def test_the_best_rule_is_projection_with_a_recipe_that_it_can_be_told(maps):
+def test_the_best_rule_is_auxiliary_with_a_recipe_that_it_can_be_told(maps):
     torch.manual_seed(0)
     best = for_block(Best(classes=3), maps.shape[1:])
     torch.manual_seed(0)
-    plain = for_block(Projection(classes=3, label_smoothing=0.05), maps.shape[1:])
+    plain = for_block(Auxiliary(classes=3, label_smoothing=0.05), maps.shape[1:])
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     assert torch.equal(best.loss(torch.tensor(maps), labels), plain.loss(torch.tensor(maps), labels))
     recipe = fo.training.Recipe.for_rule(best, epochs=2)
-    assert (recipe.batch_size, recipe.optimiser, recipe.lr_schedule) == (125, "sgd", "linear")
+    assert (recipe.batch_size, recipe.optimiser, recipe.lr_schedule) == (250, "muon", "linear")
     assert recipe == fo.training.Recipe.for_rule(plain, epochs=2, **Best.recipe)
 
 

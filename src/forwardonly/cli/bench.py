@@ -48,7 +48,7 @@ class OnImages(Bench):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
     optimiser: str = Recipe.optimiser
-    """Optimiser of all arms: the name of any class in torch.optim, in any case."""
+    """Optimiser of all arms: muon, or the name of any class in torch.optim, in any case."""
 
     def work(self, rule: fo.rules.Rule, body: fo.bodies.Body, *, compile: bool = False) -> Work:
         """A training step of that rule on that body."""

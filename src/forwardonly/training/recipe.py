@@ -18,7 +18,7 @@ class Recipe:
     batch_size: int = 128
     """Images in a step; the last images of an epoch that do not fill a batch wait for the next epoch."""
     optimiser: str = "adamw"
-    """Optimiser that each block has: the name of any class in torch.optim, in any case."""
+    """Optimiser that each block has: muon, or the name of any class in torch.optim, in any case."""
     learning_rate: float = 1e-3
     """Highest learning rate of the run."""
     weight_decay: float = 0.0

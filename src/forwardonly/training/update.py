@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from forwardonly.names import nearest
 from forwardonly.rules import Rule
+from forwardonly.training.muon import Muon
 from forwardonly.training.recipe import Recipe
 
 
@@ -114,33 +115,36 @@ def _alike(one: Any, two: Any) -> bool:
 def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
     """All trained parameters in one group, but each that a rule has options for in a group of its own.
 
-    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's.
+    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's. Muon is for the
+    weights of hidden layers: what a rule owns, such as a read-out, and what has one dimension goes to SGD.
     """
     rule = getattr(module, "rule", None)
     special = rule.optimiser_options() if isinstance(rule, Rule) else {}
-    plain: list[nn.Parameter] = []
-    groups: dict[str, list[dict[str, Any]]] = {recipe.optimiser: [{"params": plain}]}
+    plain: dict[str, list[nn.Parameter]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for name, parameter in module.named_parameters():
         options = special.get(name.removeprefix("rule."))
         if not parameter.requires_grad:
             continue
         if options is None:
-            plain.append(parameter)
+            hidden = name.startswith("body.") and parameter.dim() > 1
+            optimiser = "sgd" if recipe.optimiser.lower() == "muon" and not hidden else recipe.optimiser
+            plain.setdefault(optimiser, []).append(parameter)
         else:
             other = {"params": [parameter], **options}
             groups.setdefault(other.pop("optimiser", recipe.optimiser), []).append(other)
-    if not plain:
-        del groups[recipe.optimiser][0]
-    return {optimiser: content for optimiser, content in groups.items() if content}
+    together = {name: [{"params": parameters}] for name, parameters in plain.items()}
+    return {name: together.get(name, []) + groups.get(name, []) for name in together | groups}
 
 
 def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
-    """The torch optimiser of that name, its fused form where there is one."""
-    known = {
+    """The optimiser of that name, our Muon or torch's; its fused form where there is one."""
+    known: dict[str, type[torch.optim.Optimizer]] = {
         name.lower(): cls
         for name, cls in vars(torch.optim).items()
         if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
     }
+    known["muon"] = Muon
     if name.lower() not in known:
         raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), known)}")
     cls = known[name.lower()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.table import Row, Table, test_accuracy, words
+from forwardonly.experiments.recipes.table import Row, Table, option_names, test_accuracy, words
 from forwardonly.rules import Best
 
 Scale = Literal["quick", "cpu", "full"]
@@ -148,12 +148,19 @@ def six_blocks(scale: Scale) -> list[Line]:
         "warmup": 0.2,
         "rule.label-smoothing": 0.1,
     }
-    best = {name.replace("_", "-"): value for name, value in Best.recipe.items()}
-    second = {**best, **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
-    arms = (("projection", first), ("auxiliary", first), ("backprop", first), ("best", second), ("backprop", second))
+    second = {**option_names(Best.recipe), **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
+    convolutional = {**first, "rule.shrink": "stride", "rule.units": 64, "rule.depth": 2}
+    arms = (
+        ("projection", first),
+        ("auxiliary", convolutional),
+        ("backprop", first),
+        ("best", second),
+        ("projection", second),
+        ("backprop", second),
+    )
     return [
         Line(
-            f"{rule}, cifar-10" + (", best's recipe" if rule == "backprop" and options is second else ""),
+            f"{rule}, cifar-10" + (", best's recipe" if rule != "best" and options is second else ""),
             None,
             "cifar-10",
             rule,

@@ -48,6 +48,11 @@ class Table:
     compared: tuple[tuple[str, ...], ...] = ()
 
 
+def option_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule's recipe under the names that the command line has for its options."""
+    return {name.replace("_", "-"): value for name, value in recipe.items()}
+
+
 def words(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Options of `forwardonly train` by name, without their dashes, as its command line; a tuple is several values."""
     return tuple(

@@ -1,0 +1,63 @@
+"""Muon: momentum made orthogonal before each step, for the weights of hidden layers.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the five coefficients below, momentum with Nesterov's
+correction, products in bf16. PyTorch's own takes matrices alone; here a convolution's filters are the rows of one.
+Ours: a step is a share of a weight's length, and the length stays what it was at the start, so that one rate suits all
+blocks, and neither decay nor the gradient's size matters. Behind a norm the length means nothing anyway.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the first, third and fifth power of a singular value
+ITERATIONS = 3
+TINY = 1e-7
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights of two or more dimensions, of which the first is the outputs.
+
+    Args:
+        params: weights, or groups of them.
+        lr: length of a step, as a share of the weight's.
+        momentum: share of the last direction that is kept.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.1, momentum: float = 0.6):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of every weight that has a gradient; `closure` is not used."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._step(weight, group["lr"], group["momentum"])
+
+    def _step(self, weight: Tensor, rate: float, momentum: float) -> None:
+        state = self.state[weight]
+        if not state:
+            state["direction"] = torch.zeros_like(weight)
+            state["length"] = weight.norm()
+        direction = state["direction"].mul_(momentum).add_(weight.grad)
+        update = orthogonal((weight.grad + momentum * direction).flatten(1)).view_as(weight)
+        weight.sub_(update * (rate * state["length"] / update.norm().clamp_min(TINY)))
+        weight.mul_(state["length"] / weight.norm().clamp_min(TINY))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Roughly the nearest matrix whose rows, or columns where they are fewer, are orthonormal: (O, I) -> (O, I).
+
+    Singular values are pushed towards 1, the more so the larger they are: three iterations leave the smallest behind.
+    """
+    first, third, fifth = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    rows = (matrix.T if tall else matrix).to(torch.bfloat16)
+    rows = rows / rows.norm().clamp_min(TINY)
+    for _ in range(ITERATIONS):
+        gram = rows @ rows.T
+        rows = first * rows + (third * gram + fifth * gram @ gram) @ rows
+    return (rows.T if tall else rows).to(matrix.dtype)

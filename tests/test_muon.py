@@ -1,0 +1,74 @@
+"""Muon against numpy written from its definition, and which parameters it is given."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import forwardonly as fo
+from forwardonly.training import Recipe
+from forwardonly.training.muon import Muon, orthogonal
+from forwardonly.training.update import parameter_groups
+
+
+def pushed(matrix):
+    """Each singular value s of the matrix, divided by its length, becomes a s + b s^3 + c s^5, three times."""
+    left, values, right = np.linalg.svd(matrix / np.linalg.norm(matrix), full_matrices=False)
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return left @ np.diag(values) @ right
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (8, 8)])
+def test_singular_values_are_pushed_towards_one(shape):
+    matrix = np.random.default_rng(0).normal(size=shape)
+    ours = orthogonal(torch.tensor(matrix)).numpy()
+    np.testing.assert_allclose(ours, pushed(matrix), atol=0.02)  # bf16
+    if shape[0] != shape[1]:  # no singular value is small then
+        assert np.abs(np.linalg.svd(ours, compute_uv=False) - 1).max() < 0.35
+
+
+def test_a_step_is_a_share_of_a_length_that_stays():
+    generator = np.random.default_rng(1)
+    start, gradients = generator.normal(size=(4, 3, 3, 3)), generator.normal(size=(3, 4, 3, 3, 3))
+    weight = nn.Parameter(torch.tensor(start))
+    optimiser = Muon([weight], lr=0.1)
+    expected, direction = start, np.zeros_like(start)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient)
+        optimiser.step()
+        direction = 0.6 * direction + gradient
+        update = pushed((gradient + 0.6 * direction).reshape(4, 27)).reshape(start.shape)
+        length = np.linalg.norm(start)
+        expected = expected - 0.1 * length * update / np.linalg.norm(update)
+        expected = expected * length / np.linalg.norm(expected)
+        np.testing.assert_allclose(weight.detach().numpy(), expected, atol=0.01)
+    assert weight.norm().item() == pytest.approx(np.linalg.norm(start))
+
+
+def test_it_survives_a_gradient_and_a_weight_of_zeros():
+    weight = nn.Parameter(torch.zeros(3, 5))
+    weight.grad = torch.zeros(3, 5)
+    Muon([weight]).step()
+    assert torch.equal(weight, torch.zeros(3, 5))
+
+
+def test_hidden_weights_alone_are_its_own():
+    network = fo.build(fo.bodies.Six(width=0.1), (3, 16, 16), rule=fo.rules.Projection(classes=4))
+    block = network.row[0]
+    groups = parameter_groups(block, Recipe(optimiser="muon"))
+    held = {
+        name: {id(parameter) for group in content for parameter in group["params"]} for name, content in groups.items()
+    }
+    names = {
+        name: {key for key, parameter in block.named_parameters() if id(parameter) in own} for name, own in held.items()
+    }
+    assert names["muon"] == {"body.0.weight"}
+    assert names["sgd"] == {key for key, _ in block.named_parameters()} - names["muon"]
+
+
+@pytest.mark.parametrize("rule", [fo.rules.Projection, fo.rules.Backprop])
+def test_it_learns_digits(digits, rule):
+    network = fo.mlp(digits.train.shape, [60, 60], rule=rule(classes=10))
+    fo.fit(network, digits.train, epochs=10, batch_size=50, optimiser="muon", learning_rate=0.1, weight_decay=0.0)
+    assert fo.evaluate(network, digits.validation).accuracy > 0.95
