@@ -28,7 +28,7 @@ def test_singular_values_are_pushed_towards_one(shape):
         assert np.abs(np.linalg.svd(ours, compute_uv=False) - 1).max() < 0.35
 
 
-def test_a_step_is_a_share_of_a_length_that_stays():
+def test_a_step_is_measured_by_a_length_that_stays():
     generator = np.random.default_rng(1)
     start, gradients = generator.normal(size=(4, 3, 3, 3)), generator.normal(size=(3, 4, 3, 3, 3))
     weight = nn.Parameter(torch.tensor(start))
@@ -40,7 +40,7 @@ def test_a_step_is_a_share_of_a_length_that_stays():
         direction = 0.6 * direction + gradient
         update = pushed((gradient + 0.6 * direction).reshape(4, 27)).reshape(start.shape)
         length = np.linalg.norm(start)
-        expected = expected - 0.1 * length * update / np.linalg.norm(update)
+        expected = expected - 0.1 * length * update / 2  # the root of 4 rows
         expected = expected * length / np.linalg.norm(expected)
         np.testing.assert_allclose(weight.detach().numpy(), expected, atol=0.01)
     assert weight.norm().item() == pytest.approx(np.linalg.norm(start))
@@ -53,8 +53,8 @@ def test_it_survives_a_gradient_and_a_weight_of_zeros():
     assert torch.equal(weight, torch.zeros(3, 5))
 
 
-def test_hidden_weights_alone_are_its_own():
-    network = fo.build(fo.bodies.Six(width=0.1), (3, 16, 16), rule=fo.rules.Projection(classes=4))
+def test_convolutions_and_the_bodys_matrices_alone_are_its_own():
+    network = fo.build(fo.bodies.Six(width=0.1), (3, 16, 16), rule=fo.rules.Auxiliary(classes=4))
     block = network.row[0]
     groups = parameter_groups(block, Recipe(optimiser="muon"))
     held = {
@@ -63,7 +63,7 @@ def test_hidden_weights_alone_are_its_own():
     names = {
         name: {key for key, parameter in block.named_parameters() if id(parameter) in own} for name, own in held.items()
     }
-    assert names["muon"] == {"body.0.weight"}
+    assert names["muon"] == {"body.0.weight", "rule.convolved.0.weight"}
     assert names["sgd"] == {key for key, _ in block.named_parameters()} - names["muon"]
 
 

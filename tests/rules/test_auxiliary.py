@@ -34,10 +34,10 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     maps = np.random.default_rng(0).normal(size=(4, 3, 9, 9))
     torch.manual_seed(0)
     rule = (
-        Auxiliary(classes=2, shrink="stride", units=5, depth=3, features=5).for_block((3, 9, 9), Place(0, 1)).double()
+        Auxiliary(classes=2, convolutions=3, channels=5, depth=0, features=5).for_block((3, 9, 9), Place(0, 1)).double()
     )
     hidden = maps
-    for convolution, stride in zip(list(rule.hidden)[::3], (2, 2, 1), strict=True):  # 9 -> 5 -> 3, and 3 is kept
+    for convolution, stride in zip(list(rule.convolved)[::3], (2, 2, 1), strict=True):  # 9 -> 5 -> 3, and 3 is kept
         weight = convolution.weight.detach().numpy()
         hidden = gelu(standardised(convolved(hidden, weight, stride), (0, 2, 3)))
     assert hidden.shape == (4, 5, 3, 3)
@@ -54,7 +54,9 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
 def test_maps_are_pooled_for_dense_hidden_layers():
     maps = np.random.default_rng(0).normal(size=(6, 3, 8, 8))
     torch.manual_seed(0)
-    rule = Auxiliary(classes=2, units=7, depth=2, features=12).for_block((3, 8, 8), Place(0, 1)).double()
+    rule = (
+        Auxiliary(classes=2, convolutions=0, units=7, depth=2, features=12).for_block((3, 8, 8), Place(0, 1)).double()
+    )
     hidden = maps.reshape(6, 3, 2, 4, 2, 4).mean((3, 5)).reshape(6, 12)
     for dense in list(rule.hidden)[::3]:
         hidden = gelu(standardised(hidden @ dense.weight.detach().numpy().T, 0))
@@ -70,24 +72,22 @@ def test_flat_activations_are_read_through_hidden_layers(digits):
     assert fo.evaluate(network, digits.validation).accuracy > 0.95
 
 
-@pytest.mark.parametrize("shrink", ["pool", "stride"])
-def test_the_heads_gradient_stays_in_its_block(shrink):
-    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, units=4, shrink=shrink))
+def test_the_heads_gradient_stays_in_its_block():
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4))
     pixels = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
     images = fo.data.Images(pixels, torch.arange(6) % 3, ("a", "b", "c"), name="random")
     assert fo.measure.leaks(network, images) == []
 
 
-@pytest.mark.parametrize("options", [{"units": 0}, {"depth": 0}])
+@pytest.mark.parametrize("options", [{"units": 0}, {"channels": 0}, {"depth": -1}, {"convolutions": -1}])
 def test_a_head_without_anything_is_one_clear_sentence(options):
-    with pytest.raises(ValueError, match="units and depth of an auxiliary head must be at least 1"):
+    with pytest.raises(ValueError, match="An auxiliary head has 0 or more convolutions"):
         Auxiliary(classes=3, **options)
 
 
 def test_the_heads_weights_are_counted_apart():
-    network = fo.build(
-        fo.bodies.Conv(depth=2, channels=8), (3, 8, 8), rule=Auxiliary(classes=5, shrink="stride", units=4, depth=1)
-    )
+    network = fo.build(fo.bodies.Conv(depth=2, channels=8), (3, 8, 8), rule=Auxiliary(classes=5, channels=4, units=6))
     bodies = 3 * 9 * 8 + 8 + 8 * 9 * 8 + 8
-    head = 8 * 9 * 4 + 2 * 4 + (4 * 4 * 4 * 5 + 5)  # convolution, batch norm, linear map of a 4 x 4 map
+    dense = 4 * 4 * 4 * 6 + 2 * 6  # of a 4 x 4 map
+    head = 8 * 9 * 4 + 2 * 4 + dense + (6 * 5 + 5)  # convolution and batch norm, dense layer, linear map
     assert fo.measure.weights(network) == (bodies, 2 * head)

@@ -2,7 +2,7 @@
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the five coefficients below, momentum with Nesterov's
 correction, products in bf16. PyTorch's own takes matrices alone; here a convolution's filters are the rows of one.
-Ours: a step is a share of a weight's length, and the length stays what it was at the start, so that one rate suits all
+Ours: a step is measured by a weight's length, and the length stays what it was at the start, so that one rate suits all
 blocks, and neither decay nor the gradient's size matters. Behind a norm the length means nothing anyway.
 """
 
@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: weights, or groups of them.
-        lr: length of a step, as a share of the weight's.
+        lr: length of a step, as a share of the weight's, if the gradient points all ways alike; shorter otherwise.
         momentum: share of the last direction that is kept.
     """
 
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
             state["length"] = weight.norm()
         direction = state["direction"].mul_(momentum).add_(weight.grad)
         update = orthogonal((weight.grad + momentum * direction).flatten(1)).view_as(weight)
-        weight.sub_(update * (rate * state["length"] / update.norm().clamp_min(TINY)))
+        weight.sub_(update * (rate * state["length"] / min(weight.flatten(1).shape) ** 0.5))
         weight.mul_(state["length"] / weight.norm().clamp_min(TINY))
 
 

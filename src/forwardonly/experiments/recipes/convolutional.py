@@ -149,7 +149,7 @@ def six_blocks(scale: Scale) -> list[Line]:
         "rule.label-smoothing": 0.1,
     }
     second = {**option_names(Best.recipe), **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
-    convolutional = {**first, "rule.shrink": "stride", "rule.units": 64, "rule.depth": 2}
+    convolutional = {**first, "rule.convolutions": 2, "rule.depth": 0}
     arms = (
         ("projection", first),
         ("auxiliary", convolutional),
