@@ -23,11 +23,11 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: weights, or groups of them.
         lr: length of a step, as a share of the weight's, if the gradient points all ways alike; shorter otherwise.
-        momentum: share of the last direction that is kept.
+        keep: momentum: the share of the last direction that is kept. Not called so, for a recipe's is meant for SGD.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 0.1, momentum: float = 0.6):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params: Iterable[Any], lr: float = 0.1, keep: float = 0.6):
+        super().__init__(params, {"lr": lr, "keep": keep})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -35,15 +35,15 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step(weight, group["lr"], group["momentum"])
+                    self._step(weight, group["lr"], group["keep"])
 
-    def _step(self, weight: Tensor, rate: float, momentum: float) -> None:
+    def _step(self, weight: Tensor, rate: float, keep: float) -> None:
         state = self.state[weight]
         if not state:
             state["direction"] = torch.zeros_like(weight)
             state["length"] = weight.norm()
-        direction = state["direction"].mul_(momentum).add_(weight.grad)
-        update = orthogonal((weight.grad + momentum * direction).flatten(1)).view_as(weight)
+        direction = state["direction"].mul_(keep).add_(weight.grad)
+        update = orthogonal((weight.grad + keep * direction).flatten(1)).view_as(weight)
         weight.sub_(update * (rate * state["length"] / min(weight.flatten(1).shape) ** 0.5))
         weight.mul_(state["length"] / weight.norm().clamp_min(TINY))
 
