@@ -90,7 +90,7 @@ def room_of(kind, network, moves):
 
 
 @pytest.mark.parametrize("kind", [None, HostShelf])
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd", "nadam"])
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd", "nadam", "muon"])
 def test_waiting_changes_no_bit(kind, optimiser):
     plain, waits = (fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=RULES["projection"]).train() for _ in range(2))
     for network in (plain, waits):
@@ -158,7 +158,7 @@ def test_a_network_built_in_files_has_the_same_weights(body, tmp_path):
         assert mapped.holds(two) == (two.nbytes >= mapped.LARGE)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw", "nadam"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw", "nadam", "muon"])
 def test_state_made_beforehand_is_the_same(optimiser):
     ends = []
     for early in (False, True):

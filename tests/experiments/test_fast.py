@@ -33,7 +33,7 @@ def test_both_arms_are_the_same_command_but_for_the_rule(name, scale):
 
 def test_rows_are_read_from_the_runs(tmp_path, capsys, monkeypatch):
     quick = {"body": "cnn", "width": 0.1, "epochs": 1, "batch-size": 100, "precision": "fp32"}
-    recipe = fast.Fast("digits", {"quick": "nothing"}, {"quick": quick}, Views(shift=1))
+    recipe = fast.Fast("digits", {"quick": "nothing"}, {"quick": quick}, Views(shift=1), local={"quick": fast.PLAIN})
     monkeypatch.setitem(fast.RECIPES, "digits-fast", recipe)
     table = fast.table("digits-fast", "quick")
     runs = {}

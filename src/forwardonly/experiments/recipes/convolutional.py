@@ -79,6 +79,8 @@ def lcca(scale: Scale) -> list[Line]:
 def deeperforward(scale: Scale) -> list[Line]:
     """Fixed channel groups, DeeperForward, ICLR 2025, and the older mean of squares, CwC, AAAI 2024, on one net."""
     options = {**_resnet(scale), "readout": "validation"}
+    if scale != "full":  # steeper scores learn faster at first: 52.5 instead of 48.2 % after one epoch
+        options["rule.scale"] = 4.0
     papers = {"cifar-10": 86.22, "mnist": 99.63, "fashion-mnist": 93.13, "cifar-100": 53.09, "tiny-imagenet": 41.36}
     squared = {**options, "rule.goodness": "squared"}
     return [
