@@ -79,10 +79,12 @@ def test_the_heads_gradient_stays_in_its_block():
     assert fo.measure.leaks(network, images) == []
 
 
-@pytest.mark.parametrize("options", [{"units": 0}, {"channels": 0}, {"depth": -1}, {"convolutions": -1}])
-def test_a_head_without_anything_is_one_clear_sentence(options):
-    with pytest.raises(ValueError, match="An auxiliary head has 0 or more convolutions"):
-        Auxiliary(classes=3, **options)
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("units", 0, 1), ("channels", 0, 1), ("depth", -1, 0), ("convolutions", -1, 0)]
+)
+def test_a_head_of_no_size_is_one_clear_sentence(name, value, least):
+    with pytest.raises(ValueError, match=f"{name} of an auxiliary head must be at least {least}, not {value}"):
+        Auxiliary(classes=3, **{name: value})
 
 
 def test_the_heads_weights_are_counted_apart():

@@ -44,11 +44,9 @@ class Auxiliary(Projection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.convolutions, self.depth) < 0 or min(self.channels, self.units) < 1:
-            raise ValueError(
-                "An auxiliary head has 0 or more convolutions and dense layers (depth), and channels and units of at "
-                "least 1."
-            )
+        for name, least in (("convolutions", 0), ("depth", 0), ("channels", 1), ("units", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         maps: list[nn.Module] = []
