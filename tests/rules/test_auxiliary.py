@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.rules import Auxiliary, Place
+from forwardonly.rules import Auxiliary, Best, Place
 
 
 def gelu(x):
@@ -69,6 +69,13 @@ def test_flat_activations_are_read_through_hidden_layers(digits):
     network = fo.mlp(digits.train.shape, [60, 60], rule=Auxiliary(classes=10, units=40, depth=1, label_smoothing=0.1))
     assert [block.rule.head.in_features for block in network.row] == [40, 40]
     fo.fit(network, digits.train, epochs=15, batch_size=50)
+    assert fo.evaluate(network, digits.validation).accuracy > 0.95
+
+
+def test_best_learns_digits_by_its_own_recipe(digits):
+    rule = Best(classes=10, channels=16, units=32)
+    network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=rule)
+    fo.fit(network, digits.train, epochs=6, batch_size=50)
     assert fo.evaluate(network, digits.validation).accuracy > 0.95
 
 
