@@ -1,6 +1,6 @@
 """Muon: momentum made orthogonal before each step, for the weights of hidden layers.
 
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the five coefficients below, momentum with Nesterov's
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the three coefficients below, momentum with Nesterov's
 correction, products in bf16. PyTorch's own takes matrices alone; here a convolution's filters are the rows of one.
 Ours: a step is measured by a weight's length, and the length stays what it was at the start, so that one rate suits all
 blocks, and neither decay nor the gradient's size matters. Behind a norm the length means nothing anyway.
