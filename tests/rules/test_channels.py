@@ -7,6 +7,8 @@ import torch
 from forwardonly.maps import channel_scores, group_index, group_norm, instance_norm
 from forwardonly.rules import ChannelLearnable, ChannelStatic, Place
 from forwardonly.rules.channel_learnable import entropy, orthogonality
+from forwardonly.training.recipe import Recipe
+from forwardonly.training.update import parameter_groups
 
 
 @pytest.fixture
@@ -192,3 +194,27 @@ def test_a_temperature_out_of_bounds_is_one_clear_sentence():
 def test_the_history_keeps_the_assignments_entropy_and_temperature():
     rule = learnable()
     assert rule.watched() == {"assignment_entropy": pytest.approx(np.log(4)), "temperature": pytest.approx(10.0)}
+
+
+def test_scaled_scores_of_a_one_hot_assignment_are_the_static_rules(maps):
+    static = ChannelStatic(classes=4, scale=20.0).for_block(maps.shape[1:], Place(0, 1))
+    pure = {"mean_weight": 1.0, "max_weight": 0.0, "min_weight": 0.0}
+    rule = learnable(scale=20.0, lead=100.0, temperature=0.1, **pure)
+    torch.testing.assert_close(rule.scores(torch.tensor(maps)), static.scores(torch.tensor(maps)))
+
+
+def test_votes_have_a_rate_of_their_own():
+    layer = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3))
+    block = torch.nn.ModuleDict({"body": layer, "rule": learnable(votes_rate=0.02)})
+    groups = parameter_groups(block, Recipe(optimiser="muon", learning_rate=0.1))
+    assert [group["params"] for group in groups["muon"]] == [[layer[0].weight]]
+    assert [group["params"] for group in groups["sgd"]] == [[layer[0].bias]]
+    rule = block["rule"]
+    assert {id(group["params"][0]) for group in groups["adamw"]} == {id(rule.votes), id(rule.log_temperature)}
+    assert {group["lr"] for group in groups["adamw"]} == {0.02}
+
+
+@pytest.mark.parametrize("option", ["scale", "votes_rate"])
+def test_a_factor_or_rate_that_is_not_positive_is_one_clear_sentence(option):
+    with pytest.raises(ValueError, match=f"{option} must be positive or none, not 0"):
+        ChannelLearnable(classes=4, **{option: 0.0})

@@ -1,10 +1,9 @@
 """ResNet-17 with shortcuts that have no parameters. DeeperForward, ICLR 2025; arXiv 2606.09928 trains the same net.
 
 Given: a per-sample layer norm of the input; a stem convolution to 100 channels; four stages of four convolutions, 100
-    to 800
-channels, stride 2 at the first of stages 2 to 4; on detached, normalised maps, ADD after the second convolution of a
-stage and CONCAT after the fourth, average-pooled where the size changes; dropout 0.1. Every convolution is a block of
-its own, the stem convolution too.
+to 800 channels, stride 2 at the first of stages 2 to 4; on detached, normalised maps, ADD after the second convolution
+of a stage and CONCAT after the fourth, average-pooled where the size changes; dropout 0.1. Every convolution is a block
+of its own, the stem convolution too.
 
 Signal: a map (B, K, H, W), or half-way through a pair of convolutions (map, the shortcut that the pair began with).
 """

@@ -2,8 +2,9 @@
 2606.09928.
 
 Each channel votes for classes by a softmax row of its own, which sharpens as training goes on. All of it is given by
-the paper and its authors' code, but: flat activations vote with their values (reconstruction), and orthogonality is
-by default not divided by the further C^2 K of their code, which makes it inert.
+the paper and its authors' code, but: flat activations vote with their values (reconstruction), orthogonality is by
+default not divided by the further C^2 K of their code, which makes it inert, and three options, for short runs, are
+ours: `scale`, `lead` and `votes_rate`.
 
 Shapes: B batch, C classes, K channels (of flat activations: features).
 """
@@ -11,12 +12,13 @@ Shapes: B batch, C classes, K channels (of flat activations: features).
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import channel_scores, instance_norm
+from forwardonly.maps import channel_scores, group_index, instance_norm
 from forwardonly.rules.base import OnePassRule, Place
 
 
@@ -56,6 +58,15 @@ class ChannelLearnable(OnePassRule):
     """Temperature of the assignment at the start; it is learned, between 0.1 and 100."""
     cooling: float = 0.995
     """Factor on the temperature with each epoch."""
+    scale: float | None = None
+    """Factor on the scores if a class's is the mean over its share of the channels, K/C; none takes their sum, as
+    published, which is faint where channels are few."""
+    lead: float = 0.0
+    """Votes by which each channel's class among `channel-static`'s groups is ahead at the start; the published votes
+    start equal."""
+    votes_rate: float | None = None
+    """Learning rate of the votes and the temperature, by an AdamW of their own; none leaves them to the block's
+    optimiser."""
 
     recipe = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
@@ -64,11 +75,25 @@ class ChannelLearnable(OnePassRule):
         super().__post_init__()
         if not 0.1 <= self.temperature <= 100 or not 0 < self.cooling <= 1:
             raise ValueError("temperature must be from 0.1 to 100, and cooling above 0 and up to 1.")
+        for name in ("scale", "votes_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive or none, not {value}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        self.votes = nn.Parameter(torch.full((shape[0], self.classes), 0.5))
+        votes = torch.full((shape[0], self.classes), 0.5)
+        if self.lead:
+            votes += self.lead * F.one_hot(group_index(shape[0], self.classes), self.classes)
+        self.votes = nn.Parameter(votes)
+        self.share = 1.0 if self.scale is None else self.scale * self.classes / shape[0]
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
         self.epoch = nn.Buffer(torch.zeros(()))  # kept with the weights: scores depend on it
+
+    def optimiser_options(self) -> dict[str, dict[str, Any]]:
+        if self.votes_rate is None:
+            return {}
+        own = {"optimiser": "adamw", "lr": self.votes_rate, "weight_decay": 0.0}
+        return {"votes": own, "log_temperature": dict(own)}
 
     def start_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
@@ -86,13 +111,16 @@ class ChannelLearnable(OnePassRule):
 
     def scores(self, activation: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):
-            return channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight) @ self.assignment()
+            return self._scores(activation, self.assignment())
+
+    def _scores(self, activation: Tensor, assignment: Tensor) -> Tensor:
+        pooled = channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight)
+        return self.share * (pooled @ assignment)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(activation.device.type, enabled=False):
             assignment = self.assignment()
-            pooled = channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight)
-            error = F.cross_entropy(pooled @ assignment, labels, label_smoothing=self.label_smoothing)
+            error = F.cross_entropy(self._scores(activation, assignment), labels, label_smoothing=self.label_smoothing)
             overlap = orthogonality(assignment)
             if self.as_published:
                 overlap = overlap / (self.classes**2 * len(assignment))
