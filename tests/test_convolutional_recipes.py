@@ -8,8 +8,8 @@ import pytest
 import forwardonly as fo
 from forwardonly.cli import train
 from forwardonly.cli.parsing import parse
-from forwardonly.experiments import recipes
 from forwardonly.experiments.recipes.convolutional import CLASSES, SOURCES
+from forwardonly.experiments.reproduce import find
 
 SCALES = ("quick", "cpu", "full")
 
@@ -56,8 +56,8 @@ def test_sets_that_are_not_here_are_exercised_on_generated_ones(data, tmp_path):
         assert 0 <= run.result["test_accuracy"] <= 1
 
 
-@pytest.mark.parametrize("scale", ["quick", "full"])
+@pytest.mark.parametrize("scale", ["quick", "cpu", "full"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_reproduce_knows_them(name, scale):
-    table = recipes.TABLE[name](scale)
+    table = find(name, scale)
     assert [row.name for row in table.rows] == [arm.name for arm in table.arms] == list(table.data)

@@ -158,6 +158,10 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
     result = json.loads(capsys.readouterr().out)
     assert result["scale"] == "quick" and len(result["rows"]) == 19
     control = next(row for row in result["rows"] if row["name"].startswith("starvation") and "per-block" in row["name"])
+    one = ["reproduce", "free-riding", "--seeds", "1", "--out", str(tmp_path), "--json", "--arms"]
+    assert main([*one, "per-block, 4 layers, digits"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert control in rows and len(rows) == 3  # starvation, separation and accuracy; ratios need none's run too
     assert (control["paper"], control["mean"], control["n"]) == (0.0, 0.0, 1)
     run = next(path for path in (tmp_path / "runs").iterdir() if "none" in path.name)
     assert main(["diagnose", str(run), "--json"]) == 0
@@ -166,3 +170,15 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
     assert len(said["blocks"]) == 4 and set(said["blocks"][0]) == keys and "law_slope" in said
     page = (run / "diagnosis.html").read_text()
     assert page.count("<svg") == 6 and os.fspath(run / "diagnosis.html") == said["report"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["networkff-mnist", "--scale", "cpu"], "networkff-mnist has no scale 'cpu': choose one of full, quick"),
+        (["networkff-mnist", "--arms", "FFF"], "This table has no arm 'FFF', but these: FF; F-CFF; A-CFF;"),
+    ],
+)
+def test_a_scale_or_arm_that_is_not_there_is_one_clear_sentence(options, says, capsys):
+    assert main(["reproduce", *options]) == 2
+    assert says in capsys.readouterr().err

@@ -21,11 +21,14 @@ class Reproduce(Common):
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(recipes.TABLE) + "}")]
     """The table to reproduce."""
     scale: recipes.Scale = "quick"
-    """The paper's protocol in full, or a short form that says what it leaves out and ends within minutes."""
+    """The paper's protocol in full; what a CPU does in an hour a row (convolutional tables alone); or a short form that
+    says what it leaves out and ends within minutes."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the runs and the report, by default runs/TABLE-SCALE; what is finished in it is not repeated."""
     seeds: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Runs of each arm; by default as many as the scale has."""
+    arms: tuple[str, ...] = ()
+    """Arms to run, by name; rows that need others are left out. By default all."""
     jobs: int = 1
     """Runs at a time; they share the processor's cores."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -42,6 +45,7 @@ def options(argv: Sequence[str]) -> type[Reproduce]:
 def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
     """Does the runs that are not done, and sets the rows side by side."""
     table = find(chosen.table, chosen.scale)
+    table = table.only(chosen.arms) if chosen.arms else table
     for sentence in table.says:
         screen.say(sentence)
     shared: tuple[str, ...] = () if chosen.data_dir is None else ("--data-dir", str(chosen.data_dir))
@@ -54,6 +58,7 @@ def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
             scale=chosen.scale,
             out=chosen.out or Path("runs") / f"{chosen.table}-{chosen.scale}",
             seeds=chosen.seeds,
+            arms=chosen.arms,
             options=shared,
             jobs=chosen.jobs,
             progress=draw,

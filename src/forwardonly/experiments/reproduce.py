@@ -1,9 +1,9 @@
 """One table of a paper: its runs, and its numbers beside ours."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from forwardonly.experiments import recipes
 from forwardonly.experiments import report as reports
@@ -20,6 +20,7 @@ def reproduce(
     scale: recipes.Scale = "quick",
     out: str | Path,
     seeds: int | None = None,
+    arms: Sequence[str] = (),
     options: tuple[str, ...] = (),
     jobs: int = 1,
     progress: Callable[[Standing], None] | None = None,
@@ -28,9 +29,11 @@ def reproduce(
 
     Args:
         name: of a recipe in `recipes.TABLE`.
-        scale: `full` is the paper's protocol, `quick` a short form that says what it leaves out.
+        scale: `full` is the paper's protocol, `quick` a short form that says what it leaves out, `cpu`, which the
+            convolutional tables have, what a CPU does in an hour a row.
         out: folder of the runs, `reproduction.json` and `report.html`.
         seeds: instead of the recipe's own number.
+        arms: those to run, by name, and the rows that need no other; none names all.
         options: further options of `forwardonly train`, such as ("--data-dir", DIR).
         jobs: runs at a time.
         progress: called twice a second.
@@ -39,9 +42,10 @@ def reproduce(
         `rows`, `scale`, `says`, `unit`, `tests` and `report`, as `forwardonly reproduce --json` prints them.
 
     Raises:
-        ValueError: an unknown name or scale; a run that failed; a folder with runs of other options.
+        ValueError: an unknown name, scale or arm; a run that failed; a folder with runs of other options.
     """
     table, out = find(name, scale), Path(out)
+    table = table.only(arms) if arms else table
     count = table.seeds if seeds is None else seeds
     planned = {}
     for arm in table.arms:
@@ -91,14 +95,14 @@ def find(name: str, scale: str) -> recipes.Table:
     """
     if name not in recipes.TABLE:
         raise ValueError(f"unknown table {name!r}: {nearest(name, recipes.TABLE)}")
-    for known in get_args(recipes.Scale):
+    for known in recipes.SCALES[name]:
         if scale == known:
             return recipes.TABLE[name](known)
-    raise ValueError(f"unknown scale {scale!r}: {nearest(scale, get_args(recipes.Scale))}")
+    raise ValueError(f"{name} has no scale {scale!r}: {nearest(scale, recipes.SCALES[name])}")
 
 
 def _row(row: recipes.Row, by_arm: dict[str, list[Finished]], seeds: int) -> dict[str, Any]:
-    values = [row.figure({arm: runs[seed] for arm, runs in by_arm.items()}) for seed in range(seeds)]
+    values = [row.figure.of({arm: runs[seed] for arm, runs in by_arm.items()}) for seed in range(seeds)]
     values = [value for value in values if math.isfinite(value)]
     mean, deviation = mean_and_deviation(values) if values else (None, None)
     return {"name": row.name, "paper": row.paper, "mean": mean, "std": deviation, "n": len(values)}

@@ -1,6 +1,6 @@
 """Recipes: one function a table of a paper, and the table of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from forwardonly.experiments.recipes import convolutional, fast, free_riding, lorberbom, networkff
@@ -16,4 +16,10 @@ TABLE: dict[str, Callable[[Scale], Table]] = {
 }
 """Every recipe by the name that `forwardonly reproduce` takes."""
 
-__all__ = ["TABLE", "Row", "Scale", "Table"]
+SCALES: Mapping[str, tuple[Scale, ...]] = {
+    **dict.fromkeys(TABLE, ("full", "quick")),
+    **dict.fromkeys(convolutional.SOURCES, ("full", "cpu", "quick")),
+}
+"""The scales that each recipe has."""
+
+__all__ = ["SCALES", "TABLE", "Row", "Scale", "Table"]

@@ -103,10 +103,7 @@ def table(name: str, scale: Scale) -> Table:
 
 
 def _seconds(arm: str) -> Figure:
-    def figure(runs: Mapping[str, Finished]) -> float:
-        return float(runs[arm].result["total_seconds"])
-
-    return figure
+    return Figure((arm,), lambda runs: float(runs[arm].result["total_seconds"]))
 
 
 def _of_views(arm: str, recipe: Fast) -> Figure:
@@ -117,4 +114,4 @@ def _of_views(arm: str, recipe: Fast) -> Figure:
         test = load(recipe.data, data_dir=data_dir).test
         return 100 * evaluate(load_network(folder), test, views=recipe.views).accuracy
 
-    return figure
+    return Figure((arm,), figure)

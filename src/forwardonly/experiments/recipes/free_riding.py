@@ -112,16 +112,13 @@ def _law(arm: str) -> Figure:
         slope = runs[arm].history[-1]["free_riding"]["law_slope"]
         return float("nan") if slope is None else float(slope)
 
-    return figure
+    return Figure((arm,), figure)
 
 
 def _last(arm: str, quantity: str, block: int) -> Figure:
     """A block's quantity after the last epoch."""
 
-    def figure(runs: Mapping[str, Finished]) -> float:
-        return float(runs[arm].history[-1]["free_riding"]["blocks"][block][quantity])
-
-    return figure
+    return Figure((arm,), lambda runs: float(runs[arm].history[-1]["free_riding"]["blocks"][block][quantity]))
 
 
 def _ratio(arm: str, plain: str) -> Figure:
@@ -129,6 +126,6 @@ def _ratio(arm: str, plain: str) -> Figure:
     ours, others = (_last(name, "separation", -1) for name in (arm, plain))
 
     def figure(runs: Mapping[str, Finished]) -> float:
-        return ours(runs) / others(runs) if others(runs) > 0 else float("nan")
+        return ours.of(runs) / others.of(runs) if others.of(runs) > 0 else float("nan")
 
-    return figure
+    return Figure((arm, plain), figure)

@@ -1,16 +1,21 @@
 """What a recipe is: the runs that a paper's table needs, and how each of its rows is read from them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
 
-Scale = Literal["full", "quick"]
+Scale = Literal["full", "cpu", "quick"]
 
-Figure = Callable[[Mapping[str, Finished]], float]
-"""A row's number from one seed's runs, by the names of their arms."""
+
+@dataclass(frozen=True)
+class Figure:
+    """A row's number `of` one seed's runs, given by the names of their arms; which `arms` it needs."""
+
+    arms: tuple[str, ...]
+    of: Callable[[Mapping[str, Finished]], float]
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,24 @@ class Table:
     says: tuple[str, ...]
     compared: tuple[tuple[str, ...], ...] = ()
 
+    def only(self, arms: Sequence[str]) -> "Table":
+        """The table of these arms alone, with the rows that need no other.
+
+        Raises:
+            ValueError: there is no such arm.
+        """
+        names = [arm.name for arm in self.arms]
+        for name in arms:
+            if name not in names:
+                raise ValueError(f"This table has no arm {name!r}, but these: {'; '.join(names)}.")
+        compared = (tuple(name for name in group if name in arms) for group in self.compared)
+        return replace(
+            self,
+            arms=tuple(arm for arm in self.arms if arm.name in arms),
+            rows=tuple(row for row in self.rows if set(row.figure.arms) <= set(arms)),
+            compared=tuple(group for group in compared if len(group) > 1),
+        )
+
 
 def option_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A rule's recipe under the names that the command line has for its options."""
@@ -65,7 +88,4 @@ def words(options: Mapping[str, Any]) -> tuple[str, ...]:
 def test_accuracy(arm: str) -> Figure:
     """An arm's test accuracy in percent."""
 
-    def figure(runs: Mapping[str, Finished]) -> float:
-        return 100 * float(runs[arm].result["test_accuracy"])
-
-    return figure
+    return Figure((arm,), lambda runs: 100 * float(runs[arm].result["test_accuracy"]))
