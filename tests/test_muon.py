@@ -46,6 +46,21 @@ def test_a_step_is_measured_by_a_length_that_stays():
     assert weight.norm().item() == pytest.approx(np.linalg.norm(start))
 
 
+def test_state_made_early_is_that_of_the_first_step():
+    start, gradient = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    stepped = []
+    for early in (True, False):
+        weight = nn.Parameter(start.clone())
+        optimiser = Muon([weight])
+        if early:
+            optimiser.allocate()
+            assert set(optimiser.state[weight]) == {"direction", "length"} and weight.equal(start)
+        weight.grad = gradient
+        optimiser.step()
+        stepped.append(weight.detach())
+    assert stepped[0].equal(stepped[1])
+
+
 def test_it_survives_a_gradient_and_a_weight_of_zeros():
     weight = nn.Parameter(torch.zeros(3, 5))
     weight.grad = torch.zeros(3, 5)

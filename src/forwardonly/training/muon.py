@@ -30,20 +30,31 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "keep": keep})
 
     @torch.no_grad()
+    def allocate(self) -> None:
+        """Makes the state of every weight, which the first step does otherwise."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self._state(weight)
+
+    def _state(self, weight: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[weight]
+        if not state:
+            state["direction"] = torch.zeros_like(weight)
+            state["length"] = weight.norm()
+        return state
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of every weight that has a gradient; `closure` is not used."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step(weight, group["lr"], group["keep"])
+                    self._step(weight, weight.grad, group["lr"], group["keep"])
 
-    def _step(self, weight: Tensor, rate: float, keep: float) -> None:
-        state = self.state[weight]
-        if not state:
-            state["direction"] = torch.zeros_like(weight)
-            state["length"] = weight.norm()
-        direction = state["direction"].mul_(keep).add_(weight.grad)
-        update = orthogonal((weight.grad + keep * direction).flatten(1)).view_as(weight)
+    def _step(self, weight: Tensor, gradient: Tensor, rate: float, keep: float) -> None:
+        state = self._state(weight)
+        direction = state["direction"].mul_(keep).add_(gradient)
+        update = orthogonal((gradient + keep * direction).flatten(1)).view_as(weight)
         weight.sub_(update * (rate * state["length"] / min(weight.flatten(1).shape) ** 0.5))
         weight.mul_(state["length"] / weight.norm().clamp_min(TINY))
 

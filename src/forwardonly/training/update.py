@@ -34,6 +34,9 @@ class Update:
         State that is made amid a step's activations pins the heap between them: 100 MiB of 660 for 32 layers of 500.
         """
         for optimiser in self.optimisers:
+            if isinstance(optimiser, Muon):
+                optimiser.allocate()
+                continue
             if optimiser.state or not isinstance(optimiser, torch.optim.SGD | torch.optim.Adam | torch.optim.AdamW):
                 continue
             rates = [group["lr"] for group in optimiser.param_groups]
