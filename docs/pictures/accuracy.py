@@ -48,10 +48,10 @@ def main() -> None:
         if backprop is not None:
             axes.plot([local / 100, backprop / 100], [height, height], color=INK, lw=0.8, zorder=0)
     axes.set_xscale("logit")
-    ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995]
+    ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(0.5, 0.997)
+    axes.set_xlim(0.5, 0.999)
     axes.set_xlabel("test accuracy, %", color=INK)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
     axes.tick_params(colors=INK)
