@@ -43,7 +43,7 @@ def test_rows_are_read_from_the_runs(tmp_path, capsys, monkeypatch):
         shown = json.loads(capsys.readouterr().out)
         runs[arm.name] = read_run(Job(words, tmp_path / arm.name))
         assert runs[arm.name].result["total_seconds"] == shown["total_seconds"] > shown["seconds"]
-    values = {row.name: row.figure(runs) for row in table.rows}
+    values = {row.name: row.figure.of(runs) for row in table.rows}
     assert values["local: test accuracy, %"] == 100 * runs["local"].result["test_accuracy"]
     assert values["local: seconds, files to test figure"] == runs["local"].result["total_seconds"]
     assert 0 < values["local: test accuracy of many views, %"] <= 100
