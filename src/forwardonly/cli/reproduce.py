@@ -44,8 +44,7 @@ def options(argv: Sequence[str]) -> type[Reproduce]:
 
 def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
     """Does the runs that are not done, and sets the rows side by side."""
-    table = find(chosen.table, chosen.scale)
-    table = table.only(chosen.arms) if chosen.arms else table
+    table = find(chosen.table, chosen.scale, chosen.arms)
     for sentence in table.says:
         screen.say(sentence)
     shared: tuple[str, ...] = () if chosen.data_dir is None else ("--data-dir", str(chosen.data_dir))

@@ -44,8 +44,7 @@ def reproduce(
     Raises:
         ValueError: an unknown name, scale or arm; a run that failed; a folder with runs of other options.
     """
-    table, out = find(name, scale), Path(out)
-    table = table.only(arms) if arms else table
+    table, out = find(name, scale, arms), Path(out)
     count = table.seeds if seeds is None else seeds
     planned = {}
     for arm in table.arms:
@@ -87,8 +86,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [row["name"], *(_number(row[key]) for key in ("paper", "mean", "std")), str(row["n"])]
 
 
-def find(name: str, scale: str) -> recipes.Table:
-    """The recipe of that name at that scale.
+def find(name: str, scale: str, arms: Sequence[str] = ()) -> recipes.Table:
+    """The recipe of that name at that scale; of these arms alone, or without any of all.
 
     Raises:
         ValueError: there is none.
@@ -97,7 +96,8 @@ def find(name: str, scale: str) -> recipes.Table:
         raise ValueError(f"unknown table {name!r}: {nearest(name, recipes.TABLE)}")
     for known in recipes.SCALES[name]:
         if scale == known:
-            return recipes.TABLE[name](known)
+            table = recipes.TABLE[name](known)
+            return table.only(arms) if arms else table
     raise ValueError(f"{name} has no scale {scale!r}: {nearest(scale, recipes.SCALES[name])}")
 
 
