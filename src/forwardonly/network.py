@@ -75,6 +75,11 @@ class Network(nn.Module):
         return self.row[0].rule
 
     @property
+    def draws_hard(self) -> bool:
+        """Whether training draws wrong labels by the network's own opinion of the images."""
+        return getattr(self.rule, "negatives", "uniform") == "hard"
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.prepare.mean.device
@@ -105,7 +110,7 @@ class Network(nn.Module):
         self, prepared: Tensor, labels: Tensor, generator: torch.Generator, logits: Tensor | None
     ) -> Tensor:
         """A wrong label for each image, (B,): any, or if the rule wants hard ones one that the reader believes in."""
-        if getattr(self.rule, "negatives", "uniform") != "hard":
+        if not self.draws_hard:
             return label_code.wrong_labels(labels, self.classes, generator)
         if logits is None:
             assert self.reader is not None

@@ -73,7 +73,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     images = torch.zeros(batch_size, *network.shape, dtype=torch.uint8)
     labels = torch.arange(batch_size) % network.classes
     given = {"images": images, "labels": labels}
-    if picks_hard_labels(network):
+    if network.draws_hard:
         given["chance"] = torch.rand(batch_size, network.classes)
     elif isinstance(network.rule, ContrastiveRule):
         given["wrong_labels"] = (labels + 1) % network.classes
@@ -120,16 +120,11 @@ class _Loop(nn.Module):
             passed = network.read(network.prepare(images))
             *updates, update = updates
             update(network.reader.loss(passed, labels))
-            if picks_hard_labels(network):
+            if network.draws_hard:
                 learned = {name: update.following[f"reader.{name}"] for name, _ in network.reader.named_parameters()}
                 logits = functional_call(network.reader, learned, (passed,)).sum(0)
                 wrong = race(labels, logits.detach(), values["chance"])
         return learn_all(network.row, updates, network.present(images, labels, wrong=wrong), labels, "fp32")
-
-
-def picks_hard_labels(network: Network) -> bool:
-    """Whether the network draws wrong labels by its own opinion of the images."""
-    return network.reader is not None and getattr(network.rule, "negatives", "uniform") == "hard"
 
 
 def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:
