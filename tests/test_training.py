@@ -10,7 +10,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.update import Update, rate_factor
+from forwardonly.training.update import Update, end_of_learning, rate_factor
 
 
 @pytest.mark.parametrize("rule_name", ["hyperspherical", "backprop"])
@@ -65,6 +65,40 @@ def test_greedy_training_moves_one_block_at_a_time(images):
     assert not torch.equal(seen[2][1], seen[3][1])
 
 
+@pytest.mark.parametrize("rule_name", ["projection", "cumulative"])
+def test_a_block_that_settles_is_the_one_of_a_shorter_run(images, rule_name):
+    def learned(**options):
+        torch.manual_seed(0)
+        norm = torch.nn.BatchNorm1d(12)  # its running mean must stand still too
+        first, others = torch.nn.Linear(math.prod(images.shape), 12), [torch.nn.Linear(12, 12) for _ in range(2)]
+        model = torch.nn.Sequential(torch.nn.Flatten(), first, norm, torch.nn.ReLU(), *others)
+        net = fo.localize(model, fo.rules.TABLE[rule_name](classes=4), shape=images.shape)
+        return fo.fit(net, images, batch_size=16, warmup=0.2, lr_schedule="linear", seed=3, **options)
+
+    short, whole, settling = learned(epochs=2), learned(epochs=4), learned(epochs=4, settle=0.5)
+    first, last = (settling.network.row[index].state_dict() for index in (0, -1))
+    assert "body.2.running_mean" in first, list(first)
+    assert all(torch.equal(tensor, first[name]) for name, tensor in short.network.row[0].state_dict().items())
+    assert not all(torch.equal(tensor, last[name]) for name, tensor in short.network.row[-1].state_dict().items())
+    losses = [[row["loss"] for row in run.history] for run in (short, whole, settling)]
+    assert [row[0] for row in losses[0]] == [row[0] for row in losses[2]][:2]
+    assert all(map(math.isfinite, losses[2][-1]))
+    assert losses[1][-1] != losses[2][-1]
+
+
+@pytest.mark.parametrize(
+    ("settle", "depth", "ends"), [(1.0, 3, [1, 1, 1]), (0.5, 3, [0.5, 0.75, 1]), (0.4, 2, [0.4, 1]), (0.4, 1, [1])]
+)
+def test_blocks_settle_at_even_distances(settle, depth, ends):
+    assert [end_of_learning(settle, index, depth) for index in range(depth)] == pytest.approx(ends)
+
+
+def test_a_block_that_all_others_hear_cannot_settle(images):
+    net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE["cff-fixed"](classes=4))
+    with pytest.raises(ValueError, match="settle must be 1"):
+        fo.fit(net, images, epochs=2, settle=0.5)
+
+
 @pytest.mark.parametrize(
     ("schedule", "warmup", "progress", "factor"),
     [
@@ -101,6 +135,8 @@ def test_a_gradient_is_clipped_to_its_norm():
         ({"epoch": 3}, "Unknown training option 'epoch': did you mean 'epochs'"),
         ({"warmup": 1.0}, "warmup is a share"),
         ({"clip": 0.0}, "clip must be positive"),
+        ({"settle": 0.0}, "settle is a share of the run"),
+        ({"settle": 0.5, "schedule": "greedy"}, "settle must be 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(images, options, sentence):
@@ -158,11 +194,19 @@ def press_ctrl_c_at(step):
 @pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])
 @pytest.mark.parametrize("at", [1, 7])
 def test_an_interrupted_run_goes_on_to_the_same_bits(images, tmp_path, rule_name, schedule, at):
-    whole = fit_in(tmp_path / "whole", images, rule_name, schedule=schedule)
+    goes_on_to_the_same_bits(images, tmp_path, at, rule_name=rule_name, schedule=schedule)
+
+
+def test_an_interrupted_run_with_a_settled_block_goes_on_to_the_same_bits(images, tmp_path):
+    goes_on_to_the_same_bits(images, tmp_path, 7, rule_name="projection", settle=0.4)
+
+
+def goes_on_to_the_same_bits(images, tmp_path, at, **options):
+    whole = fit_in(tmp_path / "whole", images, **options)
     with pytest.raises(fo.training.Interrupted, match="--resume"):
-        fit_in(tmp_path / "cut", images, rule_name, schedule=schedule, progress=press_ctrl_c_at(at))
+        fit_in(tmp_path / "cut", images, progress=press_ctrl_c_at(at), **options)
     assert not (tmp_path / "cut" / "result.json").exists()
-    resumed = fit_in(tmp_path / "cut", images, rule_name, schedule=schedule, resume=True)
+    resumed = fit_in(tmp_path / "cut", images, resume=True, **options)
     expected = whole.network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.network.state_dict().items())
     timeless = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.history] for run in (whole, resumed)]

@@ -46,13 +46,15 @@ def learn_row(
 ) -> tuple[Tensor, Batch]:
     """One training step of blocks that stand in a row, the first of them at place `first` of the network.
 
-    A block computes so many images at a time, or without `part` all. Returns their losses, and what a block behind
-    them receives.
+    A block computes so many images at a time, or without `part` all; one that has settled stays as it is. Returns their
+    losses, and what a block behind them receives.
     """
     losses = []
     for index, (block, update) in enumerate(zip(blocks, updates, strict=True), first):
         if seed is not None:  # for dropout; a block's own, so that it does not matter which process the block is on
             torch.manual_seed(seed_at(seed, index))
+        if update.settled:
+            block.eval()
         loss, told, signal = (
             learn(block, update, *batch, precision)
             if part is None or part >= len(batch.labels)
@@ -141,9 +143,10 @@ def learn(
     block: Block, update: Update, incoming: Signal, labels: Tensor, heard: Heard | None, precision: Precision
 ) -> tuple[Tensor, Heard | None, Signal]:
     """One block's whole training step: its loss, what it tells the other blocks, and what it passes on."""
-    with autocast(precision, labels.device):
+    with autocast(precision, labels.device), torch.set_grad_enabled(not update.settled):
         activation, loss, told = (compiled_judge() if block.compiled else judge)(block, incoming, labels, heard)
-    update(loss)
+    if not update.settled:
+        update(loss)
     return loss.detach(), told, block.pass_on(activation, incoming)
 
 
@@ -158,15 +161,17 @@ def learn_in_parts(
     losses, tells, signals = [], [], []
     for start in range(0, len(batch.labels), part):
         some = portion(batch, slice(start, start + part), streams)
-        with autocast(precision, batch.labels.device):
+        with autocast(precision, batch.labels.device), torch.set_grad_enabled(not update.settled):
             activation, loss, told = judge(block, *some)
         share = len(some.labels) / len(batch.labels)
-        (loss * share).backward()
+        if not update.settled:
+            (loss * share).backward()
         losses.append(loss.detach() * share)
         tells.append(told)
         signals.append(block.pass_on(activation, some.signal))
         del activation, loss  # or this part's would still be there while the next one's are made
-    update.step()
+    if not update.settled:
+        update.step()
     heard = [own for own in tells if own is not None]
     told = Heard(*(torch.cat(rows) for rows in zip(*heard, strict=True))) if heard else None
     return torch.stack(losses).sum(), told, joined(signals, streams)

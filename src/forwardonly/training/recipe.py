@@ -31,6 +31,9 @@ class Recipe:
     """Share of the highest learning rate that is left at the end of a linear or cosine schedule."""
     warmup: float = 0.0
     """Share of the run in which the learning rate rises to its highest value."""
+    settle: float = 1.0
+    """Share of the run after which the first block has learned and stays as it is; those behind it follow at even
+    distances, the last at the end. Each goes through the whole schedule of the learning rate in its own time."""
     clip: float | None = None
     """Largest norm of a block's gradient; none leaves it as it is."""
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
@@ -68,6 +71,10 @@ class Recipe:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
+        if not 0 < self.settle <= 1:
+            raise ValueError(f"settle is a share of the run, above 0 and up to 1, not {self.settle}.")
+        if self.settle < 1 and self.schedule == "greedy":
+            raise ValueError("Blocks that train one after another settle one after another: settle must be 1.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:

@@ -31,7 +31,7 @@ from forwardonly.training.parts import Batch
 from forwardonly.training.pipeline import Pipe, spread
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.update import rate_factor
+from forwardonly.training.update import end_of_learning, rate_factor
 
 
 class Progress(NamedTuple):
@@ -75,6 +75,8 @@ class Trainer:
         self.plan: Plan | None = None  # how a memory budget is kept, if there is one
         self.updates = [team.update(block, recipe, self.batch) for block in network.row]
         self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
+        if recipe.settle < 1 and hears(network.row[0]) == "all":
+            raise ValueError("A block that all others hear cannot stop learning before them: settle must be 1.")
         self.steps = len(train) // self.batch
         self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
         self.place = Place()
@@ -204,9 +206,14 @@ class Trainer:
     def _set_rates(self) -> None:
         done = self.place.epoch * self.steps + self.place.step
         recipe, progress = self.recipe, done / (self.recipe.epochs * self.steps)
-        factor = rate_factor(recipe.lr_schedule, recipe.warmup, progress, recipe.final_rate)
-        for update in self.updates if self.reader_update is None else [*self.updates, self.reader_update]:
-            update.set_rate(factor)
+        ends = [end_of_learning(recipe.settle, index, len(self.updates)) for index in range(len(self.updates))]
+        updates = self.updates
+        if self.reader_update is not None:
+            updates, ends = [*updates, self.reader_update], [*ends, 1.0]
+        for update, end in zip(updates, ends, strict=True):
+            update.settled = progress >= end
+            if not update.settled:
+                update.set_rate(rate_factor(recipe.lr_schedule, recipe.warmup, progress / end, recipe.final_rate))
 
     def _steps_done(self) -> int:
         epochs = self.place.phase * self.recipe.epochs + self.place.epoch
@@ -258,7 +265,7 @@ class Trainer:
             "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
             "loss": self.everyones.mean(0).tolist(),
             "seconds": seconds,
-            "learning_rate": self.updates[0].optimisers[0].param_groups[0]["lr"],
+            "learning_rate": self.updates[-1].optimisers[0].param_groups[0]["lr"],
         }
         if self.recipe.schedule == "greedy":
             row["block"] = self.place.phase

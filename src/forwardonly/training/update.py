@@ -21,6 +21,9 @@ class Update:
         ValueError: torch.optim has no optimiser of the recipe's name.
     """
 
+    settled = False
+    """Whether the block has learned and stays as it is."""
+
     def __init__(self, module: nn.Module, recipe: Recipe):
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.clip = recipe.clip
@@ -160,6 +163,11 @@ def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> t
     if "fused" in takes:  # an Adam step over 3 M weights takes 1.4 ms instead of 22 on two CPU cores
         options["fused"] = True
     return cls(groups, **options)
+
+
+def end_of_learning(settle: float, index: int, depth: int) -> float:
+    """The share of a run (0..1) in which block `index` of `depth` learns, if the first one does for `settle` of it."""
+    return 1 - (1 - settle) * (depth - 1 - index) / max(depth - 1, 1)
 
 
 def rate_factor(
