@@ -158,6 +158,7 @@ def same(folder: Path) -> dict[str, Any]:
         "heard": ({"rule": "cumulative"}, [(3, layers), (3, data), (4, both)]),
         "dropout": ({"dropout": 0.3}, [(2, layers), (3, layers)]),
         "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, layers)]),
+        "settling": ({"settle": 0.4}, [(2, layers), (2, data)]),
         "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "epochs": 1}, [(2, layers)]),
         "uneven": ({"rule": "ff", "clip": 1.0}, [(3, data)]),
     }
