@@ -48,13 +48,18 @@ def updates(network, **recipe):
 
 @pytest.mark.parametrize("rule", ["projection", "hyperspherical", "ff", "backprop"])
 @pytest.mark.parametrize("part", [1, 3, 7, 100])
-def test_parts_of_a_batch_add_up_to_its_one_step(rule, part):
+@pytest.mark.parametrize("settled", [False, True])
+def test_parts_of_a_batch_add_up_to_its_one_step(rule, part, settled):
     networks = [conv(rule), conv(rule)]
     told = []
     for network, size in zip(networks, (None, part), strict=True):
         moves = updates(network, optimiser="sgd", learning_rate=0.1)
+        moves[0].settled = settled
+        before = [parameter.clone() for parameter in network.row[0].parameters()]
         losses, behind = learn_row(network.row, moves, batch(network), "fp32", part=size)
         told.append((losses, behind.signal))
+        after = network.row[0].parameters()
+        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True)) == settled
     assert torch.allclose(told[0][0], told[1][0], rtol=1e-5)
     assert torch.allclose(told[0][1], told[1][1], rtol=1e-5, atol=1e-6)
     for whole, added in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
