@@ -175,6 +175,18 @@ def test_evaluate_gives_what_training_gave(forwardonly, trained):
     assert (status, out) == (0, "") and "block 1" in err and "confusion" in err
 
 
+def test_evaluate_adds_up_views(forwardonly, trained):
+    result = json.loads(forwardonly("evaluate", trained, "--shift", 1, "--mirror", "--json")[1])
+    views = fo.data.Views(shift=1, mirror=True)
+    expected = fo.evaluate(fo.load(trained), fo.data.load("digits").test, views=views)
+    assert (result["test_accuracy"], result["block_accuracy"]) == (expected.accuracy, expected.block_accuracy)
+    assert result["views"] == {"shift": 1, "mirror": True}
+    assert "several views" in forwardonly("evaluate", trained, "--shift", 1)[2]
+    for shift, sentence in ((-1, "shift must be 0 or more"), (8, "less than the image's sides, 8 x 8")):
+        status, _, err = forwardonly("evaluate", trained, "--shift", shift)
+        assert status == 2 and sentence in err
+
+
 def test_evaluate_matches_classes_by_name(forwardonly, elsewhere):
     folder_of_images(elsewhere / "pets", classes=("ant", "bee", "cat"))
     folder_of_images(elsewhere / "fewer", classes=("bee", "cat"))

@@ -1,7 +1,7 @@
 """`forwardonly evaluate`: a run's accuracy on test images, each block's own, and what was taken for what."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,10 @@ class Evaluate(Common):
     """Data set whose test images are taken; by default the one that the run was trained on."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder where data sets lie; by default the run's own, then $FORWARDONLY_DATA, then the user's cache."""
+    shift: int = 0
+    """Show each image moved by so many pixels along each diagonal too, and add up the class scores; 0 for not."""
+    mirror: bool = False
+    """Show each image mirrored too, and add up the class scores."""
     batch_size: int = 1000
     """Images that go through the network at a time."""
     precision: Annotated[Literal["auto", "fp32", "bf16"] | None, UNSET, tyro.conf.DisallowNone] = None
@@ -43,10 +47,11 @@ def run(chosen: Evaluate, screen: Screen) -> dict[str, Any]:
     """`result.json`'s object with fresh accuracies, the confusion matrix (rows true, columns predicted), the folder."""
     if chosen.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {chosen.batch_size}")
+    views = fo.data.Views(shift=chosen.shift, mirror=chosen.mirror)
     kept = open_run(chosen.run, chosen.device)
     images = _test_images(chosen, kept)
     precision = chosen.precision or kept.result.get("precision", "auto")
-    measured = fo.evaluate(kept.network, images, batch_size=chosen.batch_size, precision=precision)
+    measured = fo.evaluate(kept.network, images, batch_size=chosen.batch_size, precision=precision, views=views)
     return {
         **kept.result,
         "test_accuracy": measured.accuracy,
@@ -55,6 +60,7 @@ def run(chosen: Evaluate, screen: Screen) -> dict[str, Any]:
         "classes": list(kept.classes),
         "data": chosen.data or kept.data["name"],
         "images": len(images),
+        "views": asdict(views),
         "weights": fo.measure.weights(kept.network)._asdict(),
         "run": str(chosen.run),
     }
@@ -64,7 +70,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     """Two tables: accuracies, and the confusion matrix or the commonest confusions if there are many classes."""
     rows = [[f"block {k + 1}", percent(accuracy)] for k, accuracy in enumerate(result["block_accuracy"])]
     rows.append(["network", percent(result["test_accuracy"])])
-    screen.table(f"accuracy on {result['images']} test images of {result['data']}", ["", "test"], rows)
+    seen = "" if fo.data.Views(**result["views"]) == fo.data.Views() else ", several views of each together"
+    screen.table(f"accuracy on {result['images']} test images of {result['data']}{seen}", ["", "test"], rows)
     counted = fo.measure.Weights(**result["weights"])
     screen.say(f"weights: {counted.bodies:,} in bodies, {counted.rules:,} in rules ({counted.share:.1%} of all)")
     classes, confusion = result["classes"], result["confusion"]

@@ -94,8 +94,10 @@ class Views:
             raise ValueError(f"shift must be 0 or more pixels, not {self.shift}")
 
     def __call__(self, images_BCHW: Tensor) -> list[Tensor]:
-        """The images themselves, and their copies, each (B, C, H, W)."""
+        """The images themselves, and their copies, each (B, C, H, W). Raises ValueError if they move out of sight."""
         height, width = images_BCHW.shape[2:]
+        if self.shift >= min(height, width):
+            raise ValueError(f"shift must be less than the image's sides, {height} x {width}, not {self.shift}")
         seen = [images_BCHW]
         for down, right in [(-1, -1), (-1, 1), (1, -1), (1, 1)] if self.shift else []:
             rows = _mirrored(torch.arange(height, device=images_BCHW.device) + down * self.shift, height)
