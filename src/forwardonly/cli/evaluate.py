@@ -70,7 +70,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     """Two tables: accuracies, and the confusion matrix or the commonest confusions if there are many classes."""
     rows = [[f"block {k + 1}", percent(accuracy)] for k, accuracy in enumerate(result["block_accuracy"])]
     rows.append(["network", percent(result["test_accuracy"])])
-    seen = "" if fo.data.Views(**result["views"]) == fo.data.Views() else ", several views of each together"
+    seen = ", several views of each together" if any(result["views"].values()) else ""
     screen.table(f"accuracy on {result['images']} test images of {result['data']}{seen}", ["", "test"], rows)
     counted = fo.measure.Weights(**result["weights"])
     screen.say(f"weights: {counted.bodies:,} in bodies, {counted.rules:,} in rules ({counted.share:.1%} of all)")

@@ -51,9 +51,7 @@ class Augment:
         """
         if self.draws and generator is None:
             raise ValueError("crop, cutout and random flip need a generator")
-        if self.crop and self.crop >= min(images_BCHW.shape[-2:]):
-            height, width = images_BCHW.shape[-2:]
-            raise ValueError(f"crop must be less than the image's sides, {height} x {width}, not {self.crop}")
+        _check_in_sight("crop", self.crop, images_BCHW)
         if self.crop or self.flip != "none":
             images_BCHW = self._shift_and_flip(images_BCHW, generator, epoch, indices)
         return _cutout(images_BCHW, self.cutout, generator) if self.cutout else images_BCHW
@@ -95,15 +93,21 @@ class Views:
 
     def __call__(self, images_BCHW: Tensor) -> list[Tensor]:
         """The images themselves, and their copies, each (B, C, H, W). Raises ValueError if they move out of sight."""
+        _check_in_sight("shift", self.shift, images_BCHW)
         height, width = images_BCHW.shape[2:]
-        if self.shift >= min(height, width):
-            raise ValueError(f"shift must be less than the image's sides, {height} x {width}, not {self.shift}")
         seen = [images_BCHW]
         for down, right in [(-1, -1), (-1, 1), (1, -1), (1, 1)] if self.shift else []:
             rows = _mirrored(torch.arange(height, device=images_BCHW.device) + down * self.shift, height)
             columns = _mirrored(torch.arange(width, device=images_BCHW.device) + right * self.shift, width)
             seen.append(images_BCHW[:, :, rows][:, :, :, columns])
         return [*seen, *(view.flip(3) for view in seen)] if self.mirror else seen
+
+
+def _check_in_sight(name: str, pixels: int, images: Tensor) -> None:
+    """Raises ValueError if images moved by so many pixels would show nothing but their reflected border."""
+    height, width = images.shape[-2:]
+    if pixels >= min(height, width):
+        raise ValueError(f"{name} must be less than the image's sides, {height} x {width}, not {pixels}")
 
 
 def _draw(below: int, images: Tensor, generator: torch.Generator | None) -> Tensor:

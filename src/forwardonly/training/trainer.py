@@ -77,6 +77,10 @@ class Trainer:
         self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
         if recipe.settle < 1 and hears(network.row[0]) == "all":
             raise ValueError("A block that all others hear cannot stop learning before them: settle must be 1.")
+        ends = [end_of_learning(recipe.settle, index, len(self.updates)) for index in range(len(self.updates))]
+        self.timed = list(zip(self.updates, ends, strict=True))  # each with the share of the run in which it learns
+        if self.reader_update is not None:
+            self.timed.append((self.reader_update, 1.0))
         self.steps = len(train) // self.batch
         self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
         self.place = Place()
@@ -206,11 +210,7 @@ class Trainer:
     def _set_rates(self) -> None:
         done = self.place.epoch * self.steps + self.place.step
         recipe, progress = self.recipe, done / (self.recipe.epochs * self.steps)
-        ends = [end_of_learning(recipe.settle, index, len(self.updates)) for index in range(len(self.updates))]
-        updates = self.updates
-        if self.reader_update is not None:
-            updates, ends = [*updates, self.reader_update], [*ends, 1.0]
-        for update, end in zip(updates, ends, strict=True):
+        for update, end in self.timed:
             update.settled = progress >= end
             if not update.settled:
                 update.set_rate(rate_factor(recipe.lr_schedule, recipe.warmup, progress / end, recipe.final_rate))
