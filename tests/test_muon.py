@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import forwardonly as fo
+from forwardonly.reader import Reader
 from forwardonly.training import Recipe
 from forwardonly.training.muon import Muon, orthogonal
 from forwardonly.training.update import parameter_groups
@@ -68,18 +69,32 @@ def test_it_survives_a_gradient_and_a_weight_of_zeros():
     assert torch.equal(weight, torch.zeros(3, 5))
 
 
-def test_convolutions_and_the_bodys_matrices_alone_are_its_own():
-    network = fo.build(fo.bodies.Six(width=0.1), (3, 16, 16), rule=fo.rules.Auxiliary(classes=4))
-    block = network.row[0]
-    groups = parameter_groups(block, Recipe(optimiser="muon"))
-    held = {
-        name: {id(parameter) for group in content for parameter in group["params"]} for name, content in groups.items()
-    }
-    names = {
-        name: {key for key, parameter in block.named_parameters() if id(parameter) in own} for name, own in held.items()
-    }
-    assert names["muon"] == {"body.0.weight", "rule.convolved.0.weight"}
+@pytest.mark.parametrize(
+    ("rule", "own"),
+    [
+        (fo.rules.Auxiliary(classes=4), {"rule.convolved.0.weight", "rule.hidden.0.weight"}),
+        (fo.rules.Hyperspherical(classes=4), {"rule.auxiliary.0.weight"}),
+        (fo.rules.Projection(classes=4), set()),
+    ],
+)
+def test_hidden_weights_are_its_own_and_read_outs_are_not(rule, own):
+    block = fo.build(fo.bodies.Six(width=0.1), (3, 16, 16), rule=rule).row[0]
+    names = given(block)
+    assert names["muon"] == {"body.0.weight", *own}
     assert names["sgd"] == {key for key, _ in block.named_parameters()} - names["muon"]
+
+
+def test_a_reader_has_no_hidden_weights():
+    assert set(given(Reader([8, 8], classes=4))) == {"sgd"}
+
+
+def given(module):
+    """Names of a module's parameters by the optimiser that they are given to, of a recipe with Muon."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        optimiser: {names[id(parameter)] for group in groups for parameter in group["params"]}
+        for optimiser, groups in parameter_groups(module, Recipe(optimiser="muon")).items()
+    }
 
 
 @pytest.mark.parametrize("rule", [fo.rules.Projection, fo.rules.Backprop])

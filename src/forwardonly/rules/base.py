@@ -47,8 +47,9 @@ class Rule(nn.Module):
     """A local objective. Its fields are its options; `for_block` makes the copy that one block owns.
 
     `recipe` holds the training options that suit the rule, `standardise` says whether it wants zero-mean input,
-    `normalises` whether `pass_on` already does what a body would otherwise put between its layers, and `end_to_end` is
-    true of backprop alone: the network is then one block, so that nothing else is special.
+    `normalises` whether `pass_on` already does what a body would otherwise put between its layers, `readouts` names the
+    weights that make class scores, and `end_to_end` is true of backprop alone: the network is then one block, so that
+    nothing else is special.
     """
 
     classes: int
@@ -58,6 +59,7 @@ class Rule(nn.Module):
     standardise: ClassVar[bool] = True
     end_to_end: ClassVar[bool] = False
     normalises: ClassVar[bool] = False
+    readouts: ClassVar[frozenset[str]] = frozenset({"head.weight"})
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class Hyperspherical(OnePassRule):
 
     recipe = MappingProxyType({"weight_decay": 0.1})
     normalises = True
+    readouts = frozenset({"prototypes"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

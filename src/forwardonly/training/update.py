@@ -121,11 +121,12 @@ def _alike(one: Any, two: Any) -> bool:
 def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
     """All trained parameters in one group, but each that a rule has options for in a group of its own.
 
-    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's. Muon is for
-    convolutions and the body's matrices: what has one dimension, and a rule's read-outs, goes to SGD.
+    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's. Muon is for the
+    weights of hidden layers, a rule's own among them: what has one dimension, and a rule's read-outs, goes to SGD.
     """
     rule = getattr(module, "rule", None)
     special = rule.optimiser_options() if isinstance(rule, Rule) else {}
+    readouts = {f"rule.{name}" for name in rule.readouts} if isinstance(rule, Rule) else set()
     plain: dict[str, list[nn.Parameter]] = {}
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, parameter in module.named_parameters():
@@ -133,7 +134,7 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[s
         if not parameter.requires_grad:
             continue
         if options is None:
-            hidden = parameter.dim() > 2 or (name.startswith("body.") and parameter.dim() == 2)
+            hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and name not in readouts
             optimiser = "sgd" if recipe.optimiser.lower() == "muon" and not hidden else recipe.optimiser
             plain.setdefault(optimiser, []).append(parameter)
         else:
