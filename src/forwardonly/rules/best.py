@@ -1,9 +1,9 @@
 """The strongest local rule we know, with the recipe that makes it so: `--rule best`.
 
 The rule is `auxiliary` (Belilovsky, Eickenberg & Oyallon 2020, arXiv 1901.08164); the size of its head and the recipe
-are ours. A block learns what its head can use: one that reads many places of a map by heart leaves features that suit
-the training images alone. So the head is deep and reads few places; steps are of equal strength in all directions
-(Muon), small enough that later blocks can follow the earlier ones. `docs/notes/gap.md` has the trials.
+are ours. What the network gains from, measured: a head that is deep and reads few places of a map; steps of equal
+strength in all directions (Muon), small enough that later blocks can follow the earlier ones; little label smoothing
+and small shifts. `docs/notes/gap.md` has the trials.
 """
 
 from dataclasses import dataclass
