@@ -125,16 +125,16 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[s
     weights of hidden layers, a rule's own among them: what has one dimension, and a rule's read-outs, goes to SGD.
     """
     rule = getattr(module, "rule", None)
-    special = rule.optimiser_options() if isinstance(rule, Rule) else {}
-    readouts = {f"rule.{name}" for name in rule.readouts} if isinstance(rule, Rule) else set()
+    special, readouts = (rule.optimiser_options(), rule.readouts) if isinstance(rule, Rule) else ({}, frozenset[str]())
     plain: dict[str, list[nn.Parameter]] = {}
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, parameter in module.named_parameters():
-        options = special.get(name.removeprefix("rule."))
+        own = name.removeprefix("rule.")
+        options = special.get(own)
         if not parameter.requires_grad:
             continue
         if options is None:
-            hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and name not in readouts
+            hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts
             optimiser = "sgd" if recipe.optimiser.lower() == "muon" and not hidden else recipe.optimiser
             plain.setdefault(optimiser, []).append(parameter)
         else:
