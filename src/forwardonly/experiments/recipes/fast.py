@@ -32,7 +32,7 @@ SHIFTED = {
     "crop": 2,
     "flip": "alternating",
 }
-"""The rate is higher than `best`'s own, as it was when the published figures were measured; long runs want the lower."""
+"""The rate is not `best`'s own but the one that the published figures were measured with; long runs want the lower."""
 
 
 @dataclass(frozen=True)
