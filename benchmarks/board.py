@@ -34,8 +34,7 @@ def main() -> None:
 
 def row(entry: dict[str, Any], content: dict[str, Any], path: Path) -> list[str]:
     """An entry as the board's cells."""
-    words = shlex.split(entry["command"])
-    words = words[words.index("train") + 1 :]  # torchrun may stand in front
+    words = shlex.split(entry["command"].partition(" train ")[2])  # torchrun may stand in front
     chosen = parse(train.options(words), words, prog="forwardonly train", description="")
     body = vars(chosen.body_options)
     net = chosen.body
