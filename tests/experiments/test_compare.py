@@ -154,14 +154,18 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
         return free_riding.table(scale)
 
     monkeypatch.setitem(recipes.TABLE, "free-riding", table)
-    assert main(["reproduce", "free-riding", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path), "--json"]) == 0
+    command = ["reproduce", "free-riding", "--seeds", "1", "--out", str(tmp_path), "--json"]
+    one = [*command, "--arms", "per-block, 4 layers, digits"]
+    assert main(one) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 3  # starvation, separation and accuracy; ratios need none's run too
+    assert main([*command, "--jobs", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["scale"] == "quick" and len(result["rows"]) == 19
     control = next(row for row in result["rows"] if row["name"].startswith("starvation") and "per-block" in row["name"])
-    one = ["reproduce", "free-riding", "--seeds", "1", "--out", str(tmp_path), "--json", "--arms"]
-    assert main([*one, "per-block, 4 layers, digits"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert control in rows and len(rows) == 3  # starvation, separation and accuracy; ratios need none's run too
+    assert control in rows
+    assert main(one) == 0  # what is finished stays in the table
+    assert json.loads(capsys.readouterr().out) == result == json.loads((tmp_path / "reproduction.json").read_text())
     assert (control["paper"], control["mean"], control["n"]) == (0.0, 0.0, 1)
     run = next(path for path in (tmp_path / "runs").iterdir() if "none" in path.name)
     assert main(["diagnose", str(run), "--json"]) == 0

@@ -28,7 +28,7 @@ class Reproduce(Common):
     seeds: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Runs of each arm; by default as many as the scale has."""
     arms: tuple[str, ...] = ()
-    """Arms to run, by name; rows that need others are left out. By default all."""
+    """Arms to run, by name, by default all. Rows that need others are there if those are finished in the folder."""
     jobs: int = 1
     """Runs at a time; they share the processor's cores."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None

@@ -35,6 +35,11 @@ class Job:
         """Whether the run is there with its final figures."""
         return (self.folder / "result.json").exists()
 
+    def noted(self) -> list[str] | None:
+        """The options of the command that the folder was made by; none if no command noted any."""
+        record = self.folder / RECORD
+        return json.loads(record.read_text())["options"] if record.exists() else None
+
     def share(self) -> float:
         """How much of the run is done, from 0 to 1, by its history."""
         if self.finished:
@@ -111,10 +116,9 @@ def read_run(job: Job) -> Finished:
 
 def _claim(job: Job) -> None:
     """Notes the command in the run's folder; one that was made by another command is refused."""
-    record = job.folder / RECORD
     try:
-        if record.exists():
-            then = json.loads(record.read_text())["options"]
+        then = job.noted()
+        if then is not None:
             if then != list(job.options):
                 raise ValueError(
                     f"{job.folder} was made by `forwardonly train {shlex.join(then)}`, "
@@ -124,7 +128,7 @@ def _claim(job: Job) -> None:
         if job.folder.exists() and any(job.folder.iterdir()):
             raise ValueError(f"{job.folder} is not empty and was not made by this command: choose another folder.")
         job.folder.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"options": list(job.options)})
+        write_json(job.folder / RECORD, {"options": list(job.options)})
     except OSError as problem:
         raise ValueError(f"Cannot write to {job.folder}: {problem.strerror or problem}.") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from forwardonly.experiments import recipes
 from forwardonly.experiments import report as reports
-from forwardonly.experiments.batch import Finished, Standing, run_all
+from forwardonly.experiments.batch import Finished, Job, Standing, run_all
 from forwardonly.experiments.compare import group_runs, plan, summary, tests
 from forwardonly.measure.statistics import mean_and_deviation
 from forwardonly.names import nearest
@@ -33,7 +33,8 @@ def reproduce(
             convolutional tables have, what a CPU does in an hour a row.
         out: folder of the runs, `reproduction.json` and `report.html`.
         seeds: instead of the recipe's own number.
-        arms: those to run, by name, and the rows that need no other; none names all.
+        arms: those to run, by name; none names all. The rows are theirs, and those of the others that are finished in
+            the folder, by the same options.
         options: further options of `forwardonly train`, such as ("--data-dir", DIR).
         jobs: runs at a time.
         progress: called twice a second.
@@ -44,11 +45,15 @@ def reproduce(
     Raises:
         ValueError: an unknown name, scale or arm; a run that failed; a folder with runs of other options.
     """
-    table, out = find(name, scale, arms), Path(out)
+    table, out = find(name, scale), Path(out)
     count = table.seeds if seeds is None else seeds
     planned = {}
     for arm in table.arms:
         planned.update(plan([arm], [table.data[arm.name]], count, out, options))
+    if arms:
+        there = [arm for (_, arm), jobs in planned.items() if all(map(_is_there, jobs))]
+        table = table.only([*arms, *there])
+        planned = {key: jobs for key, jobs in planned.items() if key[1] in (*arms, *there)}
     done = run_all([job for group in planned.values() for job in group], at_once=jobs, report=progress)
     groups = group_runs(planned, done)
     by_arm = {arm: runs for (_, arm), runs in groups.items()}
@@ -99,6 +104,10 @@ def find(name: str, scale: str, arms: Sequence[str] = ()) -> recipes.Table:
             table = recipes.TABLE[name](known)
             return table.only(arms) if arms else table
     raise ValueError(f"{name} has no scale {scale!r}: {nearest(scale, recipes.SCALES[name])}")
+
+
+def _is_there(job: Job) -> bool:
+    return job.finished and job.noted() == list(job.options)
 
 
 def _row(row: recipes.Row, by_arm: dict[str, list[Finished]], seeds: int) -> dict[str, Any]:
