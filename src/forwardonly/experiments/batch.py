@@ -35,10 +35,10 @@ class Job:
         """Whether the run is there with its final figures."""
         return (self.folder / "result.json").exists()
 
-    def noted(self) -> list[str] | None:
+    def noted(self) -> tuple[str, ...] | None:
         """The options of the command that the folder was made by; none if no command noted any."""
         record = self.folder / RECORD
-        return json.loads(record.read_text())["options"] if record.exists() else None
+        return tuple(json.loads(record.read_text())["options"]) if record.exists() else None
 
     def share(self) -> float:
         """How much of the run is done, from 0 to 1, by its history."""
@@ -119,7 +119,7 @@ def _claim(job: Job) -> None:
     try:
         then = job.noted()
         if then is not None:
-            if then != list(job.options):
+            if then != job.options:
                 raise ValueError(
                     f"{job.folder} was made by `forwardonly train {shlex.join(then)}`, "
                     f"not with `{shlex.join(job.options)}`: choose another folder."

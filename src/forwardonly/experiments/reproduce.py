@@ -107,7 +107,7 @@ def find(name: str, scale: str, arms: Sequence[str] = ()) -> recipes.Table:
 
 
 def _is_there(job: Job) -> bool:
-    return job.finished and job.noted() == list(job.options)
+    return job.finished and job.noted() == job.options
 
 
 def _row(row: recipes.Row, by_arm: dict[str, list[Finished]], seeds: int) -> dict[str, Any]:
