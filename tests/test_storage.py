@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
+from forwardonly import storage
 
 
 @pytest.mark.parametrize("rule_name", fo.rules.TABLE)
@@ -65,6 +66,16 @@ def test_a_folder_without_a_network_is_refused(tmp_path, saved):
     (saved / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="not finished"):
         fo.load(saved)
+
+
+def test_what_a_run_measured_is_read_or_refused(tmp_path):
+    assert storage.read_result(tmp_path) == {}
+    (tmp_path / "result.json").write_text('{"test_accuracy": 0.5}')
+    assert storage.read_result(tmp_path) == {"test_accuracy": 0.5}
+    for damage in ('{"test_accu', "[0.5]", "\xff"):
+        (tmp_path / "result.json").write_bytes(damage.encode("latin1"))
+        with pytest.raises(ValueError, match=r"result\.json is damaged"):
+            storage.read_result(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(images, tmp_path):

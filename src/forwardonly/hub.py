@@ -5,7 +5,6 @@ What lies there is what `fo.save` writes, safetensors and JSON, with a model car
 unpickled.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ except ImportError as missing:
     raise ImportError("The Hub needs huggingface_hub: pip install 'forward-only[hub]'") from missing
 
 from forwardonly.network import Network
-from forwardonly.storage import CONFIG, MODEL, load, read_config, save, write_atomically
+from forwardonly.storage import CONFIG, MODEL, load, read_config, read_result, save, write_atomically
 
 CARD = "README.md"
 TAGS = ["forwardonly", "forward-forward", "image-classification"]
@@ -46,9 +45,7 @@ class HubNetwork(
             ValueError: no such run, or a damaged one.
         """
         config = read_config(folder)
-        path = Path(folder) / "result.json"
-        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return cls(load(folder), {**config, "result": result})
+        return cls(load(folder), {**config, "result": read_result(folder)})
 
     def _save_pretrained(self, save_directory: Path) -> None:
         kept = {name: value for name, value in self.run.items() if name != "network"}

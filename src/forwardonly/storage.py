@@ -20,6 +20,7 @@ from forwardonly.network import Network
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
+RESULT = "result.json"
 
 DTYPES = {
     torch.float64: "F64",
@@ -125,6 +126,24 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
         raise ValueError(f"{path} is not a forwardonly config: it describes no network.")
     return config
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """What a finished run measured, its `result.json`; empty if the folder holds none, as that of an interrupted run.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ValueError(f"{path} is damaged: {problem}.") from None
+    if not isinstance(result, dict):
+        raise ValueError(f"{path} is damaged: it holds no object.")
+    return result
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

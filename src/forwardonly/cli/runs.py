@@ -1,13 +1,12 @@
 """A run folder as the commands that look into it need it: its network, its classes, the data it was trained on."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import forwardonly as fo
 from forwardonly.precision import choose_device
-from forwardonly.storage import read_config
+from forwardonly.storage import read_config, read_result
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,4 @@ def open_run(folder: Path, device: str) -> Kept:
     data = config.get("data")
     if not isinstance(data, dict) or len(data.get("classes", ())) != network.classes:
         raise ValueError(f"{folder} was not written by `forwardonly train`: its config says nothing of its data")
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        result = {}
-    except ValueError:
-        raise ValueError(f"{folder / 'result.json'} is damaged") from None
-    return Kept(folder, network, tuple(data["classes"]), data, result)
+    return Kept(folder, network, tuple(data["classes"]), data, read_result(folder))

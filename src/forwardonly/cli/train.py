@@ -21,9 +21,8 @@ from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
 from forwardonly.precision import choose_device
 from forwardonly.readout import Kind
-from forwardonly.storage import CONFIG, read_config, write_json
+from forwardonly.storage import CONFIG, RESULT, read_config, write_json
 from forwardonly.training import Progress, Recipe, Team, join
-from forwardonly.training.keeping import RESULT
 from forwardonly.training.loggers import Logger, logger
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forwardonly.storage import write_json
+from forwardonly.storage import RESULT, read_result, write_json
 
 RECORD = "command.json"
 PAUSE = 0.5  # seconds between two looks at the runs under way
@@ -33,7 +33,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the run is there with its final figures."""
-        return (self.folder / "result.json").exists()
+        return (self.folder / RESULT).exists()
 
     def noted(self) -> tuple[str, ...] | None:
         """The options of the command that the folder was made by; none if no command noted any."""
@@ -109,9 +109,8 @@ def run_all(
 
 def read_run(job: Job) -> Finished:
     """The files of a finished run."""
-    result = json.loads((job.folder / "result.json").read_text())
     history = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
-    return Finished(job, result, history)
+    return Finished(job, read_result(job.folder), history)
 
 
 def _claim(job: Job) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Self
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 40
@@ -28,12 +29,17 @@ class Line:
 class _Axis:
     """Maps values to coordinates, and knows round numbers between its ends."""
 
-    def __init__(self, values: Sequence[float], start: float, end: float):
+    def __init__(self, low: float, high: float, start: float, end: float):
+        self.low, self.high = low, high
+        self.start, self.end = start, end
+
+    @classmethod
+    def around(cls, values: Sequence[float], start: float, end: float) -> Self:
+        """An axis on which all finite values have a place, with a margin at its ends."""
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
         margin = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
-        self.low, self.high = low - margin, high + margin
-        self.start, self.end = start, end
+        return cls(low - margin, high + margin, start, end)
 
     def __call__(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
@@ -49,9 +55,9 @@ class _Axis:
 
 def lines(series: Sequence[Line], x_label: str, y_label: str) -> str:
     """Curves over a common axis."""
-    x = _Axis([value for line in series for value in line.x], LEFT, WIDTH - RIGHT)
+    x = _Axis.around([value for line in series for value in line.x], LEFT, WIDTH - RIGHT)
     spread = [v for line in series for values in (line.y, line.low or (), line.high or ()) for v in values]
-    y = _Axis(spread, HEIGHT - BOTTOM, TOP)
+    y = _Axis.around(spread, HEIGHT - BOTTOM, TOP)
     parts = _frame(x, y, HEIGHT, x_label, y_label)
     for line in series:
         if line.low is not None and line.high is not None:
@@ -69,7 +75,7 @@ def dots(rows: Sequence[tuple[str, int, Sequence[float], tuple[float, float] | N
     pitch = 46
     height = TOP + pitch * len(rows) + BOTTOM
     spread = [value for _, _, values, interval in rows for value in (*values, *(interval or ()))]
-    x = _Axis(spread, 14, WIDTH - 14)
+    x = _Axis.around(spread, 14, WIDTH - 14)
     parts = _frame(x, None, height, x_label, "")
     for index, (name, colour, values, interval) in enumerate(rows):
         middle = TOP + pitch * index + 32
@@ -97,8 +103,7 @@ def heat(rows: Sequence[Sequence[float]], x_label: str, y_label: str) -> str:
     count, classes = len(rows), len(rows[0])
     pitch = max(3.0, min(14.0, 160 / classes))
     height = round(TOP + pitch * classes + BOTTOM)
-    x = _Axis([], LEFT, WIDTH - RIGHT)
-    x.low, x.high = 0.0, float(count)
+    x = _Axis(0.0, float(count), LEFT, WIDTH - RIGHT)
     parts = []
     for c in range(classes):
         shades = [round(20 * row[c]) for row in rows]

@@ -2,9 +2,8 @@
 
 Each block solves the C-class problem on the unit sphere: its features are normalised and compared with learned unit
 prototypes, and the prototypes of the other classes are the negatives, so one pass serves learning and predicting. Given
-by the paper: unit features and prototypes, several prototypes a class joined by log-sum-exp, a smooth margin loss,
-    and for
-feature maps an auxiliary convolution before the sphere. The exact form below, a strided 3x3 convolution pooled to a
+by the paper: unit features and prototypes, several prototypes a class joined by log-sum-exp, a smooth margin loss, and
+for feature maps an auxiliary convolution before the sphere. The exact form below, a strided 3x3 convolution pooled to a
 grid among it, and the defaults are our reconstruction, tuned on a validation split.
 
 Shapes: B batch, C classes, D features, Q prototypes a class, P = C Q prototypes in all.

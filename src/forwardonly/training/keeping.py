@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from forwardonly.network import Network
-from forwardonly.storage import CONFIG, read_config, save, write_atomically, write_json
+from forwardonly.storage import CONFIG, RESULT, read_config, save, write_atomically, write_json
 from forwardonly.training import checkpoint
 from forwardonly.version import __version__
 
-RESULT = "result.json"
 METRICS = "metrics.jsonl"
 
 
