@@ -82,6 +82,47 @@ def _sizes(size: int, window: int, like: Tensor) -> Tensor:
     return (size - starts).clamp_max(window)
 
 
+def product_pool(activation: Tensor, group: int, window: int, length: float = 1.0) -> Tensor:
+    """Means over windows of the products of each two channels of a group, of one length: (B, K, H, W) -> (B, P).
+
+    Windows of one size tile the map, channels lie in groups of one size; what either lacks at its end counts as 0. The
+    length is a constant to the gradient, which would need further passes over all products otherwise.
+    """
+    batch, channels, *sides = activation.shape
+    group = min(group, channels)
+    high, wide = (-(-side // -(-side // window)) for side in sides)
+    down, right = (-sides[0] % high, -sides[1] % wide)
+    pixels = F.pad(activation.permute(0, 2, 3, 1), (0, -channels % group, 0, right, 0, down))
+    pixels = pixels.unflatten(3, (-1, group)).unflatten(2, (-1, wide)).unflatten(1, (-1, high))
+    rows = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, high * wide, group)
+    if rows.requires_grad and torch.is_grad_enabled():
+        return _Products.apply(rows, batch, length)[0]
+    return _Products.forward(rows, batch, length)[0]
+
+
+class _Products(torch.autograd.Function):
+    """One product and one scaling forwards, as many backwards: autograd's own takes twice that."""
+
+    @staticmethod
+    def forward(rows: Tensor, batch: int, length: float) -> tuple[Tensor, Tensor]:
+        products = torch.bmm(rows.transpose(1, 2), rows).view(batch, -1)
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(products, dim=1, keepdim=True, dtype=dtype)
+        scale = (length / norm.clamp_min(1e-3)).to(rows.dtype)  # an image without contrast keeps its zeros
+        return products * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        rows, scale = ctx.saved_tensors
+        gradient = (gradients[0] * scale).view(len(rows), rows.shape[2], rows.shape[2])
+        return torch.baddbmm(torch.bmm(rows, gradient), rows, gradient.transpose(1, 2)), None, None
+
+
 def mean_square(activation: Tensor) -> Tensor:
     """Mean of the squares of each example's features: (B, ...) -> (B,), in float32 at least."""
     if activation.requires_grad and torch.is_grad_enabled():

@@ -4,6 +4,7 @@ from forwardonly.rules.auxiliary import Auxiliary
 from forwardonly.rules.backprop import Backprop
 from forwardonly.rules.base import ContrastiveRule, Heard, OnePassRule, Place, Rule
 from forwardonly.rules.best import Best
+from forwardonly.rules.bilinear import Bilinear
 from forwardonly.rules.channel_learnable import ChannelLearnable
 from forwardonly.rules.channel_static import ChannelStatic
 from forwardonly.rules.collaborative import CollaborativeAdaptive, CollaborativeFixed
@@ -25,6 +26,7 @@ TABLE: dict[str, type[Rule]] = {
     "channel-static": ChannelStatic,
     "channel-learnable": ChannelLearnable,
     "projection": Projection,
+    "bilinear": Bilinear,
     "similarity": Similarity,
     "auxiliary": Auxiliary,
     "spatial": Spatial,
@@ -39,6 +41,7 @@ __all__ = [
     "Auxiliary",
     "Backprop",
     "Best",
+    "Bilinear",
     "ChannelLearnable",
     "ChannelStatic",
     "CollaborativeAdaptive",
