@@ -73,7 +73,7 @@ def test_flat_activations_are_read_through_hidden_layers(digits):
 
 
 def test_best_learns_digits_by_its_own_recipe(digits):
-    rule = Best(classes=10, channels=16, units=32)
+    rule = Best(classes=10, channels=16)
     network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=rule)
     fo.fit(network, digits.train, epochs=6, batch_size=50)
     assert fo.evaluate(network, digits.validation).accuracy > 0.95

@@ -41,7 +41,9 @@ def test_the_best_rule_is_auxiliary_with_a_recipe_that_it_can_be_told(maps):
     torch.manual_seed(0)
     best = for_block(Best(classes=3), maps.shape[1:])
     torch.manual_seed(0)
-    plain = for_block(Auxiliary(classes=3, label_smoothing=0.05, convolutions=3, features=256), maps.shape[1:])
+    plain = for_block(
+        Auxiliary(classes=3, label_smoothing=0.05, convolutions=3, channels=128, features=64, depth=0), maps.shape[1:]
+    )
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     assert torch.equal(best.loss(torch.tensor(maps), labels), plain.loss(torch.tensor(maps), labels))
     recipe = fo.training.Recipe.for_rule(best, epochs=2)

@@ -165,6 +165,7 @@ def six_blocks(scale: Scale) -> list[Line]:
         ("backprop", first),
         ("best", second),
         ("projection", second),
+        ("bilinear", second),
         ("backprop", second),
     )
     return [

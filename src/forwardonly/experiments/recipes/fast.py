@@ -20,7 +20,14 @@ from forwardonly.storage import load as load_network
 
 PLAIN = {"rule": "projection", "rule.features": 256, "rule.label-smoothing": 0.1, "readout": "last"}
 """A linear read-out of few features: for digits they are enough, and quicker."""
-BEST = {"rule": "best", "rule.convolutions": 1, "rule.features": 1024, "readout": "skip-first"}
+BEST = {
+    "rule": "best",
+    "rule.convolutions": 1,
+    "rule.channels": 64,
+    "rule.features": 1024,
+    "rule.depth": 1,
+    "readout": "skip-first",
+}
 """A shallower head than the rule's own, which pays in longer runs."""
 NARROW = {**BEST, "rule.channels": 32}
 """For blocks of half the width a head of half the width."""
