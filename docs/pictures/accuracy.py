@@ -42,11 +42,12 @@ def main() -> None:
     rows += [(line.net, line.local, line.backprop, False) for line in PUBLISHED]
     figure, axes = plt.subplots(figsize=(7.5, 0.34 * len(rows) + 1.2), layout="constrained")
     for height, (_, local, backprop, measured) in enumerate(reversed(rows)):
-        for value, colour in ((local, LOCAL), (backprop, BACKPROP)):
+        apart = 0.0 if backprop is None else 0.16  # equal accuracies would hide each other
+        for value, colour, place in ((local, LOCAL, height + apart), (backprop, BACKPROP, height - apart)):
             if value is not None:
-                axes.plot(value / 100, height, "o", ms=7, mec=colour, mew=1.6, mfc=colour if measured else "none")
+                axes.plot(value / 100, place, "o", ms=7, mec=colour, mew=1.6, mfc=colour if measured else "none")
         if backprop is not None:
-            axes.plot([local / 100, backprop / 100], [height, height], color=INK, lw=0.8, zorder=0)
+            axes.plot([local / 100, backprop / 100], [height + apart, height - apart], color=INK, lw=0.8, zorder=0)
     axes.set_xscale("logit")
     ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
