@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import forwardonly as fo
-from forwardonly.storage import write_atomically
+from forwardonly.storage import RESULT, read_config, read_result, write_atomically
 
 KEPT = (
     "seed",
@@ -60,18 +60,20 @@ def entry(command: str, folders: list[Path]) -> dict[str, Any]:
     """What a result file says of a command's runs.
 
     Raises:
-        ValueError: a run of another rule, body or data set than the command's, or two of one seed.
+        ValueError: an unfinished run, a run of another rule, body or data set than the command's, or two of one seed.
     """
     runs = []
     words = shlex.split(command)
     for folder in folders:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         network = config["network"]
         made = {"--rule": network["rule"]["name"], "--body": network["body"]["name"], "--data": config["data"]["name"]}
         for name, value in made.items():
             if name in words and words[words.index(name) + 1] != value:
                 raise ValueError(f"{folder} was trained with {name} {value}, not as the command says.")
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = read_result(folder)
+        if not result:
+            raise ValueError(f"{folder} is not finished: it has no {RESULT}.")
         runs.append({name: result[name] for name in KEPT if name in result})
     if len({run["seed"] for run in runs}) < len(runs):
         raise ValueError("Two runs have the same seed: they are one result, not two.")

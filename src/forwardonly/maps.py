@@ -90,7 +90,7 @@ def product_pool(activation: Tensor, group: int, window: int, length: float = 1.
     """
     batch, channels, *sides = activation.shape
     group = min(group, channels)
-    high, wide = (-(-side // -(-side // window)) for side in sides)
+    high, wide = (_window(side, -(-side // window)) for side in sides)
     down, right = (-sides[0] % high, -sides[1] % wide)
     pixels = F.pad(activation.permute(0, 2, 3, 1), (0, -channels % group, 0, right, 0, down))
     pixels = pixels.unflatten(3, (-1, group)).unflatten(2, (-1, wide)).unflatten(1, (-1, high))

@@ -9,7 +9,6 @@ Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +34,14 @@ class Bilinear(Projection):
     group: int = 32
     """Channels that are multiplied with each other; those of different groups are not."""
     window: int = 8
-    """Products are averaged over windows of at most this many pixels a side."""
+    """Products are averaged over windows of at most this many pixels a side; their number grows with the map, so larger
+    images want larger windows."""
     maps_per_class: int = 8
     """Linear maps M that each class has."""
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType(dict(Best.recipe))
+    recipe = Best.recipe
 
     def __post_init__(self) -> None:
         super().__post_init__()
