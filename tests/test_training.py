@@ -10,7 +10,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.update import Update, end_of_learning, rate_factor
+from forwardonly.training.update import Update, rate_factor, span_of_learning
 
 
 @pytest.mark.parametrize("rule_name", ["hyperspherical", "backprop"])
@@ -86,17 +86,57 @@ def test_a_block_that_settles_is_the_one_of_a_shorter_run(images, rule_name):
     assert losses[1][-1] != losses[2][-1]
 
 
+@pytest.mark.parametrize("rule_name", ["projection", "cumulative"])
+def test_a_block_that_waits_begins_as_it_was_made(images, rule_name):
+    def learned(**options):
+        net = fo.mlp(images.shape, [12, 11, 10], rule=fo.rules.TABLE[rule_name](classes=4), seed=5)
+        made = {name: tensor.clone() for name, tensor in net.row[-1].state_dict().items()}
+        seen = {}
+
+        def watch(progress):
+            seen[progress.step] = all(torch.equal(made[name], now) for name, now in net.row[-1].state_dict().items())
+
+        return fo.fit(net, images, batch_size=16, epochs=4, progress=watch, **options), list(seen.values())
+
+    (whole, stood), (delayed, stood_late) = learned(), learned(delay=0.3)
+    steps, first = len(stood_late), round(0.3 * len(stood_late))
+    assert not any(stood)
+    assert stood_late == [True] * first + [False] * (steps - first)
+    losses = [[row["loss"] for row in run.history] for run in (whole, delayed)]
+    assert losses[1][0][2] is None, "an epoch in which a block waits has no loss of it"
+    assert all(math.isfinite(loss) for row in losses[1][1:] for loss in row)
+    assert [row[0] for row in losses[0]] == [row[0] for row in losses[1]], "the first block learns as it did"
+
+
+def test_a_late_block_joins_the_others_rate_and_an_early_one_ends_its_own():
+    recipe = Recipe(delay=0.4, settle=0.5, lr_schedule="linear", warmup=0.5)
+    early, late = (span_of_learning(recipe, 100, index, 2) for index in range(2))
+    assert [early.rate_factor(recipe, step) for step in (0, 10, 25, 40)] == pytest.approx([0, 0.4, 1, 0.4])
+    assert [late.rate_factor(recipe, step) for step in (40, 50, 80)] == pytest.approx([0.8, 1, 0.4])
+
+
 @pytest.mark.parametrize(
-    ("settle", "depth", "ends"), [(1.0, 3, [1, 1, 1]), (0.5, 3, [0.5, 0.75, 1]), (0.4, 2, [0.4, 1]), (0.4, 1, [1])]
+    ("options", "depth", "spans"),
+    [
+        ({}, 3, [(0, 100), (0, 100), (0, 100)]),
+        ({"settle": 0.5}, 3, [(0, 50), (0, 75), (0, 100)]),
+        ({"delay": 0.2}, 3, [(0, 100), (10, 100), (20, 100)]),
+        ({"settle": 0.4, "delay": 0.3}, 2, [(0, 40), (30, 100)]),
+        ({"settle": 0.4, "delay": 0.3}, 1, [(0, 100)]),
+        ({"settle": 0.001, "delay": 0.999}, 2, [(0, 1), (99, 100)]),
+        ({"settle": 0.4, "delay": 0.3, "schedule": "greedy"}, 2, [(0, 100), (0, 100)]),
+    ],
 )
-def test_blocks_settle_at_even_distances(settle, depth, ends):
-    assert [end_of_learning(settle, index, depth) for index in range(depth)] == pytest.approx(ends)
+def test_blocks_begin_and_settle_at_even_distances(options, depth, spans):
+    recipe = Recipe(**options)
+    assert [span_of_learning(recipe, 100, index, depth) for index in range(depth)] == spans
 
 
-def test_a_block_that_all_others_hear_cannot_settle(images):
+@pytest.mark.parametrize("options", [{"settle": 0.5}, {"delay": 0.5}])
+def test_blocks_that_hear_all_others_begin_and_settle_together(images, options):
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE["cff-fixed"](classes=4))
-    with pytest.raises(ValueError, match="settle must be 1"):
-        fo.fit(net, images, epochs=2, settle=0.5)
+    with pytest.raises(ValueError, match="delay must be 0, and settle 1"):
+        fo.fit(net, images, epochs=2, **options)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +176,7 @@ def test_a_gradient_is_clipped_to_its_norm():
         ({"warmup": 1.0}, "warmup is a share"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"settle": 0.0}, "settle is a share of the run"),
-        ({"settle": 0.5, "schedule": "greedy"}, "settle must be 1"),
+        ({"delay": 1.0}, "delay is a share of the run"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(images, options, sentence):
@@ -197,8 +237,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(images, tmp_path, rule_name
     goes_on_to_the_same_bits(images, tmp_path, at, rule_name=rule_name, schedule=schedule)
 
 
-def test_an_interrupted_run_with_a_settled_block_goes_on_to_the_same_bits(images, tmp_path):
-    goes_on_to_the_same_bits(images, tmp_path, 7, rule_name="projection", settle=0.4)
+@pytest.mark.parametrize("at", [3, 7])
+def test_an_interrupted_run_with_waiting_and_settled_blocks_goes_on_to_the_same_bits(images, tmp_path, at):
+    goes_on_to_the_same_bits(images, tmp_path, at, rule_name="projection", settle=0.4, delay=0.45)
 
 
 def goes_on_to_the_same_bits(images, tmp_path, at, **options):

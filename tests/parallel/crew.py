@@ -144,7 +144,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 def losses_differ(folder: Path, other: Path) -> float:
     pairs = zip(history(folder), history(other), strict=True)
-    return max(abs(x - y) for one, two in pairs for x, y in zip(one["loss"], two["loss"], strict=True))
+    return max(abs((x or 0) - (y or 0)) for one, two in pairs for x, y in zip(one["loss"], two["loss"], strict=True))
 
 
 def same(folder: Path) -> dict[str, Any]:
@@ -159,6 +159,7 @@ def same(folder: Path) -> dict[str, Any]:
         "dropout": ({"dropout": 0.3}, [(2, layers), (3, layers)]),
         "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, layers)]),
         "settling": ({"settle": 0.4}, [(2, layers), (2, data)]),
+        "waiting": ({"delay": 0.4}, [(2, layers), (3, layers), (2, data)]),
         "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "epochs": 1}, [(2, layers)]),
         "uneven": ({"rule": "ff", "clip": 1.0}, [(3, data)]),
     }

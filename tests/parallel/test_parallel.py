@@ -36,7 +36,7 @@ def crew(scenario, folder):
 
 def test_many_processes_give_the_weights_of_one(tmp_path):
     seen = crew("same", tmp_path)
-    assert len(seen) == 16
+    assert len(seen) == 19
     for name, found in seen.items():
         assert "weights" in found, (name, found)
         if "layers" in name and "layers 2" not in name:

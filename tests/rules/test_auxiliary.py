@@ -51,6 +51,41 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     assert rule.loss(torch.tensor(maps), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
 
 
+def halved(maps):
+    """Means over 2 x 2 pixels; windows that hang over an odd edge are smaller."""
+    edges = [np.arange(0, side, 2) for side in maps.shape[2:]]
+    return np.stack(
+        [np.stack([maps[:, :, y : y + 2, x : x + 2].mean((2, 3)) for x in edges[1]], axis=2) for y in edges[0]], axis=2
+    )
+
+
+@pytest.mark.parametrize("side", [9, 4])
+def test_maps_may_be_halved_in_front_of_the_convolutions(side):
+    maps = np.random.default_rng(0).normal(size=(4, 3, side, side))
+    torch.manual_seed(0)
+    rule = Auxiliary(classes=2, convolutions=2, halved=True, channels=5, depth=0, features=5)
+    rule = rule.for_block((3, side, side), Place(0, 1)).double()
+    hidden = halved(maps) if side > 4 else maps
+    for part in rule.convolved:
+        if isinstance(part, torch.nn.Conv2d):  # 9 -> 5 -> 3, and 3 is kept; 4 is kept
+            weight, stride = part.weight.detach().numpy(), 2 if hidden.shape[2] > 4 else 1
+            hidden = gelu(standardised(convolved(hidden, weight, stride), (0, 2, 3)))
+    assert hidden.shape == (4, 5, *(2 * (3 if side > 4 else 4,)))
+    logits = hidden.mean((2, 3)) @ rule.head.weight.detach().numpy().T + rule.head.bias.detach().numpy()
+    rule.head.float()
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_block_may_be_judged_by_a_linear_map():
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4, last="linear"))
+    *others, last = (dict(block.rule.named_modules()) for block in network.row)
+    assert all(len(modules["convolved"]) and len(modules["hidden"]) for modules in others)
+    assert not len(last["convolved"]) and not len(last["hidden"])
+    activation = torch.randn(5, 26, 2, 2)
+    logits = activation.flatten(1) @ last["head"].weight.T + last["head"].bias
+    torch.testing.assert_close(network.row[-1].rule.scores(activation), logits)
+
+
 def test_maps_are_pooled_for_dense_hidden_layers():
     maps = np.random.default_rng(0).normal(size=(6, 3, 8, 8))
     torch.manual_seed(0)
@@ -92,6 +127,11 @@ def test_the_heads_gradient_stays_in_its_block():
 def test_a_head_of_no_size_is_one_clear_sentence(name, value, least):
     with pytest.raises(ValueError, match=f"{name} of an auxiliary head must be at least {least}, not {value}"):
         Auxiliary(classes=3, **{name: value})
+
+
+def test_a_head_of_no_known_kind_is_one_clear_sentence():
+    with pytest.raises(ValueError, match="last must be one of alike, linear, not 'none'"):
+        Auxiliary(classes=3, last="none")
 
 
 def test_the_heads_weights_are_counted_apart():

@@ -97,7 +97,7 @@ def percent(share: float) -> str:
 
 def _epoch(row: dict[str, Any]) -> str:
     """An epoch's figures on one line."""
-    losses = [f"{loss:.3f}" for loss in row["loss"]]
+    losses = ["waits" if loss is None else f"{loss:.3f}" for loss in row["loss"]]
     if len(losses) > SHOWN:
         losses[1:-1] = ["..."]
     measured = f", validation {percent(row['validation_accuracy'])}" if "validation_accuracy" in row else ""

@@ -200,7 +200,9 @@ def _mean_line(
         {
             row["epoch"]: scale * row[key][block]
             for row in run.history
-            if len(row.get(key, ())) > block and (key != "loss" or row.get("block", block) == block)
+            if len(row.get(key, ())) > block
+            and row[key][block] is not None
+            and (key != "loss" or row.get("block", block) == block)
         }
         for run in runs
     ]

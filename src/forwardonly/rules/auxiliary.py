@@ -9,6 +9,7 @@ Shapes: B batch, C classes, K channels.
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -30,6 +31,11 @@ class Auxiliary(Projection):
 
     convolutions: int = 1
     """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
+    halved: bool = False
+    """Whether maps are halved by 2 x 2 average pooling in front of them, which saves a third of the head's time; small
+    ones are not."""
+    last: Literal["alike", "linear"] = "alike"
+    """What judges the last block: a head like the others', or a linear map alone, for no block learns from it."""
     channels: int = 64
     """Channels of each of them."""
     features: int = 1024
@@ -49,8 +55,13 @@ class Auxiliary(Projection):
                 raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
+        linear = self.last == "linear" and place.index == place.depth - 1
         maps: list[nn.Module] = []
-        for _ in range(self.convolutions if len(shape) == 3 else 0):
+        convolutions = self.convolutions if len(shape) == 3 and not linear else 0
+        if convolutions and self.halved and min(shape[1:]) > SMALLEST:
+            maps.append(nn.AvgPool2d(2, ceil_mode=True))
+            shape = (shape[0], *(-(-side // 2) for side in shape[1:]))
+        for _ in range(convolutions):
             stride = 2 if min(shape[1:]) > SMALLEST else 1
             maps += [conv3x3(shape[0], self.channels, stride=stride), nn.BatchNorm2d(self.channels), nn.GELU()]
             shape = (self.channels, *(-(-side // stride) for side in shape[1:]))
@@ -58,7 +69,7 @@ class Auxiliary(Projection):
         self.pooled = grid_for(shape, self.features)
         dense: list[nn.Module] = []
         features = grid_size(shape, self.pooled)
-        for _ in range(self.depth):
+        for _ in range(0 if linear else self.depth):
             dense += [nn.Linear(features, self.units, bias=False), nn.BatchNorm1d(self.units), nn.GELU()]
             features = self.units
         self.hidden = nn.Sequential(*dense)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardonly.maps import grid_pool, mean_square
+from forwardonly.names import check_choices
 from forwardonly.rules.contrast import supervised_contrastive
 
 Wants = Literal["none", "earlier", "all"]
@@ -65,6 +66,7 @@ class Rule(nn.Module):
         super().__init__()
         if self.classes < 2:
             raise ValueError(f"A rule needs at least 2 classes, not {self.classes}.")
+        check_choices(self)
 
     def options(self) -> dict[str, Any]:
         """The values of all options, as JSON can hold them."""

@@ -46,11 +46,15 @@ def learn_row(
 ) -> tuple[Tensor, Batch]:
     """One training step of blocks that stand in a row, the first of them at place `first` of the network.
 
-    A block computes so many images at a time, or without `part` all; one that has settled stays as it is. Returns their
-    losses, and what a block behind them receives.
+    A block computes so many images at a time, or without `part` all; one that has settled stays as it is, and one that
+    waits computes nothing, nor do those behind it: their losses are 0. Returns the losses, and what a block behind
+    receives.
     """
     losses = []
     for index, (block, update) in enumerate(zip(blocks, updates, strict=True), first):
+        if update.waiting:
+            losses.append(torch.zeros((), device=batch.labels.device))
+            continue
         if seed is not None:  # for dropout; a block's own, so that it does not matter which process the block is on
             torch.manual_seed(seed_at(seed, index))
         if update.settled:

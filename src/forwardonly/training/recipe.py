@@ -1,11 +1,11 @@
 """How a network is trained: every option that is not the rule's or the body's own."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from forwardonly.data import Augment
 from forwardonly.measure.memory import parse_bytes
-from forwardonly.names import nearest
+from forwardonly.names import check_choices, nearest
 from forwardonly.rules import Rule
 
 
@@ -31,6 +31,10 @@ class Recipe:
     """Share of the highest learning rate that is left at the end of a linear or cosine schedule."""
     warmup: float = 0.0
     """Share of the run in which the learning rate rises to its highest value."""
+    delay: float = 0.0
+    """Share of the run that the last block waits before it begins to learn, at the rate that the others have by then;
+    those before it begin at even distances, the first at once. A waiting block costs nothing. Like `settle`, it is
+    nothing to blocks that train one after another."""
     settle: float = 1.0
     """Share of the run after which the first block has learned and stays as it is; those behind it follow at even
     distances, the last at the end. Each goes through the whole schedule of the learning rate in its own time."""
@@ -73,8 +77,8 @@ class Recipe:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
         if not 0 < self.settle <= 1:
             raise ValueError(f"settle is a share of the run, above 0 and up to 1, not {self.settle}.")
-        if self.settle < 1 and self.schedule == "greedy":
-            raise ValueError("Blocks that train one after another settle one after another: settle must be 1.")
+        if not 0 <= self.delay < 1:
+            raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
@@ -83,10 +87,7 @@ class Recipe:
             parse_bytes(self.memory_budget)
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, not {self.clip}.")
-        for field in fields(self):
-            value, choices = getattr(self, field.name), get_args(field.type)
-            if choices and isinstance(choices[0], str) and value not in choices:
-                raise ValueError(f"{field.name} must be one of {', '.join(choices)}, not {value!r}.")
+        check_choices(self)
 
     @classmethod
     def for_rule(cls, rule: Rule, **given: Any) -> Self:
@@ -103,6 +104,11 @@ class Recipe:
                 raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}")
         chosen = {name: value for name, value in given.items() if value is not None or known[name].default is None}
         return replace(cls(), **{**rule.recipe, **chosen})
+
+    @property
+    def staggered(self) -> bool:
+        """Whether blocks that train on every batch begin to learn, or stop, before others do."""
+        return self.schedule == "simultaneous" and (self.delay > 0 or self.settle < 1)
 
     @property
     def augment(self) -> Augment | None:

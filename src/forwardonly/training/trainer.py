@@ -31,7 +31,7 @@ from forwardonly.training.parts import Batch
 from forwardonly.training.pipeline import Pipe, spread
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
-from forwardonly.training.update import end_of_learning, rate_factor
+from forwardonly.training.update import Span, span_of_learning
 
 
 class Progress(NamedTuple):
@@ -75,13 +75,14 @@ class Trainer:
         self.plan: Plan | None = None  # how a memory budget is kept, if there is one
         self.updates = [team.update(block, recipe, self.batch) for block in network.row]
         self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
-        if recipe.settle < 1 and hears(network.row[0]) == "all":
-            raise ValueError("A block that all others hear cannot stop learning before them: settle must be 1.")
-        ends = [end_of_learning(recipe.settle, index, len(self.updates)) for index in range(len(self.updates))]
-        self.timed = list(zip(self.updates, ends, strict=True))  # each with the share of the run in which it learns
-        if self.reader_update is not None:
-            self.timed.append((self.reader_update, 1.0))
+        if recipe.staggered and hears(network.row[0]) == "all":
+            raise ValueError("Blocks that hear all others begin and stop together: delay must be 0, and settle 1.")
         self.steps = len(train) // self.batch
+        total, depth = recipe.epochs * self.steps, len(self.updates)
+        self.spans = [span_of_learning(recipe, total, index, depth) for index in range(depth)]
+        self.timed = list(zip(self.updates, self.spans, strict=True))
+        if self.reader_update is not None:
+            self.timed.append((self.reader_update, Span(0, total)))
         self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
         self.place = Place()
         self.losses = torch.zeros(self.steps, len(self.updates), device=device)
@@ -153,6 +154,8 @@ class Trainer:
             chosen = chosen if self.team.replicas == 1 else chosen[self.team.part(self.batch)]
             losses = torch.zeros(len(row), device=self.device)
             losses[place.phase] = self.cache.learn(self.updates[place.phase], chosen)
+        elif self.updates[own.start].waiting:  # and the stage before sends nothing
+            losses = torch.zeros(len(row), device=self.device)
         else:
             batch = self._first(order) if self.team.stage == 0 else self.pipe.receive(not self._meets_after(place.step))
             if self.recipe.schedule == "greedy":
@@ -163,7 +166,7 @@ class Trainer:
                 losses = torch.zeros(len(row), device=self.device)
                 updates = self.updates[own]
                 losses[own], batch = learn_row(row[own], updates, batch, self.precision, seed, own.start, self.part)
-                if self.team.stage + 1 < self.team.stages:
+                if self.team.stage + 1 < self.team.stages and not self.updates[own.stop].waiting:
                     self.pipe.send(batch)
         self.team.finish()
         return losses if self.team.replicas == 1 else losses * self.team.weight(self.batch)
@@ -209,11 +212,10 @@ class Trainer:
 
     def _set_rates(self) -> None:
         done = self.place.epoch * self.steps + self.place.step
-        recipe, progress = self.recipe, done / (self.recipe.epochs * self.steps)
-        for update, end in self.timed:
-            update.settled = progress >= end
+        for update, span in self.timed:
+            update.waiting, update.settled = done < span.first, done >= span.end
             if not update.settled:
-                update.set_rate(rate_factor(recipe.lr_schedule, recipe.warmup, progress / end, recipe.final_rate))
+                update.set_rate(0.0 if update.waiting else span.rate_factor(self.recipe, done))
 
     def _steps_done(self) -> int:
         epochs = self.place.phase * self.recipe.epochs + self.place.epoch
@@ -263,7 +265,7 @@ class Trainer:
     def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
         row: dict[str, Any] = {
             "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
-            "loss": self.everyones.mean(0).tolist(),
+            "loss": [self._mean_loss(index) for index in range(len(self.spans))],
             "seconds": seconds,
             "learning_rate": self.updates[-1].optimisers[0].param_groups[0]["lr"],
         }
@@ -279,6 +281,11 @@ class Trainer:
             if self.recipe.diagnose:
                 row["free_riding"] = diagnose(self.network, validation, precision=self.precision).as_json()
         return row
+
+    def _mean_loss(self, index: int) -> float | None:
+        """A block's mean loss over the steps of this epoch in which it did not wait, if there are any."""
+        first = max(self.spans[index].first - self.place.epoch * self.steps, 0)
+        return float(self.everyones[first:, index].mean()) if first < self.steps else None
 
     def _checkpoint(self, folder: Path, seconds: float) -> None:
         own = [update.state_dict() for update in self.updates]

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ class Update:
         ValueError: torch.optim has no optimiser of the recipe's name.
     """
 
+    waiting = False
+    """Whether the block has not begun to learn, nor has any behind it."""
     settled = False
     """Whether the block has learned and stays as it is."""
 
@@ -166,9 +168,27 @@ def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> t
     return cls(groups, **options)
 
 
-def end_of_learning(settle: float, index: int, depth: int) -> float:
-    """The share of a run (0..1) in which block `index` of `depth` learns, if the first one does for `settle` of it."""
-    return 1 - (1 - settle) * (depth - 1 - index) / max(depth - 1, 1)
+class Span(NamedTuple):
+    """The steps of a run in which a block learns, from the first to the one at which it has settled."""
+
+    first: int
+    end: int
+
+    def rate_factor(self, recipe: Recipe, step: int) -> float:
+        """Learning rate at a step of the run as a share of the highest: the whole schedule until the block settles.
+
+        One that began late joins where the others are, so that all come to rest at one time unless they are to settle.
+        """
+        return rate_factor(recipe.lr_schedule, recipe.warmup, step / self.end, recipe.final_rate)
+
+
+def span_of_learning(recipe: Recipe, steps: int, index: int, depth: int) -> Span:
+    """When block `index` of `depth` learns in a run of so many steps: for one of them at least."""
+    if not recipe.staggered:
+        return Span(0, steps)
+    before, behind = (blocks / max(depth - 1, 1) for blocks in (index, depth - 1 - index))
+    first = min(round(steps * recipe.delay * before), steps - 1)
+    return Span(first, max(round(steps * (1 - (1 - recipe.settle) * behind)), first + 1))
 
 
 def rate_factor(

@@ -1,0 +1,64 @@
+"""Whole training runs of a local rule and of backprop by turns, for blocks need not cost the same in every step.
+
+    python benchmarks/whole_run.py --rule best --out benchmarks/results/best-whole-run.json
+
+`bench step` times one step in which all blocks learn. Under `--delay` and `--settle` a run has cheaper ones too; so
+here both train to the end of the same schedule, on fewer images, one after the other, as often as there are turns.
+Backprop has the rule's own recipe. The ratio is the median over turns of that of the two runs of a turn.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+
+import forwardonly as fo
+from forwardonly.allocator import keep_freed_memory
+from forwardonly.measure.speed import machine
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    asked.add_argument("--rule", default="best")
+    asked.add_argument("--options", type=json.loads, default={}, help="JSON object: the rule's own options")
+    asked.add_argument("--recipe", type=json.loads, default={}, help="JSON object: training options of both")
+    asked.add_argument("--data", default="cifar-10")
+    asked.add_argument("--images", type=int, default=2500, help="the first so many training images")
+    asked.add_argument("--epochs", type=int, default=16)
+    asked.add_argument("--turns", type=int, default=3)
+    asked.add_argument("--threads", type=int, default=2)
+    asked.add_argument("--out", type=Path, required=True, help="JSON file")
+    chosen = asked.parse_args()
+    torch.set_num_threads(chosen.threads)
+    keep_freed_memory()
+    train = fo.data.load(chosen.data).train.subset(torch.arange(chosen.images))
+    rule: fo.rules.Rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **chosen.options)
+    backprop = fo.rules.Backprop(classes=rule.classes, label_smoothing=0.05)
+    rules: dict[str, fo.rules.Rule] = {chosen.rule: rule, "backprop": backprop}
+    recipe = {**rule.recipe, "crop": 2, "flip": "alternating", **chosen.recipe, "epochs": chosen.epochs}
+    seconds: dict[str, list[float]] = {name: [] for name in rules}
+    for turn in range(chosen.turns):
+        for name in reversed(rules) if turn % 2 else rules:
+            network = fo.build(fo.bodies.Six(), train.shape, rule=rules[name], seed=turn)
+            seconds[name].append(fo.fit(network, train, **recipe).result["seconds"])
+            print(name, round(seconds[name][-1], 1), flush=True)
+    result = {
+        "body": "six",
+        "data": chosen.data,
+        "images": len(train),
+        "epochs": chosen.epochs,
+        "rule": chosen.rule,
+        "options": chosen.options,
+        "recipe": recipe,
+        "seconds": seconds,
+        "ratio": statistics.median(ours / theirs for ours, theirs in zip(*seconds.values(), strict=True)),
+        "machine": machine(torch.device("cpu")),
+    }
+    chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
