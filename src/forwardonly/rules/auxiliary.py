@@ -32,8 +32,8 @@ class Auxiliary(Projection):
     convolutions: int = 1
     """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
     halved: bool = False
-    """Whether maps are halved by 2 x 2 average pooling in front of them, which saves a third of the head's time; small
-    ones are not."""
+    """Whether maps are halved by 2 x 2 average pooling in front of them, which saves a quarter of the head's time;
+    small ones are not."""
     last: Literal["alike", "linear"] = "alike"
     """What judges the last block: a head like the others', or a linear map alone, for no block learns from it."""
     channels: int = 64

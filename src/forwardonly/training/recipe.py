@@ -33,8 +33,7 @@ class Recipe:
     """Share of the run in which the learning rate rises to its highest value."""
     delay: float = 0.0
     """Share of the run that the last block waits before it begins to learn, at the rate that the others have by then;
-    those before it begin at even distances, the first at once. A waiting block costs nothing. Like `settle`, it is
-    nothing to blocks that train one after another."""
+    those before it begin at even distances, the first at once. A waiting block costs nothing."""
     settle: float = 1.0
     """Share of the run after which the first block has learned and stays as it is; those behind it follow at even
     distances, the last at the end. Each goes through the whole schedule of the learning rate in its own time."""
@@ -79,6 +78,8 @@ class Recipe:
             raise ValueError(f"settle is a share of the run, above 0 and up to 1, not {self.settle}.")
         if not 0 <= self.delay < 1:
             raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
+        if self.staggered and self.schedule == "greedy":
+            raise ValueError("Blocks that train one after another do so as a whole: delay must be 0, settle must be 1.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
@@ -107,8 +108,8 @@ class Recipe:
 
     @property
     def staggered(self) -> bool:
-        """Whether blocks that train on every batch begin to learn, or stop, before others do."""
-        return self.schedule == "simultaneous" and (self.delay > 0 or self.settle < 1)
+        """Whether some blocks begin to learn, or stop, before others do."""
+        return self.delay > 0 or self.settle < 1
 
     @property
     def augment(self) -> Augment | None:

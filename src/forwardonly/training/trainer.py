@@ -76,7 +76,7 @@ class Trainer:
         self.updates = [team.update(block, recipe, self.batch) for block in network.row]
         self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
         if recipe.staggered and hears(network.row[0]) == "all":
-            raise ValueError("Blocks that hear all others begin and stop together: delay must be 0, and settle 1.")
+            raise ValueError("Blocks that hear all others begin and stop together: delay must be 0, settle must be 1.")
         self.steps = len(train) // self.batch
         total, depth = recipe.epochs * self.steps, len(self.updates)
         self.spans = [span_of_learning(recipe, total, index, depth) for index in range(depth)]
@@ -215,7 +215,7 @@ class Trainer:
         for update, span in self.timed:
             update.waiting, update.settled = done < span.first, done >= span.end
             if not update.settled:
-                update.set_rate(0.0 if update.waiting else span.rate_factor(self.recipe, done))
+                update.set_rate(span.rate_factor(self.recipe, done))
 
     def _steps_done(self) -> int:
         epochs = self.place.phase * self.recipe.epochs + self.place.epoch
@@ -265,7 +265,7 @@ class Trainer:
     def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
         row: dict[str, Any] = {
             "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
-            "loss": [self._mean_loss(index) for index in range(len(self.spans))],
+            "loss": self._mean_losses(),
             "seconds": seconds,
             "learning_rate": self.updates[-1].optimisers[0].param_groups[0]["lr"],
         }
@@ -282,10 +282,12 @@ class Trainer:
                 row["free_riding"] = diagnose(self.network, validation, precision=self.precision).as_json()
         return row
 
-    def _mean_loss(self, index: int) -> float | None:
-        """A block's mean loss over the steps of this epoch in which it did not wait, if there are any."""
-        first = max(self.spans[index].first - self.place.epoch * self.steps, 0)
-        return float(self.everyones[first:, index].mean()) if first < self.steps else None
+    def _mean_losses(self) -> list[float | None]:
+        """Mean loss of each block over the steps of this epoch in which it did not wait, or None."""
+        done = (self.place.epoch + 1) * self.steps
+        learned = [min(done - span.first, self.steps) for span in self.spans]  # losses of the others are 0
+        sums = self.everyones.sum(0).tolist()
+        return [total / steps if steps > 0 else None for total, steps in zip(sums, learned, strict=True)]
 
     def _checkpoint(self, folder: Path, seconds: float) -> None:
         own = [update.state_dict() for update in self.updates]

@@ -184,8 +184,6 @@ class Span(NamedTuple):
 
 def span_of_learning(recipe: Recipe, steps: int, index: int, depth: int) -> Span:
     """When block `index` of `depth` learns in a run of so many steps: for one of them at least."""
-    if not recipe.staggered:
-        return Span(0, steps)
     before, behind = (blocks / max(depth - 1, 1) for blocks in (index, depth - 1 - index))
     first = min(round(steps * recipe.delay * before), steps - 1)
     return Span(first, max(round(steps * (1 - (1 - recipe.settle) * behind)), first + 1))
