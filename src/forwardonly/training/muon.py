@@ -1,7 +1,7 @@
 """Muon: momentum made orthogonal before each step, for the weights of hidden layers.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the three coefficients below, momentum with Nesterov's
-correction, products in bf16. PyTorch's own takes matrices alone; here a convolution's filters are the rows of one.
+correction. PyTorch's own takes matrices alone; here a convolution's filters are the rows of one.
 Ours: a step is measured by a weight's length, and the length stays what it was at the start, so that one rate suits all
 blocks, and neither decay nor the gradient's size matters. Behind a norm the length means nothing anyway.
 """
@@ -64,12 +64,25 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """Roughly the nearest matrix whose rows, or columns where they are fewer, are orthonormal: (O, I) -> (O, I).
 
     Singular values are pushed towards 1, the more so the larger they are: three iterations leave the smallest behind.
+    Each multiplies by a polynomial of the Gram matrix, whose own next value needs that polynomial alone: so the long
+    side is met twice in all, not twice an iteration. In bf16 the Gram matrix would round small singular values away.
     """
-    first, third, fifth = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    rows = (matrix.T if tall else matrix).to(torch.bfloat16)
+    rows = (matrix.T if tall else matrix).to(torch.float32)
     rows = rows / rows.norm().clamp_min(TINY)
-    for _ in range(ITERATIONS):
-        gram = rows @ rows.T
-        rows = torch.addmm(rows, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), rows, beta=first)
+    gram = rows @ rows.T
+    factor = product = _polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    rows = product @ rows
     return (rows.T if tall else rows).to(matrix.dtype)
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What one iteration multiplies the rows of a Gram matrix (O, O) by."""
+    first, third, fifth = COEFFICIENTS
+    factor = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
+    factor.diagonal().add_(first)
+    return factor
