@@ -1,6 +1,6 @@
 r"""Whole training runs of a local rule and of backprop by turns, for blocks need not cost the same in every step.
 
-    python benchmarks/whole_run.py --rule best --options '{"halved": true, "last": "linear"}' \
+    python benchmarks/whole_run.py --rule best --options '{"halved": true, "linear": 1}' \
         --recipe '{"delay": 0.3}' --images 2000 --out benchmarks/results/best-whole-run.json
 
 `bench step` times one step in which all blocks learn. Under `--delay` and `--settle` a run has cheaper ones too; so

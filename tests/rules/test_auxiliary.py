@@ -76,11 +76,11 @@ def test_maps_may_be_halved_in_front_of_the_convolutions(side):
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
 
 
-def test_the_last_block_may_be_judged_by_a_linear_map():
-    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4, last="linear"))
-    *others, last = (dict(block.rule.named_modules()) for block in network.row)
+def test_the_last_blocks_may_be_judged_by_linear_maps():
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4, linear=2))
+    *others, before, last = (dict(block.rule.named_modules()) for block in network.row)
     assert all(len(modules["convolved"]) and len(modules["hidden"]) for modules in others)
-    assert not len(last["convolved"]) and not len(last["hidden"])
+    assert not any(len(modules[name]) for modules in (before, last) for name in ("convolved", "hidden"))
     activation = torch.randn(5, 26, 2, 2)
     logits = activation.flatten(1) @ last["head"].weight.T + last["head"].bias
     torch.testing.assert_close(network.row[-1].rule.scores(activation), logits)
@@ -122,16 +122,12 @@ def test_the_heads_gradient_stays_in_its_block():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "least"), [("units", 0, 1), ("channels", 0, 1), ("depth", -1, 0), ("convolutions", -1, 0)]
+    ("name", "value", "least"),
+    [("units", 0, 1), ("channels", 0, 1), ("depth", -1, 0), ("convolutions", -1, 0), ("linear", -1, 0)],
 )
 def test_a_head_of_no_size_is_one_clear_sentence(name, value, least):
     with pytest.raises(ValueError, match=f"{name} of an auxiliary head must be at least {least}, not {value}"):
         Auxiliary(classes=3, **{name: value})
-
-
-def test_a_head_of_no_known_kind_is_one_clear_sentence():
-    with pytest.raises(ValueError, match="last must be one of alike, linear, not 'none'"):
-        Auxiliary(classes=3, last="none")
 
 
 def test_the_heads_weights_are_counted_apart():

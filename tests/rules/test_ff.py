@@ -64,3 +64,8 @@ def test_only_the_direction_passes_on(streams):
 def test_options_that_make_no_sense_are_refused(option):
     with pytest.raises(ValueError, match=f"{option} must be positive"):
         ForwardForward(classes=10, **{option: 0.0})
+
+
+def test_a_word_that_an_option_does_not_know_is_one_clear_sentence():
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum, not 'median'"):
+        ForwardForward(classes=10, reduction="median")

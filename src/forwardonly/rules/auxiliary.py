@@ -9,7 +9,6 @@ Shapes: B batch, C classes, K channels.
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -34,8 +33,8 @@ class Auxiliary(Projection):
     halved: bool = False
     """Whether maps are halved by 2 x 2 average pooling in front of them, which saves a quarter of the head's time;
     small ones are not."""
-    last: Literal["alike", "linear"] = "alike"
-    """What judges the last block: a head like the others', or a linear map alone, for no block learns from it."""
+    linear: int = 0
+    """How many of the last blocks a linear map alone judges: few or none learn from what they pass on."""
     channels: int = 64
     """Channels of each of them."""
     features: int = 1024
@@ -50,12 +49,12 @@ class Auxiliary(Projection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("convolutions", 0), ("depth", 0), ("channels", 1), ("units", 1)):
+        for name, least in (("convolutions", 0), ("linear", 0), ("depth", 0), ("channels", 1), ("units", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        linear = self.last == "linear" and place.index == place.depth - 1
+        linear = place.index >= place.depth - self.linear
         maps: list[nn.Module] = []
         convolutions = self.convolutions if len(shape) == 3 and not linear else 0
         if convolutions and self.halved and min(shape[1:]) > SMALLEST:
