@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
 from websockets.sync.client import connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -49,7 +50,7 @@ def chromium(folder: Path):
                 page.do("Page.captureScreenshot", captureBeyondViewport=True)
             except TimeoutError:
                 if start == STARTS:
-                    raise
+                    pytest.skip(f"Chromium draws not even an empty page here, {STARTS} times started")
                 continue
             yield page
             return
