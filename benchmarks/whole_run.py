@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 import forwardonly as fo
-from forwardonly.allocator import keep_freed_memory
 from forwardonly.measure.speed import machine
 
 
@@ -33,7 +32,7 @@ def main() -> None:
     asked.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = asked.parse_args()
     torch.set_num_threads(chosen.threads)
-    keep_freed_memory()
+    fo.keep_freed_memory()
     train = fo.data.load(chosen.data).train.subset(torch.arange(chosen.images))
     rule: fo.rules.Rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **chosen.options)
     backprop = fo.rules.Backprop(classes=rule.classes, label_smoothing=0.05)

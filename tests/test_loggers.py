@@ -73,3 +73,7 @@ def test_a_missing_package_is_named_before_training(tmp_path, capsys, monkeypatc
 def test_scalars_of_a_row():
     row = {"epoch": 3, "loss": [0.5, 0.25], "seconds": 2, "free_riding": {"x": 1}, "names": ["a"]}
     assert scalars(row) == {"loss/block_1": 0.5, "loss/block_2": 0.25, "seconds": 2.0}
+
+
+def test_a_block_that_waits_takes_no_other_blocks_loss_with_it():
+    assert scalars({"loss": [0.5, None, 0.25]}) == {"loss/block_1": 0.5, "loss/block_3": 0.25}

@@ -31,12 +31,12 @@ class Auxiliary(Projection):
     convolutions: int = 1
     """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
     halved: bool = False
-    """Whether maps are halved by 2 x 2 average pooling in front of them, which saves a quarter of the head's time;
-    small ones are not."""
+    """Whether maps are halved by 2 x 2 average pooling in front of the convolutions, which saves a quarter of the
+    head's time; small ones are not."""
     linear: int = 0
     """How many of the last blocks a linear map alone judges: few or none learn from what they pass on."""
     channels: int = 64
-    """Channels of each of them."""
+    """Channels of each convolution."""
     features: int = 1024
     """Maps are averaged over windows, as many as bring them nearest to this many features; the dense layers read
     those."""

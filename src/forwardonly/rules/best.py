@@ -22,7 +22,7 @@ class Best(Auxiliary):
     convolutions: int = 3
     """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
     channels: int = 128
-    """Channels of each of them; 64 take a quarter less time."""
+    """Channels of each convolution; 64 take a quarter less time."""
     features: int = 64
     """Maps are averaged over windows, as many as bring them nearest to this many features."""
     depth: int = 0

@@ -40,11 +40,12 @@ def logger(kind: Logger, folder: Path, config: Mapping[str, Any]) -> Iterator[Ca
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on; no more."""
+    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on, without those of
+    blocks that wait; no more."""
     found = {}
     for name, value in row.items():
-        if isinstance(value, list) and all(isinstance(each, (int, float)) for each in value):
-            found.update({f"{name}/block_{k + 1}": float(each) for k, each in enumerate(value)})
+        if isinstance(value, list) and all(each is None or isinstance(each, (int, float)) for each in value):
+            found.update({f"{name}/block_{k}": float(each) for k, each in enumerate(value, 1) if each is not None})
         elif isinstance(value, (int, float)) and name != "epoch":
             found[name] = float(value)
     return found
