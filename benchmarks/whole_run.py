@@ -1,7 +1,7 @@
 r"""Whole training runs of a local rule and of backprop by turns, for blocks need not cost the same in every step.
 
-    python benchmarks/whole_run.py --rule best --options '{"halved": true, "linear": 1}' \
-        --recipe '{"delay": 0.3}' --images 2000 --out benchmarks/results/best-whole-run.json
+    python benchmarks/whole_run.py --rule best --options '{"coarse": true, "linear": 1}' \
+        --recipe '{"delay": 0.2}' --images 2000 --out benchmarks/results/best-whole-run-coarse.json
 
 `bench step` times one step in which all blocks learn. Under `--delay` and `--settle` a run has cheaper ones too; so
 here both train to the end of the same schedule, on fewer images, one after the other, as often as there are turns.
@@ -10,7 +10,10 @@ Backprop has the rule's own recipe. The ratio is the median over turns of that o
 
 import argparse
 import json
+import shlex
 import statistics
+import sys
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -43,21 +46,23 @@ def main() -> None:
         for name in reversed(rules) if turn % 2 else rules:
             network = fo.build(fo.bodies.Six(), train.shape, rule=rules[name], seed=turn)
             seconds[name].append(fo.fit(network, train, **recipe).result["seconds"])
-            print(name, round(seconds[name][-1], 1), flush=True)
-    result = {
-        "body": "six",
-        "data": chosen.data,
-        "images": len(train),
-        "epochs": chosen.epochs,
-        "rule": chosen.rule,
-        "options": chosen.options,
-        "recipe": recipe,
-        "seconds": seconds,
-        "ratio": statistics.median(ours / theirs for ours, theirs in zip(*seconds.values(), strict=True)),
-        "machine": machine(torch.device("cpu")),
-    }
-    chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+        ratios = [ours / theirs for ours, theirs in zip(*seconds.values(), strict=True)]
+        print(f"{ratios[-1]:.3f}, median of {len(ratios)}: {statistics.median(ratios):.3f}", flush=True)
+        result = {
+            "date": date.today().isoformat(),
+            "command": shlex.join(["python", *sys.argv]),
+            "body": "six",
+            "data": chosen.data,
+            "images": len(train),
+            "epochs": chosen.epochs,
+            "rule": chosen.rule,
+            "options": chosen.options,
+            "recipe": recipe,
+            "seconds": seconds,
+            "ratio": statistics.median(ratios),
+            "machine": machine(torch.device("cpu")),
+        }  # after each turn, for a neighbour may end the measurement
+        chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

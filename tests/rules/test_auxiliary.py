@@ -18,9 +18,9 @@ def standardised(x, axes):
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
 
 
-def convolved(maps, weight, stride):
+def convolved(maps, weight, centres):
     padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    rows, columns = (range(0, side, stride) for side in maps.shape[2:])
+    rows, columns = centres
     return np.stack(
         [
             np.stack([np.einsum("bkij,okij->bo", padded[:, :, y : y + 3, x : x + 3], weight) for x in columns], axis=2)
@@ -28,6 +28,10 @@ def convolved(maps, weight, stride):
         ],
         axis=2,
     )
+
+
+def centres(maps, stride):
+    return [range(0, side, stride) for side in maps.shape[2:]]
 
 
 def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
@@ -39,7 +43,7 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     hidden = maps
     for convolution, stride in zip(list(rule.convolved)[::3], (2, 2, 1), strict=True):  # 9 -> 5 -> 3, and 3 is kept
         weight = convolution.weight.detach().numpy()
-        hidden = gelu(standardised(convolved(hidden, weight, stride), (0, 2, 3)))
+        hidden = gelu(standardised(convolved(hidden, weight, centres(hidden, stride)), (0, 2, 3)))
     assert hidden.shape == (4, 5, 3, 3)
     logits = (
         hidden.mean((2, 3)) @ rule.head.weight.detach().numpy().T.astype(np.float32) + rule.head.bias.detach().numpy()
@@ -51,26 +55,33 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     assert rule.loss(torch.tensor(maps), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
 
 
-def halved(maps):
-    """Means over 2 x 2 pixels; windows that hang over an odd edge are smaller."""
-    edges = [np.arange(0, side, 2) for side in maps.shape[2:]]
-    return np.stack(
-        [np.stack([maps[:, :, y : y + 2, x : x + 2].mean((2, 3)) for x in edges[1]], axis=2) for y in edges[0]], axis=2
-    )
+def coarser(maps):
+    """The middles of 3x3 windows two pixels apart that halve a map, an odd side to the smaller half."""
+    return [range(side % 2, side - side % 2, 2) for side in maps.shape[2:]]
 
 
-@pytest.mark.parametrize("side", [9, 4])
-def test_maps_may_be_halved_in_front_of_the_convolutions(side):
-    maps = np.random.default_rng(0).normal(size=(4, 3, side, side))
+def means(maps, centres):
+    """Of the pixels that each 3x3 window has inside the map."""
+    rows, columns = ([slice(max(at - 1, 0), at + 2) for at in places] for places in centres)
+    return np.stack([np.stack([maps[:, :, y, x].mean((2, 3)) for x in columns], axis=2) for y in rows], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("sides", "pooled", "read"),
+    [((15, 15), True, (3, 3)), ((6, 13), True, (3, 6)), ((16, 8), True, (8, 4)), ((5, 7), False, (5, 7))],
+)
+def test_heads_may_read_coarse_maps(sides, pooled, read):
+    maps = np.random.default_rng(0).normal(size=(4, 3, *sides))
     torch.manual_seed(0)
-    rule = Auxiliary(classes=2, convolutions=2, halved=True, channels=5, depth=0, features=5)
-    rule = rule.for_block((3, side, side), Place(0, 1)).double()
-    hidden = halved(maps) if side > 4 else maps
+    rule = Auxiliary(classes=2, convolutions=2, coarse=True, channels=5, depth=0, features=5)
+    rule = rule.for_block((3, *sides), Place(0, 1)).double()
+    hidden = means(maps, coarser(maps)) if pooled else maps
     for part in rule.convolved:
-        if isinstance(part, torch.nn.Conv2d):  # 9 -> 5 -> 3, and 3 is kept; 4 is kept
-            weight, stride = part.weight.detach().numpy(), 2 if hidden.shape[2] > 4 else 1
-            hidden = gelu(standardised(convolved(hidden, weight, stride), (0, 2, 3)))
-    assert hidden.shape == (4, 5, *(2 * (3 if side > 4 else 4,)))
+        if isinstance(part, torch.nn.Conv2d):
+            small = min(hidden.shape[2:]) < 6  # half of it would have fewer than 3 pixels
+            places = centres(hidden, 1) if small else coarser(hidden)
+            hidden = gelu(standardised(convolved(hidden, part.weight.detach().numpy(), places), (0, 2, 3)))
+    assert hidden.shape == (4, 5, *read)
     logits = hidden.mean((2, 3)) @ rule.head.weight.detach().numpy().T + rule.head.bias.detach().numpy()
     rule.head.float()
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
