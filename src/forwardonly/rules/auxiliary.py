@@ -32,7 +32,7 @@ class Auxiliary(Projection):
     """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
     coarse: bool = False
     """Whether average pooling halves the maps in front of the convolutions, and each halving rounds down (7 pixels
-    become 3, not 4), which saves nearly half of the head's time."""
+    become 3, not 4), which saves much of the head's time."""
     linear: int = 0
     """How many of the last blocks a linear map alone judges: few or none learn from what they pass on."""
     channels: int = 64
