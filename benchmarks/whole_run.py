@@ -15,6 +15,7 @@ import statistics
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,26 +43,27 @@ def main() -> None:
     rules: dict[str, fo.rules.Rule] = {chosen.rule: rule, "backprop": backprop}
     recipe = {**rule.recipe, "crop": 2, "flip": "alternating", **chosen.recipe, "epochs": chosen.epochs}
     seconds: dict[str, list[float]] = {name: [] for name in rules}
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+        "body": "six",
+        "data": chosen.data,
+        "images": len(train),
+        "epochs": chosen.epochs,
+        "rule": chosen.rule,
+        "options": chosen.options,
+        "recipe": recipe,
+        "machine": machine(torch.device("cpu")),
+        "seconds": seconds,
+    }
     for turn in range(chosen.turns):
         for name in reversed(rules) if turn % 2 else rules:
             network = fo.build(fo.bodies.Six(), train.shape, rule=rules[name], seed=turn)
             seconds[name].append(fo.fit(network, train, **recipe).result["seconds"])
         ratios = [ours / theirs for ours, theirs in zip(*seconds.values(), strict=True)]
-        print(f"{ratios[-1]:.3f}, median of {len(ratios)}: {statistics.median(ratios):.3f}", flush=True)
-        result = {
-            "date": date.today().isoformat(),
-            "command": shlex.join(["python", *sys.argv]),
-            "body": "six",
-            "data": chosen.data,
-            "images": len(train),
-            "epochs": chosen.epochs,
-            "rule": chosen.rule,
-            "options": chosen.options,
-            "recipe": recipe,
-            "seconds": seconds,
-            "ratio": statistics.median(ratios),
-            "machine": machine(torch.device("cpu")),
-        }  # after each turn, for a neighbour may end the measurement
+        result["ratio"] = statistics.median(ratios)
+        print(f"{ratios[-1]:.3f}, median of {len(ratios)}: {result['ratio']:.3f}", flush=True)
+        # after each turn, for a run cut off would lose them all
         chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

@@ -57,16 +57,17 @@ class Auxiliary(Projection):
         linear = place.index >= place.depth - self.linear
         maps: list[nn.Module] = []
         convolutions = self.convolutions if len(shape) == 3 and not linear else 0
-        if convolutions and self.coarse and (padding := self._halving(shape)):
-            maps.append(nn.AvgPool2d(3, 2, padding, count_include_pad=False))
-            shape = _windows(shape[0], shape, 2, padding)
+        channels, *sides = shape
+        if convolutions and self.coarse:
+            stride, padding, sides = self._halving(sides)
+            maps += [nn.AvgPool2d(3, stride, padding, count_include_pad=False)] if stride > 1 else []
         for _ in range(convolutions):
-            halving = self._halving(shape)
-            stride, padding = (2, halving) if halving else (1, (1, 1))
-            convolution = conv3x3(shape[0], self.channels, stride=stride, padding=padding)
+            stride, padding, sides = self._halving(sides)
+            convolution = conv3x3(channels, self.channels, stride=stride, padding=padding)
             maps += [convolution, nn.BatchNorm2d(self.channels), nn.GELU()]
-            shape = _windows(self.channels, shape, stride, padding)
+            channels = self.channels
         self.convolved = nn.Sequential(*maps)
+        shape = (channels, *sides)
         self.pooled = grid_for(shape, self.features)
         dense: list[nn.Module] = []
         features = grid_size(shape, self.pooled)
@@ -76,16 +77,11 @@ class Auxiliary(Projection):
         self.hidden = nn.Sequential(*dense)
         super().setup((features,), place)
 
-    def _halving(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """The padding with which 3x3 windows two pixels apart halve maps, or None if they are too small."""
-        high, wide = (side % 2 == 0 or not self.coarse for side in shape[1:])
-        padding = (int(high), int(wide))
-        return padding if min(_windows(0, shape, 2, padding)[1:]) >= LEAST else None
+    def _halving(self, sides: list[int]) -> tuple[int, tuple[int, int], list[int]]:
+        """Stride and padding with which 3x3 windows halve maps, and the sides then; small maps stay as they are."""
+        high, wide = (int(side % 2 == 0 or not self.coarse) for side in sides)
+        halves = [(side + pad) // 2 for side, pad in zip(sides, (high, wide), strict=True)]
+        return (2, (high, wide), halves) if min(halves) >= LEAST else (1, (1, 1), sides)
 
     def scores(self, activation: Tensor) -> Tensor:
         return super().scores(self.hidden(grid_pool(self.convolved(activation), self.pooled)))
-
-
-def _windows(channels: int, shape: tuple[int, ...], stride: int, padding: tuple[int, int]) -> tuple[int, ...]:
-    """The shape of maps that have a pixel for each 3x3 window of maps of `shape`."""
-    return (channels, *((side + 2 * pad - 3) // stride + 1 for side, pad in zip(shape[1:], padding, strict=True)))
