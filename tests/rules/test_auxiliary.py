@@ -87,6 +87,17 @@ def test_heads_may_read_coarse_maps(sides, pooled, read):
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("index", "coarse"), [(0, False), (1, True), (2, True)])
+def test_the_first_blocks_heads_may_stay_fine_where_others_are_coarse(index, coarse):
+    def scores(**options):
+        torch.manual_seed(0)
+        rule = Auxiliary(classes=2, convolutions=2, channels=5, **options).for_block((3, 15, 15), Place(index, 3))
+        return rule.scores(torch.linspace(-1, 1, 4 * 3 * 15 * 15).cos().view(4, 3, 15, 15))
+
+    torch.testing.assert_close(scores(coarse=True, fine=1), scores(coarse=coarse))
+    assert not torch.allclose(scores(coarse=True, fine=1), scores(coarse=not coarse))
+
+
 def test_the_last_blocks_may_be_judged_by_linear_maps():
     network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4, linear=2))
     *others, before, last = (dict(block.rule.named_modules()) for block in network.row)
@@ -134,7 +145,14 @@ def test_the_heads_gradient_stays_in_its_block():
 
 @pytest.mark.parametrize(
     ("name", "value", "least"),
-    [("units", 0, 1), ("channels", 0, 1), ("depth", -1, 0), ("convolutions", -1, 0), ("linear", -1, 0)],
+    [
+        ("units", 0, 1),
+        ("channels", 0, 1),
+        ("depth", -1, 0),
+        ("convolutions", -1, 0),
+        ("fine", -1, 0),
+        ("linear", -1, 0),
+    ],
 )
 def test_a_head_of_no_size_is_one_clear_sentence(name, value, least):
     with pytest.raises(ValueError, match=f"{name} of an auxiliary head must be at least {least}, not {value}"):

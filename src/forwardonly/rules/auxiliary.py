@@ -33,6 +33,8 @@ class Auxiliary(Projection):
     coarse: bool = False
     """Whether average pooling halves the maps in front of the convolutions, and each halving rounds down (7 pixels
     become 3, not 4), which saves much of the head's time."""
+    fine: int = 0
+    """How many of the first blocks have no coarse head even so: what they lose is lost to those behind them."""
     linear: int = 0
     """How many of the last blocks a linear map alone judges: few or none learn from what they pass on."""
     channels: int = 64
@@ -49,20 +51,22 @@ class Auxiliary(Projection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("convolutions", 0), ("linear", 0), ("depth", 0), ("channels", 1), ("units", 1)):
+        for name in ("convolutions", "fine", "linear", "depth", "channels", "units"):
+            least = int(name in ("channels", "units"))
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         linear = place.index >= place.depth - self.linear
+        coarse = self.coarse and place.index >= self.fine
         maps: list[nn.Module] = []
         convolutions = self.convolutions if len(shape) == 3 and not linear else 0
         channels, *sides = shape
-        if convolutions and self.coarse:
-            stride, padding, sides = self._halving(sides)
+        if convolutions and coarse:
+            stride, padding, sides = _halving(sides, coarse)
             maps += [nn.AvgPool2d(3, stride, padding, count_include_pad=False)] if stride > 1 else []
         for _ in range(convolutions):
-            stride, padding, sides = self._halving(sides)
+            stride, padding, sides = _halving(sides, coarse)
             convolution = conv3x3(channels, self.channels, stride=stride, padding=padding)
             maps += [convolution, nn.BatchNorm2d(self.channels), nn.GELU()]
             channels = self.channels
@@ -77,11 +81,12 @@ class Auxiliary(Projection):
         self.hidden = nn.Sequential(*dense)
         super().setup((features,), place)
 
-    def _halving(self, sides: list[int]) -> tuple[int, tuple[int, int], list[int]]:
-        """Stride and padding with which 3x3 windows halve maps, and the sides then; small maps stay as they are."""
-        high, wide = (int(side % 2 == 0 or not self.coarse) for side in sides)
-        halves = [(side + pad) // 2 for side, pad in zip(sides, (high, wide), strict=True)]
-        return (2, (high, wide), halves) if min(halves) >= LEAST else (1, (1, 1), sides)
-
     def scores(self, activation: Tensor) -> Tensor:
         return super().scores(self.hidden(grid_pool(self.convolved(activation), self.pooled)))
+
+
+def _halving(sides: list[int], coarse: bool) -> tuple[int, tuple[int, int], list[int]]:
+    """Stride and padding with which 3x3 windows halve maps, and the sides then; small maps stay as they are."""
+    high, wide = (int(side % 2 == 0 or not coarse) for side in sides)
+    halves = [(side + pad) // 2 for side, pad in zip(sides, (high, wide), strict=True)]
+    return (2, (high, wide), halves) if min(halves) >= LEAST else (1, (1, 1), sides)
