@@ -1,7 +1,7 @@
 r"""Whole training runs of a local rule and of backprop by turns, for blocks need not cost the same in every step.
 
-    python benchmarks/whole_run.py --rule best --options '{"coarse": true, "linear": 1}' \
-        --recipe '{"delay": 0.2}' --images 500 --turns 4 --out benchmarks/results/best-whole-run-coarse.json
+    python benchmarks/whole_run.py --rule best --options '{"fine": 0}' --recipe '{"delay": 0.2}' --images 500 \
+        --turns 4 --out benchmarks/results/best-whole-run-coarse.json
 
 `bench step` times one step in which all blocks learn. Under `--delay` and `--settle` a run has cheaper ones too; so
 here both train to the end of the same schedule, on fewer images, one after the other, as often as there are turns.

@@ -38,17 +38,25 @@ def quarters(maps):
 
 
 def test_the_best_rule_is_auxiliary_with_a_recipe_that_it_can_be_told(maps):
-    torch.manual_seed(0)
-    best = for_block(Best(classes=3), maps.shape[1:])
-    torch.manual_seed(0)
-    plain = for_block(
-        Auxiliary(classes=3, label_smoothing=0.05, convolutions=3, channels=128, features=64, depth=0), maps.shape[1:]
-    )
+    head = {"convolutions": 3, "coarse": True, "fine": 2, "linear": 1, "channels": 128, "features": 64, "depth": 0}
+    plain = Auxiliary(classes=3, label_smoothing=0.05, **head)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    assert torch.equal(best.loss(torch.tensor(maps), labels), plain.loss(torch.tensor(maps), labels))
-    recipe = fo.training.Recipe.for_rule(best, epochs=2)
-    assert (recipe.batch_size, recipe.optimiser, recipe.lr_schedule) == (250, "muon", "linear")
+    for place in (Place(0, 4), Place(2, 4), Place(3, 4)):  # a fine head, a coarse one, none
+        losses = []
+        for rule in (Best(classes=3), plain):
+            torch.manual_seed(0)
+            losses.append(rule.for_block(maps.shape[1:], place).loss(torch.tensor(maps), labels))
+        assert torch.equal(*losses)
+    recipe = fo.training.Recipe.for_rule(Best(classes=3), epochs=2)
+    assert (recipe.batch_size, recipe.optimiser, recipe.lr_schedule, recipe.delay) == (250, "muon", "linear", 0.3)
     assert recipe == fo.training.Recipe.for_rule(plain, epochs=2, **Best.recipe)
+
+
+def test_the_best_rules_blocks_may_learn_one_after_another():
+    recipe = fo.training.Recipe.for_rule(Best(classes=3), schedule="greedy")
+    assert (recipe.schedule, recipe.delay, recipe.optimiser) == ("greedy", 0.0, "muon")
+    with pytest.raises(ValueError, match="delay must be 0"):
+        fo.training.Recipe.for_rule(Best(classes=3), schedule="greedy", delay=0.3)
 
 
 def test_grid_pool_covers_odd_maps():

@@ -3,7 +3,8 @@
 The rule is `auxiliary` (Belilovsky, Eickenberg & Oyallon 2020, arXiv 1901.08164); the size of its head and the recipe
 are ours. What the network gains from, measured: a head that is deep, wide and reads nothing but a map's mean; steps of
 equal strength in all directions (Muon), small enough that later blocks can follow the earlier ones; little label
-smoothing and small shifts. `docs/notes/gap.md` has the trials.
+smoothing and small shifts. What it can spare: fine maps for the heads behind the first two blocks, the last block's
+head, and late blocks' first steps. `docs/notes/gap.md` has the trials.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ class Best(Auxiliary):
 
     convolutions: int = 3
     """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
+    coarse: bool = True
+    fine: int = 2
+    linear: int = 1
     channels: int = 128
     """Channels of each convolution; 64 take a quarter less time."""
     features: int = 64
@@ -38,5 +42,6 @@ class Best(Auxiliary):
             "weight_decay": 2e-4,
             "lr_schedule": "linear",
             "warmup": 0.2,
+            "delay": 0.3,
         }
     )

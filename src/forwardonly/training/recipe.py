@@ -104,7 +104,10 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}")
         chosen = {name: value for name, value in given.items() if value is not None or known[name].default is None}
-        return replace(cls(), **{**rule.recipe, **chosen})
+        own = dict(rule.recipe)
+        if chosen.get("schedule") == "greedy":  # blocks that train one after another cannot be staggered
+            own = {name: value for name, value in own.items() if name not in ("delay", "settle")}
+        return replace(cls(), **{**own, **chosen})
 
     @property
     def staggered(self) -> bool:

@@ -158,6 +158,7 @@ def six_blocks(scale: Scale) -> list[Line]:
         "rule.label-smoothing": 0.1,
     }
     second = {**option_names(Best.recipe), **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
+    del second["delay"]  # the rule's own, which need not suit the others
     convolutional = {**first, "rule.convolutions": 2, "rule.depth": 0}
     arms = (
         ("projection", first),
