@@ -163,6 +163,13 @@ def test_options_of_rule_body_and_recipe_reach_the_run(forwardonly):
     assert config["recipe"]["optimiser"] == "sgd" and config["seed"] == 3
 
 
+def test_a_rule_whose_late_blocks_wait_trains_one_block_after_another_where_asked(forwardonly, elsewhere):
+    line = ["train", "--data", "digits", "--rule", "best", "--hidden", "20", "20", "--epochs", "1", "--out"]
+    assert forwardonly(*line, "together")[0] == forwardonly(*line, "in-turn", "--schedule", "greedy")[0] == 0
+    recipes = [json.loads((elsewhere / out / "config.json").read_text())["recipe"] for out in ("together", "in-turn")]
+    assert [recipe["delay"] for recipe in recipes] == [0.3, 0.0]
+
+
 def test_evaluate_gives_what_training_gave(forwardonly, trained):
     status, out, _ = forwardonly("evaluate", trained, "--json")
     result, then = json.loads(out), json.loads((trained / "result.json").read_text())

@@ -24,6 +24,7 @@ from forwardonly.readout import Kind
 from forwardonly.storage import CONFIG, RESULT, read_config, write_json
 from forwardonly.training import Progress, Recipe, Team, join
 from forwardonly.training.loggers import Logger, logger
+from forwardonly.training.recipe import recipe_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,13 @@ def options(argv: Sequence[str]) -> Any:
         data=given(argv, "--data", Train.data),
         body=given(argv, "--body", Train.body),
     )
+    schedule = given(argv, "--schedule", Recipe.schedule)
     if not (resumes := "--resume" in argv) and not restarted():
-        return _with_groups(plain, {})
+        return _with_groups(plain, {}, schedule)
     default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
     out = Path(given(argv, "--out", str(default)))
     if not resumes and not (out / CONFIG).exists():
-        return _with_groups(plain, {})  # the first attempt did not get as far as a run
+        return _with_groups(plain, {}, schedule)  # the first attempt did not get as far as a run
     if not resumes:  # a default of True would turn the flag, where it is given, into one that cannot be
         plain = replace(plain, resume=True)
     kept = read_config(out)
@@ -81,21 +83,22 @@ def options(argv: Sequence[str]) -> Any:
             name = kept["network"][part]["name"]
             if given(argv, f"--{part}", name) != name:
                 raise ValueError(f"{out} was started with --{part} {name}: leave that option as it was")
-        return _with_groups(_as_started(plain, out, kept), kept)
+        return _with_groups(_as_started(plain, out, kept), kept, schedule)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{out} was not started by this version of `forwardonly train`, which cannot resume it"
         ) from None
 
 
-def _with_groups(plain: Train, kept: dict[str, Any]) -> Any:
+def _with_groups(plain: Train, kept: dict[str, Any], schedule: str) -> Any:
     """`plain` with the options that come with its rule and body; their values are those of a kept config, if any."""
     for kind, name, table in (("rule", plain.rule, fo.rules.TABLE), ("body", plain.body, fo.bodies.TABLE)):
         if name not in table:
             raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
     rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
+    own = recipe_of(rule, schedule)
     groups: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
-        "recipe": (Recipe, "", {**asdict(fo.data.augmentation(plain.data)), **rule.recipe, **kept.get("recipe", {})}),
+        "recipe": (Recipe, "", {**asdict(fo.data.augmentation(plain.data)), **own, **kept.get("recipe", {})}),
         "body_options": (body, "", _values(kept, "body")),
         "rule_options": (own_options(rule, without=("classes",)), "rule", _values(kept, "rule")),
     }

@@ -104,9 +104,7 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}")
         chosen = {name: value for name, value in given.items() if value is not None or known[name].default is None}
-        own = dict(rule.recipe)
-        if chosen.get("schedule") == "greedy":  # blocks that train one after another cannot be staggered
-            own = {name: value for name, value in own.items() if name not in ("delay", "settle")}
+        own = recipe_of(rule, chosen.get("schedule", cls.schedule))
         return replace(cls(), **{**own, **chosen})
 
     @property
@@ -119,3 +117,9 @@ class Recipe:
         """What happens to a batch of training images, or None if nothing does."""
         chosen = Augment(crop=self.crop, flip=self.flip, cutout=self.cutout)
         return None if chosen == Augment() else chosen
+
+
+def recipe_of(rule: Rule | type[Rule], schedule: str) -> dict[str, Any]:
+    """The training options that suit a rule, but for those that blocks which train one after another cannot have."""
+    staggering = ("delay", "settle") if schedule == "greedy" else ()
+    return {name: value for name, value in rule.recipe.items() if name not in staggering}
