@@ -12,6 +12,18 @@ from types import MappingProxyType
 
 from forwardonly.rules.auxiliary import Auxiliary
 
+MUON = MappingProxyType(
+    {
+        "optimiser": "muon",
+        "learning_rate": 0.06,
+        "batch_size": 250,
+        "weight_decay": 2e-4,
+        "lr_schedule": "linear",
+        "warmup": 0.2,
+    }
+)
+"""The part of the recipe that suits other rules on the same nets, and backprop, too."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Best(Auxiliary):
@@ -26,7 +38,7 @@ class Best(Auxiliary):
     fine: int = 2
     linear: int = 1
     channels: int = 128
-    """Channels of each convolution; 64 take a quarter less time."""
+    """Channels of each convolution; 64 take an eighth less time a step."""
     features: int = 64
     """Maps are averaged over windows, as many as bring them nearest to this many features."""
     depth: int = 0
@@ -34,14 +46,4 @@ class Best(Auxiliary):
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType(
-        {
-            "optimiser": "muon",
-            "learning_rate": 0.06,
-            "batch_size": 250,
-            "weight_decay": 2e-4,
-            "lr_schedule": "linear",
-            "warmup": 0.2,
-            "delay": 0.3,
-        }
-    )
+    recipe = MappingProxyType({**MUON, "delay": 0.3})

@@ -9,7 +9,6 @@ Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from forwardonly.maps import grid_for, grid_pool, grid_size, product_pool
 from forwardonly.products import scores_of
 from forwardonly.rules.base import Place
-from forwardonly.rules.best import Best
+from forwardonly.rules.best import MUON
 from forwardonly.rules.projection import Projection
 
 CENTRE = 0.28  # the mean of GELU behind a norm; without it products say little but what the means say
@@ -42,7 +41,7 @@ class Bilinear(Projection):
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({**Best.recipe, "delay": 0.0})  # its late blocks are not so dear, and lose by waiting
+    recipe = MUON
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from typing import Any
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy, words
 from forwardonly.rules import Best
+from forwardonly.rules.best import MUON
 
 Options = Mapping[str, Any]
 
@@ -157,8 +158,7 @@ def six_blocks(scale: Scale) -> list[Line]:
         "warmup": 0.2,
         "rule.label-smoothing": 0.1,
     }
-    second = {**option_names(Best.recipe), **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
-    del second["delay"]  # the rule's own, which need not suit the others
+    second = {**option_names(MUON), **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
     convolutional = {**first, "rule.convolutions": 2, "rule.depth": 0}
     arms = (
         ("projection", first),
