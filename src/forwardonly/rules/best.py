@@ -11,18 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from forwardonly.rules.auxiliary import Auxiliary
-
-MUON = MappingProxyType(
-    {
-        "optimiser": "muon",
-        "learning_rate": 0.06,
-        "batch_size": 250,
-        "weight_decay": 2e-4,
-        "lr_schedule": "linear",
-        "warmup": 0.2,
-    }
-)
-"""The part of the recipe that suits other rules on the same nets, and backprop, too."""
+from forwardonly.rules.bilinear import MUON
 
 
 @dataclass(kw_only=True, eq=False)
