@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.rules import Auxiliary, Best, Bilinear, Place
-from forwardonly.training.update import parameter_groups
+from forwardonly.rules import Auxiliary, Best, Place
 
 
 def gelu(x):
@@ -109,26 +108,6 @@ def test_the_last_blocks_may_be_judged_by_linear_maps():
     torch.testing.assert_close(network.row[-1].rule.scores(activation), logits)
 
 
-def test_the_last_blocks_may_be_judged_by_products_of_channels():
-    rule = Auxiliary(classes=3, channels=4, linear=1, products=3, label_smoothing=0.1)
-    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=rule)
-    first, second, third, last = (block.rule for block in network.row)
-    assert first.judge is None and last.judge is None and len(first.convolved) and not len(last.convolved)
-    for own, shape in ((second, (13, 4, 4)), (third, (26, 4, 4))):
-        activation, labels = torch.randn(5, *shape), torch.arange(5) % 3
-        alike = Bilinear(classes=3, label_smoothing=0.1).for_block(shape, Place(0, 1))
-        alike.load_state_dict({name.removeprefix("judge."): value for name, value in own.state_dict().items()})
-        torch.testing.assert_close(own.scores(activation), alike.scores(activation))
-        torch.testing.assert_close(own.loss(activation, labels), alike.loss(activation, labels))
-
-
-def test_muon_moves_no_read_out_of_products():
-    block = fo.build(fo.bodies.Conv(depth=1), (3, 8, 8), rule=Auxiliary(classes=3, products=1)).row[0]
-    groups = parameter_groups(block, fo.training.Recipe(optimiser="muon"))
-    (hidden,) = groups["muon"][0]["params"]
-    assert hidden is next(p for name, p in block.named_parameters() if name.startswith("body.") and p.dim() > 1)
-
-
 def test_maps_are_pooled_for_dense_hidden_layers():
     maps = np.random.default_rng(0).normal(size=(6, 3, 8, 8))
     torch.manual_seed(0)
@@ -173,7 +152,6 @@ def test_the_heads_gradient_stays_in_its_block():
         ("convolutions", -1, 0),
         ("fine", -1, 0),
         ("linear", -1, 0),
-        ("products", -1, 0),
     ],
 )
 def test_a_head_of_no_size_is_one_clear_sentence(name, value, least):

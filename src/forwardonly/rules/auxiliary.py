@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from forwardonly.bodies.convolutional import conv3x3
 from forwardonly.maps import grid_for, grid_pool, grid_size
 from forwardonly.rules.base import Place
-from forwardonly.rules.bilinear import Bilinear
 from forwardonly.rules.projection import Projection
 
 LEAST = 3  # pixels a side; a map that would have fewer is not halved
@@ -24,7 +23,7 @@ LEAST = 3  # pixels a side; a map that would have fewer is not halved
 @dataclass(kw_only=True, eq=False)
 class Auxiliary(Projection):
     """Cross-entropy of a linear map behind hidden layers of the rule's own: strided 3x3 convolutions, pooling, dense
-    layers. Owns `convolved`, `hidden` and `head`, or behind a block judged by products `judge`.
+    layers. Owns `convolved`, `hidden` and `head`.
 
     The gradient of the head stops at the block's wall like any other: what it costs is counted as the block's.
     """
@@ -38,9 +37,6 @@ class Auxiliary(Projection):
     """How many of the first blocks have no coarse head even so: what they lose is lost to those behind them."""
     linear: int = 0
     """How many of the last blocks a linear map alone judges: few or none learn from what they pass on."""
-    products: int = 0
-    """How many of the last blocks, but for `linear` ones, are judged as under `bilinear`: on small maps that takes half
-    the time of convolutions."""
     channels: int = 64
     """Channels of each convolution."""
     features: int = 1024
@@ -52,22 +48,16 @@ class Auxiliary(Projection):
     """Units of each of them."""
 
     recipe = MappingProxyType({"learning_rate": 5e-3})
-    readouts = frozenset({"head.weight", "judge.head.weight"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("convolutions", "fine", "linear", "products", "depth", "channels", "units"):
+        for name in ("convolutions", "fine", "linear", "depth", "channels", "units"):
             least = int(name in ("channels", "units"))
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         linear = place.index >= place.depth - self.linear
-        self.judge = None
-        if place.index >= place.depth - self.products and not linear:
-            self.judge = Bilinear(classes=self.classes, label_smoothing=self.label_smoothing)
-            self.judge.setup(shape, place)
-            return
         coarse = self.coarse and place.index >= self.fine
         maps: list[nn.Module] = []
         convolutions = self.convolutions if len(shape) == 3 and not linear else 0
@@ -92,8 +82,6 @@ class Auxiliary(Projection):
         super().setup((features,), place)
 
     def scores(self, activation: Tensor) -> Tensor:
-        if self.judge is not None:
-            return self.judge.scores(activation)
         return super().scores(self.hidden(grid_pool(self.convolved(activation), self.pooled)))
 
 

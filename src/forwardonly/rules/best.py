@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from forwardonly.rules.auxiliary import Auxiliary
-from forwardonly.rules.bilinear import MUON
+
+MUON = MappingProxyType(
+    {
+        "optimiser": "muon",
+        "learning_rate": 0.06,
+        "batch_size": 250,
+        "weight_decay": 2e-4,
+        "lr_schedule": "linear",
+        "warmup": 0.2,
+    }
+)
+"""The part of the recipe that suits other rules on the same nets, and backprop, too."""
 
 
 @dataclass(kw_only=True, eq=False)

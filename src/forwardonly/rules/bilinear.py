@@ -9,7 +9,6 @@ Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +16,11 @@ from torch import Tensor, nn
 from forwardonly.maps import grid_for, grid_pool, grid_size, product_pool
 from forwardonly.products import scores_of
 from forwardonly.rules.base import Place
+from forwardonly.rules.best import MUON
 from forwardonly.rules.projection import Projection
 
 CENTRE = 0.28  # the mean of GELU behind a norm; without it products say little but what the means say
 LENGTH = 20.0  # of an image's products, about that of its pooled activation: the map's rate suits both
-
-MUON = MappingProxyType(
-    {
-        "optimiser": "muon",
-        "learning_rate": 0.06,
-        "batch_size": 250,
-        "weight_decay": 2e-4,
-        "lr_schedule": "linear",
-        "warmup": 0.2,
-    }
-)
-"""The part of the recipe of `best` that suits other rules on the same nets, and backprop, too."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy, words
 from forwardonly.rules import Best
-from forwardonly.rules.bilinear import MUON
+from forwardonly.rules.best import MUON
 
 Options = Mapping[str, Any]
 

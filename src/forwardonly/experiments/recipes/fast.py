@@ -16,7 +16,7 @@ from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Figure, Row, Scale, Table, option_names, test_accuracy, words
 from forwardonly.measure import evaluate
 from forwardonly.rules import Best
-from forwardonly.rules.bilinear import MUON
+from forwardonly.rules.best import MUON
 from forwardonly.storage import load as load_network
 
 PLAIN = {"rule": "projection", "rule.features": 256, "rule.label-smoothing": 0.1, "readout": "last"}
