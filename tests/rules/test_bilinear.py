@@ -68,13 +68,25 @@ def test_scores_are_linear_maps_joined_by_log_sum_exp():
     rule = Bilinear(classes=3, features=24, group=4, window=5, maps_per_class=2, label_smoothing=0.1)
     rule = rule.for_block((6, 9, 9), Place(0, 1))
     features = np.concatenate([grid_pool(torch.tensor(maps), 2), LENGTH * products(maps - CENTRE, 4, 5)], axis=1)
+    with torch.no_grad():
+        rule.logit_scale.fill_(0.3)
     weight, bias = (value.detach().numpy() for value in (rule.head.weight, rule.head.bias))
-    scores = np.log(np.exp((features @ weight.T + bias).reshape(4, 3, 2)).sum(2))
+    scores = np.log(np.exp((np.exp(0.3) * (features @ weight.T) + bias).reshape(4, 3, 2)).sum(2))
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-4)
     labels = np.array([0, 1, 2, 0])
     logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
     expected = -(0.9 * logs[np.arange(4), labels] + 0.1 * logs.mean(1)).mean()
     assert rule.loss(torch.tensor(maps), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_muon_moves_the_map_and_keeps_its_length_so_the_scale_learns(digits):
+    network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=Bilinear(classes=10))
+    before = [block.rule.head.weight.detach().clone() for block in network.row]
+    fo.fit(network, digits.train, epochs=1, batch_size=50)
+    for block, weight in zip(network.row, before, strict=True):
+        assert not torch.equal(block.rule.head.weight, weight)
+        torch.testing.assert_close(block.rule.head.weight.norm(), weight.norm())
+        assert block.rule.logit_scale.item() > 0  # ten classes need more than a fresh map's length says
 
 
 def test_its_one_map_sees_what_no_linear_map_of_means_can():

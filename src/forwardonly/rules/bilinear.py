@@ -2,13 +2,14 @@
 
 Bilinear pooling, Lin, RoyChowdhury & Maji 2015, arXiv 1504.07889: what a map says is the mean over its pixels of the
 products of each two channels. One linear layer behind that draws quadratic boundaries, and still is one linear layer.
-That it is the head of a local rule, products within groups and windows only, their one length, and several maps a class
-are ours; `docs/notes/gap.md` has the trials.
+That it is the head of a local rule, products within groups and windows only, their one length, several maps a class, and
+a map that Muon moves are ours; `docs/notes/gap.md` has the trials.
 
 Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,11 @@ LENGTH = 20.0  # of an image's products, about that of its pooled activation: th
 @dataclass(kw_only=True, eq=False)
 class Bilinear(Projection):
     """Cross-entropy of a linear map of the pooled activation and of its channels' pooled products. Owns `head`,
-    (K g + P) -> C M.
+    (K g + P) -> C M, and `logit_scale`, the logarithm of what its weights are multiplied by.
 
-    A class's score is the log-sum-exp of its M maps. Flat activations have nothing to pool and no products.
+    A class's score is the log-sum-exp of its M maps. Flat activations have nothing to pool and no products. The map
+    counts as a hidden layer: Muon moves it, with steps of equal strength for frequent and rare products, and keeps its
+    length, so that a scale of its own has to say how sure it is.
     """
 
     group: int = 32
@@ -42,6 +45,7 @@ class Bilinear(Projection):
     """Share of the target spread evenly over all classes."""
 
     recipe = MUON
+    readouts: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,11 +59,12 @@ class Bilinear(Projection):
         if len(shape) == 3:
             size += product_pool(torch.zeros(1, *shape), self.group, self.window).shape[1]
         self.head = nn.Linear(size, self.classes * self.maps_per_class)
+        self.logit_scale = nn.Parameter(torch.zeros(()))
 
     def scores(self, activation: Tensor) -> Tensor:
         features = grid_pool(activation, self.grid)
         if activation.dim() == 4:
             products = product_pool(activation - CENTRE, self.group, self.window, LENGTH)
             features = torch.cat([features, products], dim=1)
-        scores = scores_of(features, self.head.weight, self.head.bias)
+        scores = self.logit_scale.exp() * scores_of(features, self.head.weight) + self.head.bias
         return scores.unflatten(1, (self.classes, self.maps_per_class)).logsumexp(2)

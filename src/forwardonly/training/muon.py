@@ -54,9 +54,9 @@ class Muon(torch.optim.Optimizer):
     def _step(self, weight: Tensor, gradient: Tensor, rate: float, keep: float) -> None:
         state = self._state(weight)
         direction = state["direction"].mul_(keep).add_(gradient)
-        rows = (gradient + keep * direction).movedim(1, -1)  # no copy of filters that lie channels last
+        rows = torch.add(gradient, direction, alpha=keep).movedim(1, -1)  # no copy of filters that lie channels last
         update = orthogonal(rows.flatten(1)).view(rows.shape).movedim(-1, 1)
-        weight.sub_(update * (rate * state["length"] / min(weight.flatten(1).shape) ** 0.5))
+        weight.addcmul_(update, state["length"] * (-rate / min(weight.flatten(1).shape) ** 0.5))
         weight.mul_(state["length"] / weight.norm().clamp_min(TINY))
 
 
@@ -66,17 +66,19 @@ def orthogonal(matrix: Tensor) -> Tensor:
     Singular values are pushed towards 1, the more so the larger they are: three iterations leave the smallest behind.
     Each multiplies by a polynomial of the Gram matrix, whose own next value needs that polynomial alone: so the long
     side is met twice in all, not twice an iteration. In bf16 the Gram matrix would round small singular values away.
+    Its trace is the square of the matrix's length, which saves wide matrices two passes.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     rows = (matrix.T if tall else matrix).to(torch.float32)
-    rows = rows / rows.norm().clamp_min(TINY)
     gram = rows @ rows.T
+    square = gram.trace().clamp_min(TINY**2)
+    gram = gram / square
     factor = product = _polynomial(gram)
     for _ in range(ITERATIONS - 1):
         gram = factor @ gram @ factor
         factor = _polynomial(gram)
         product = factor @ product
-    rows = product @ rows
+    rows = (product * square.rsqrt()) @ rows
     return (rows.T if tall else rows).to(matrix.dtype)
 
 
