@@ -10,6 +10,8 @@ import forwardonly as fo
 from forwardonly.maps import grid_pool, product_pool
 from forwardonly.rules import Bilinear, Place
 from forwardonly.rules.bilinear import CENTRE, LENGTH
+from forwardonly.training.recipe import Recipe
+from forwardonly.training.update import parameter_groups
 
 
 def products(maps, group, window):
@@ -79,7 +81,7 @@ def test_scores_are_linear_maps_joined_by_log_sum_exp():
     assert rule.loss(torch.tensor(maps), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_muon_moves_the_map_and_keeps_its_length_so_the_scale_learns(digits):
+def test_muon_moves_the_maps_and_keeps_their_length_so_the_scale_learns(digits):
     network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=Bilinear(classes=10))
     before = [block.rule.head.weight.detach().clone() for block in network.row]
     fo.fit(network, digits.train, epochs=1, batch_size=50)
@@ -87,6 +89,25 @@ def test_muon_moves_the_map_and_keeps_its_length_so_the_scale_learns(digits):
         assert not torch.equal(block.rule.head.weight, weight)
         torch.testing.assert_close(block.rule.head.weight.norm(), weight.norm())
         assert block.rule.logit_scale.item() > 0  # ten classes need more than a fresh map's length says
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "sgd", "adamw"])
+def test_the_maps_rate_is_a_multiple_of_the_blocks(optimiser):
+    network = fo.build(fo.bodies.CNN(width=0.25), (1, 8, 8), rule=Bilinear(classes=10, map_rate=3.0))
+    block = network.row[0]
+    groups = parameter_groups(block, Recipe(optimiser=optimiser, learning_rate=0.1))[optimiser]
+    rates = {id(parameter): group.get("lr", 0.1) for group in groups for parameter in group["params"]}
+    assert rates[id(block.rule.head.weight)] == pytest.approx(0.3)
+    assert rates[id(block.body[0].weight)] == 0.1
+
+
+def test_maps_of_rate_0_stay(digits):
+    network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=Bilinear(classes=10, map_rate=0.0))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fo.fit(network, digits.train, epochs=1, batch_size=50)
+    after = network.state_dict()
+    assert torch.allclose(after["blocks.0.rule.head.weight"], before["blocks.0.rule.head.weight"])
+    assert not torch.allclose(after["blocks.0.body.0.weight"], before["blocks.0.body.0.weight"])
 
 
 def test_its_one_map_sees_what_no_linear_map_of_means_can():
@@ -129,3 +150,8 @@ def test_it_learns_digits_by_its_own_recipe(digits):
 def test_a_head_of_no_size_is_one_clear_sentence(name):
     with pytest.raises(ValueError, match=f"{name} of a bilinear head must be at least 1, not 0"):
         Bilinear(classes=3, **{name: 0})
+
+
+def test_a_negative_rate_is_one_clear_sentence():
+    with pytest.raises(ValueError, match="map_rate of a bilinear head must be at least 0, not -1"):
+        Bilinear(classes=3, map_rate=-1)

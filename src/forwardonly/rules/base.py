@@ -94,7 +94,10 @@ class Rule(nn.Module):
         """Called before each epoch, counted from 0, for rules with a schedule of their own."""
 
     def optimiser_options(self) -> dict[str, dict[str, Any]]:
-        """Options of the optimiser, such as `lr`, for own parameters by name, where they differ from the block's."""
+        """Options of the optimiser for own parameters by name, where they differ from the block's.
+
+        Such as `lr`, or `relative_rate`, a multiple of the block's rate; `optimiser` names another optimiser.
+        """
         return {}
 
     def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Heard | None]:

@@ -2,14 +2,14 @@
 
 Bilinear pooling, Lin, RoyChowdhury & Maji 2015, arXiv 1504.07889: what a map says is the mean over its pixels of the
 products of each two channels. One linear layer behind that draws quadratic boundaries, and still is one linear layer.
-That it is the head of a local rule, products within groups and windows only, their one length, several maps a class, and
-a map that Muon moves are ours; `docs/notes/gap.md` has the trials.
+That it is the head of a local rule, products within groups and windows only, their one length, several maps a class,
+and Muon for them are ours; `docs/notes/gap.md` has the trials.
 
 Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,9 @@ class Bilinear(Projection):
     """Cross-entropy of a linear map of the pooled activation and of its channels' pooled products. Owns `head`,
     (K g + P) -> C M, and `logit_scale`, the logarithm of what its weights are multiplied by.
 
-    A class's score is the log-sum-exp of its M maps. Flat activations have nothing to pool and no products. The map
-    counts as a hidden layer: Muon moves it, with steps of equal strength for frequent and rare products, and keeps its
-    length, so that a scale of its own has to say how sure it is.
+    A class's score is the log-sum-exp of its M maps. Flat activations have nothing to pool and no products. Where Muon
+    moves the block it moves the maps too, with steps of equal strength for frequent and for rare products; it keeps
+    their length, so that the scale says how sure they are.
     """
 
     group: int = 32
@@ -41,17 +41,20 @@ class Bilinear(Projection):
     images want larger windows."""
     maps_per_class: int = 8
     """Linear maps M that each class has."""
+    map_rate: float = 2.0
+    """Learning rate of the maps, as a multiple of the block's."""
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
     recipe = MUON
-    readouts: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("group", "window", "maps_per_class"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a bilinear head must be at least 1, not {getattr(self, name)}.")
+        if self.map_rate < 0:
+            raise ValueError(f"map_rate of a bilinear head must be at least 0, not {self.map_rate}.")
 
     def setup(self, shape: tuple[int, ...], place: Place) -> None:
         self.grid = grid_for(shape, self.features)
@@ -60,6 +63,9 @@ class Bilinear(Projection):
             size += product_pool(torch.zeros(1, *shape), self.group, self.window).shape[1]
         self.head = nn.Linear(size, self.classes * self.maps_per_class)
         self.logit_scale = nn.Parameter(torch.zeros(()))
+
+    def optimiser_options(self) -> dict[str, dict[str, Any]]:
+        return {"head.weight": {"relative_rate": self.map_rate}}
 
     def scores(self, activation: Tensor) -> Tensor:
         features = grid_pool(activation, self.grid)

@@ -123,8 +123,9 @@ def _alike(one: Any, two: Any) -> bool:
 def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
     """All trained parameters in one group, but each that a rule has options for in a group of its own.
 
-    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's. Muon is for the
-    weights of hidden layers, a rule's own among them: what has one dimension, and a rule's read-outs, goes to SGD.
+    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's, `relative_rate` is a
+    multiple of the recipe's rate. Muon is for the weights of hidden layers, a rule's own among them: what has one
+    dimension, and a rule's read-outs without options, goes to SGD.
     """
     rule = getattr(module, "rule", None)
     special, readouts = (rule.optimiser_options(), rule.readouts) if isinstance(rule, Rule) else ({}, frozenset[str]())
@@ -141,6 +142,8 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[s
             plain.setdefault(optimiser, []).append(parameter)
         else:
             other = {"params": [parameter], **options}
+            if "relative_rate" in other:
+                other["lr"] = recipe.learning_rate * other.pop("relative_rate")
             groups.setdefault(other.pop("optimiser", recipe.optimiser), []).append(other)
     together = {name: [{"params": parameters}] for name, parameters in plain.items()}
     return {name: together.get(name, []) + groups.get(name, []) for name in together | groups}
