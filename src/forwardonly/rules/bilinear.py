@@ -9,6 +9,7 @@ Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Bilinear(Projection):
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
-    recipe = MUON
+    recipe = MappingProxyType({**MUON, "delay": 0.15})
 
     def __post_init__(self) -> None:
         super().__post_init__()
