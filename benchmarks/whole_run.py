@@ -5,7 +5,7 @@ r"""Whole training runs of a local rule and of backprop by turns, for blocks nee
 
 `bench step` times one step in which all blocks learn. Under `--delay` and `--settle` a run has cheaper ones too; so
 here both train to the end of the same schedule, on fewer images, one after the other, as often as there are turns.
-Backprop has the rule's own recipe. The ratio is the median over turns of that of the two runs of a turn.
+Backprop has the rule's own recipe, and all threads to one batch. The ratio is the median over turns of that of the two runs of a turn.
 """
 
 import argparse
@@ -33,6 +33,7 @@ def main() -> None:
     asked.add_argument("--epochs", type=int, default=16)
     asked.add_argument("--turns", type=int, default=3)
     asked.add_argument("--threads", type=int, default=2)
+    asked.add_argument("--workers", type=int, default=1, help="of the rule's runs; backprop's is one block")
     asked.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = asked.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -53,13 +54,15 @@ def main() -> None:
         "rule": chosen.rule,
         "options": chosen.options,
         "recipe": recipe,
+        "workers": chosen.workers,
         "machine": machine(torch.device("cpu")),
         "seconds": seconds,
     }
     for turn in range(chosen.turns):
         for name in reversed(rules) if turn % 2 else rules:
             network = fo.build(fo.bodies.Six(), train.shape, rule=rules[name], seed=turn)
-            seconds[name].append(fo.fit(network, train, **recipe).result["seconds"])
+            workers = chosen.workers if name == chosen.rule else 1
+            seconds[name].append(fo.fit(network, train, **recipe, workers=workers).result["seconds"])
         ratios = [ours / theirs for ours, theirs in zip(*seconds.values(), strict=True)]
         result["ratio"] = statistics.median(ratios)
         print(f"{ratios[-1]:.3f}, median of {len(ratios)}: {result['ratio']:.3f}", flush=True)

@@ -5,6 +5,7 @@ and simultaneous training differ in which loop is outermost; blocks can sit on d
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -43,30 +44,48 @@ def learn_row(
     seed: int | None = None,
     first: int = 0,
     part: int | None = None,
+    turn: Callable[[int], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Tensor, Batch]:
     """One training step of blocks that stand in a row, the first of them at place `first` of the network.
 
     A block computes so many images at a time, or without `part` all; one that has settled stays as it is, and one that
-    waits computes nothing, nor do those behind it: their losses are 0. Returns the losses, and what a block behind
-    receives.
+    waits computes nothing, nor do those behind it: their losses are 0. `turn` makes a context for each place, in which
+    its block learns. Returns the losses, and what a block behind receives.
     """
     losses = []
     for index, (block, update) in enumerate(zip(blocks, updates, strict=True), first):
-        if update.waiting:
-            losses.append(torch.zeros((), device=batch.labels.device))
-            continue
-        if seed is not None:  # for dropout; a block's own, so that it does not matter which process the block is on
-            torch.manual_seed(seed_at(seed, index))
-        if update.settled:
-            block.eval()
-        loss, told, signal = (
-            learn(block, update, *batch, precision)
-            if part is None or part >= len(batch.labels)
-            else learn_in_parts(block, update, batch, precision, part)
-        )
-        batch = Batch(signal, batch.labels, hear(block, batch.heard, told))
-        losses.append(loss)
+        with turn(index):
+            if update.waiting:
+                losses.append(torch.zeros((), device=batch.labels.device))
+                continue
+            if seed is not None:  # for dropout; a block's own, so that it does not matter which process the block is on
+                torch.manual_seed(seed_at(seed, index))
+            if update.settled:
+                block.eval()
+            loss, told, signal = (
+                learn(block, update, *batch, precision)
+                if part is None or part >= len(batch.labels)
+                else learn_in_parts(block, update, batch, precision, part)
+            )
+            batch = Batch(signal, batch.labels, hear(block, batch.heard, told))
+            losses.append(loss)
     return torch.stack(losses), batch
+
+
+def check_shared(network: Network, schedule: str, count: int, whose: str, instead: str) -> None:
+    """Raises ValueError unless several batches can be under way in the network's row at once, each at another block.
+
+    `whose` says what there are `count` of, processes or workers, and `instead` what to do then.
+    """
+    if len(network.row) < count:
+        raise ValueError(f"{count} {whose} cannot share {len(network.row)} block(s): {instead}.")
+    if schedule == "greedy":
+        raise ValueError(f"Greedy training has one block at work at a time, for {count} {whose} too: {instead}.")
+    if network.reader is not None or hears(network.row[0]) == "all":
+        raise ValueError(
+            f"{count} {whose} cannot share the blocks of a rule where all hear each other, or whose negatives or "
+            f"predictions need a softmax reader: {instead}, or use options of the rule that do without."
+        )
 
 
 def learn_together(

@@ -22,7 +22,7 @@ from forwardonly.block import Block
 from forwardonly.network import Network
 from forwardonly.precision import Precision
 from forwardonly.rules import Heard
-from forwardonly.training.loop import hears, learn_row
+from forwardonly.training.loop import check_shared, learn_row
 from forwardonly.training.parallel import Team
 from forwardonly.training.parts import Batch, tensors_in
 from forwardonly.training.recipe import Recipe
@@ -48,15 +48,7 @@ def spread(
     depth = len(network.row)
     if team.stages == 1:
         return [slice(0, depth)]
-    if depth < team.stages:
-        raise ValueError(f"{team.stages} processes cannot share {depth} block(s): use --parallel data.")
-    if recipe.schedule == "greedy":
-        raise ValueError("Greedy training has one block at work at a time: use --parallel data.")
-    if network.reader is not None or hears(network.row[0]) == "all":
-        raise ValueError(
-            "A rule whose blocks all hear each other, or whose negatives or predictions need a softmax reader, "
-            "cannot be spread over processes: use --parallel data, or options of the rule that do without."
-        )
+    check_shared(network, recipe.schedule, team.stages, "processes", "use --parallel data")
     costs = torch.zeros(depth, dtype=torch.float64, device=network.device)
     if team.leads:
         seconds, batch = _quickest(prepare, network.device)

@@ -49,6 +49,9 @@ class Recipe:
     """Memory to train within, such as 2GiB; blocks then compute parts of a batch where they must, and idle ones wait
     outside the device: in the host's memory, or on a CPU in files. Batch norm and rules that compare images see a part.
     """
+    workers: int = 1
+    """Batches under way at once, each at another block and with its share of the processor's threads: quicker where
+    maps are small, with the same result as one worker on so few threads. Not for GPUs, dropout or several processes."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
     compile: bool = False
@@ -67,7 +70,7 @@ class Recipe:
     """Augmentation: side in pixels of a square that is blanked at random."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every"):
+        for name in ("epochs", "batch_size", "validate_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.learning_rate <= 0:

@@ -4,7 +4,9 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ from forwardonly.training.pipeline import Pipe, spread
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.recipe import Recipe
 from forwardonly.training.update import Span, span_of_learning
+from forwardonly.training.workers import PREPARING, Turn, Workers, check_workers
 
 
 class Progress(NamedTuple):
@@ -83,6 +86,8 @@ class Trainer:
         self.timed = list(zip(self.updates, self.spans, strict=True))
         if self.reader_update is not None:
             self.timed.append((self.reader_update, Span(0, total)))
+        check_workers(network, recipe, device, team)
+        self.workers = None if recipe.workers == 1 else Workers(recipe.workers)
         self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
         self.place = Place()
         self.losses = torch.zeros(self.steps, len(self.updates), device=device)
@@ -101,7 +106,7 @@ class Trainer:
         self.pipe = Pipe(team, device)
         self.own = [slice(0, len(self.updates))]
         if team.stages > 1:
-            self.own = spread(network, recipe, team, lambda: self._first(self._order()), self.precision)
+            self.own = spread(network, recipe, team, lambda: self._first(self._order(), 0), self.precision)
 
     def train(
         self,
@@ -120,19 +125,23 @@ class Trainer:
                 self.cache.move_to(place.phase)
             for block in self.network.row:
                 block.rule.start_epoch(place.epoch)
-            while place.step < self.steps:
-                self.losses[place.step] = self._step(order)
-                place.step += 1
-                if self.team.heartbeat is not None:
-                    self.team.heartbeat.step = self._steps_done()
-                if progress is not None:
-                    progress(Progress(self._steps_done(), total))
-                if interrupted.is_set():
-                    place.seconds += time.perf_counter() - started
-                    raise Interrupted(self._interrupted(folder))
-                if folder is not None and self._pauses(place.step):
-                    self._meet()
-                    self._checkpoint(folder, place.seconds + time.perf_counter() - started)
+            with self.workers or nullcontext():
+                while place.step < self.steps:
+                    if self.workers is None:
+                        self.losses[place.step] = self._step(order)
+                    else:
+                        self.workers.begin(partial(self._carry, order, place.step))
+                    place.step += 1
+                    if self.team.heartbeat is not None:
+                        self.team.heartbeat.step = self._steps_done()
+                    if progress is not None:
+                        progress(Progress(self._steps_done(), total))
+                    if interrupted.is_set():
+                        place.seconds += time.perf_counter() - started
+                        raise Interrupted(self._interrupted(folder))
+                    if folder is not None and self._pauses(place.step):
+                        self._meet()
+                        self._checkpoint(folder, place.seconds + time.perf_counter() - started)
             self._meet()
             place.seconds += time.perf_counter() - started
             row = self._row(validation, time.perf_counter() - started)
@@ -148,16 +157,21 @@ class Trainer:
         place, row, own = self.place, self.network.row, self.own[self.team.stage]
         seed = seed_at(self.seed, place.phase, place.epoch, place.step, self.team.replica)
         torch.manual_seed(seed)  # for dropout
-        self._set_rates()
+        for index in range(len(self.timed)):
+            self._set_rate(index, place.epoch, place.step)
         if self.cache is not None:
-            chosen = self._chosen(order)
+            chosen = self._chosen(order, place.step)
             chosen = chosen if self.team.replicas == 1 else chosen[self.team.part(self.batch)]
             losses = torch.zeros(len(row), device=self.device)
             losses[place.phase] = self.cache.learn(self.updates[place.phase], chosen)
         elif self.updates[own.start].waiting:  # and the stage before sends nothing
             losses = torch.zeros(len(row), device=self.device)
         else:
-            batch = self._first(order) if self.team.stage == 0 else self.pipe.receive(not self._meets_after(place.step))
+            batch = (
+                self._first(order, place.step)
+                if self.team.stage == 0
+                else self.pipe.receive(not self._meets_after(place.step))
+            )
             if self.recipe.schedule == "greedy":
                 losses = self._learn_one(*reach(row[: place.phase], batch.signal, None, self.precision), batch.labels)
             elif hears(row[0]) == "all":
@@ -171,15 +185,30 @@ class Trainer:
         self.team.finish()
         return losses if self.team.replicas == 1 else losses * self.team.weight(self.batch)
 
-    def _chosen(self, order: Tensor) -> Tensor:
-        """Where the images of this step's global batch are, (B,)."""
-        return order[self.place.step * self.batch : (self.place.step + 1) * self.batch]
+    def _carry(self, order: Tensor, step: int, turn: Turn) -> None:
+        """One batch of the epoch through the loop, by a worker: `_step` where others are under way."""
+        epoch = self.place.epoch  # stays what it is until all have arrived
 
-    def _first(self, order: Tensor) -> Batch:
+        @contextmanager
+        def at_its_rate(index: int) -> Iterator[None]:
+            with turn(index):
+                self._set_rate(index, epoch, step)
+                yield
+
+        with turn(PREPARING):
+            batch = self._first(order, step)
+        row = self.network.row
+        self.losses[step] = learn_row(row, self.updates, batch, self.precision, part=self.part, turn=at_its_rate)[0]
+
+    def _chosen(self, order: Tensor, step: int) -> Tensor:
+        """Where the images of a step's global batch are, (B,)."""
+        return order[step * self.batch : (step + 1) * self.batch]
+
+    def _first(self, order: Tensor, step: int) -> Batch:
         """What the first block receives. Everything is drawn for the global batch, then this replica takes its part."""
         place, part = self.place, self.team.part(self.batch)
-        generator = generator_at(self.device, self.seed, place.phase, place.epoch, place.step)
-        chosen = self._chosen(order)
+        generator = generator_at(self.device, self.seed, place.phase, place.epoch, step)
+        chosen = self._chosen(order, step)
         images, labels = self.images.images[chosen], self.images.labels[chosen]
         if self.recipe.augment is not None:
             images = self.recipe.augment(images, generator, epoch=place.epoch, indices=chosen)
@@ -191,9 +220,7 @@ class Trainer:
         if self.reader_update is not None:
             logits = read(self.network, self.reader_update, images, labels, self.precision)
             if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
-                generator = generator_at(
-                    self.device, self.seed, place.phase, place.epoch, place.step, self.team.replica
-                )
+                generator = generator_at(self.device, self.seed, place.phase, place.epoch, step, self.team.replica)
         return Batch(self.network.present(images, labels, generator, wrong, logits), labels)
 
     def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:
@@ -210,12 +237,13 @@ class Trainer:
         generator = generator_at(self.device, self.seed, self.place.phase, self.place.epoch)
         return torch.randperm(len(self.images), generator=generator, device=self.device)
 
-    def _set_rates(self) -> None:
-        done = self.place.epoch * self.steps + self.place.step
-        for update, span in self.timed:
-            update.waiting, update.settled = done < span.first, done >= span.end
-            if not update.settled:
-                update.set_rate(span.rate_factor(self.recipe, done))
+    def _set_rate(self, index: int, epoch: int, step: int) -> None:
+        """Readies the update at that place in `timed` for a step."""
+        done = epoch * self.steps + step
+        update, span = self.timed[index]
+        update.waiting, update.settled = done < span.first, done >= span.end
+        if not update.settled:
+            update.set_rate(span.rate_factor(self.recipe, done))
 
     def _steps_done(self) -> int:
         epochs = self.place.phase * self.recipe.epochs + self.place.epoch
@@ -240,10 +268,16 @@ class Trainer:
 
     def _meet(self) -> None:
         """All processes, at the same step, get all weights and losses, which must be finite."""
+        self._arrive()
         self.pipe.flush()
         self.team.meet(self.network, self.own)
         self.everyones = self.team.summed(self.losses)
         self._check_finite()
+
+    def _arrive(self) -> None:
+        """All steps that were begun are done when this returns."""
+        if self.workers is not None:
+            self.workers.finish()
 
     def _check_finite(self) -> None:
         """Looks at all losses, and at the weights, which the last step may have spoilt."""
@@ -353,6 +387,7 @@ class Trainer:
             self.losses.copy_(state["losses"])
 
     def _interrupted(self, folder: Path | None) -> str:
+        self._arrive()
         if folder is None:
             return "Interrupted; nothing was saved, for the run has no folder."
         if not self.team.alone:
