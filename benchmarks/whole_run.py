@@ -5,7 +5,8 @@ r"""Whole training runs of a local rule and of backprop by turns, for blocks nee
 
 `bench step` times one step in which all blocks learn. Under `--delay` and `--settle` a run has cheaper ones too; so
 here both train to the end of the same schedule, on fewer images, one after the other, as often as there are turns.
-Backprop has the rule's own recipe, and all threads to one batch. The ratio is the median over turns of that of the two runs of a turn.
+Backprop has the rule's own recipe, and all threads to one batch. The ratio is the median over turns of that of the two
+runs of a turn.
 """
 
 import argparse
