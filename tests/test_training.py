@@ -216,9 +216,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_blocks_name(images, tm
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def fit_in(folder, images, rule_name="hyperspherical", **options):
+def fit_in(folder, images, rule_name="hyperspherical", dropout=0.2, **options):
     rule = fo.rules.TABLE[rule_name](classes=4)
-    net = fo.mlp(images.shape, [12, 9], rule=rule, dropout=0.2)
+    net = fo.mlp(images.shape, [12, 9], rule=rule, dropout=dropout)
     fixed = {"epochs": 3, "batch_size": 16, "validation": images, "test": images, "seed": 5, "crop": 1}
     return fo.fit(net, images, out=folder, **{**fixed, **options})
 
@@ -241,6 +241,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(images, tmp_path, rule_name
 @pytest.mark.parametrize("at", [3, 7])
 def test_an_interrupted_run_with_waiting_and_settled_blocks_goes_on_to_the_same_bits(images, tmp_path, at):
     goes_on_to_the_same_bits(images, tmp_path, at, rule_name="projection", settle=0.4, delay=0.45)
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_an_interrupted_run_of_two_workers_goes_on_to_the_same_bits(images, tmp_path, at):
+    options = {"rule_name": "projection", "dropout": 0.0, "workers": 2, "checkpoint_every": 2}
+    goes_on_to_the_same_bits(images, tmp_path, at, **options)
 
 
 def goes_on_to_the_same_bits(images, tmp_path, at, **options):

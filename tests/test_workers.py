@@ -1,7 +1,5 @@
 """Workers: the bits of one worker, batches that really are under way together, and an end that hides nothing."""
 
-import os
-import signal
 import threading
 from itertools import accumulate
 
@@ -13,10 +11,10 @@ from forwardonly.training import loop
 from forwardonly.training.workers import Workers
 
 
-def fit(images, rule="hyperspherical", folder=None, widths=(12, 9, 8), **options):
-    net = fo.mlp(images.shape, list(widths), rule=fo.rules.TABLE[rule](classes=4), seed=3)
+def fit(images, rule="hyperspherical", **options):
+    net = fo.mlp(images.shape, [12, 9, 8], rule=fo.rules.TABLE[rule](classes=4), seed=3)
     fixed = {"epochs": 3, "batch_size": 16, "validation": images, "seed": 5, "crop": 1, "precision": "fp32"}
-    return fo.fit(net, images, out=folder, **{**fixed, **options})
+    return fo.fit(net, images, **{**fixed, **options})
 
 
 def same(one, other):
@@ -78,19 +76,6 @@ def test_two_batches_are_under_way_at_once_and_no_more(images, monkeypatch):
     fo.fit(net, images.subset(torch.arange(48)), epochs=1, batch_size=16, workers=2)
     busy = list(accumulate(1 if what == "begins" else -1 for what, _ in events))
     assert len(events) == 2 * 9 and max(busy) == 2
-
-
-@pytest.mark.parametrize("at", [1, 4, 7])
-def test_an_interrupted_run_goes_on_to_the_same_bits(images, tmp_path, at):
-    def press_ctrl_c(progress):
-        if progress.step == at and progress.row is None:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    options = {"workers": 2, "checkpoint_every": 2}
-    whole = fit(images, "projection", tmp_path / "whole", **options)
-    with pytest.raises(fo.training.Interrupted, match="--resume"):
-        fit(images, "projection", tmp_path / "cut", progress=press_ctrl_c, **options)
-    assert same(whole, fit(images, "projection", tmp_path / "cut", resume=True, **options))
 
 
 def test_what_stops_a_batch_is_what_the_run_says(images):

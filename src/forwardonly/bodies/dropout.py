@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def drops(module: nn.Module) -> bool:
+    """Whether a module is dropout of any kind that drops something."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+
+
 class Dropout(nn.Dropout):
     """Dropout that decides by one random byte a feature on a CPU, so that the share is rounded to a multiple of 1/256.
 

@@ -19,6 +19,7 @@ from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from forwardonly.bodies.dropout import drops
 from forwardonly.export import decompositions
 from forwardonly.export.optimisers import PlainUpdate, Plan, State, first_state, plan
 from forwardonly.network import Network
@@ -170,7 +171,7 @@ def _check(network: Network, batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+        if drops(module):
             raise ValueError(f"Dropout is random and cannot be exported in a training step: build {name} without it.")
 
 

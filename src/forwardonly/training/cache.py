@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardonly.block import Signal, main_path
+from forwardonly.bodies.dropout import drops
 from forwardonly.candidates import FirstLayer, leading_affine
 from forwardonly.data import Images
 from forwardonly.network import Network
@@ -28,11 +29,8 @@ CHUNK = 1000
 def repeats(network: Network, images: Images, recipe: Recipe) -> bool:
     """Whether the signal in front of a block is the same in every epoch of its greedy training, and fits in memory."""
     fixed = recipe.redraw == "once" or not isinstance(network.rule, ContrastiveRule)
-    random = (
-        nn.modules.dropout._DropoutNd,
-        nn.modules.batchnorm._BatchNorm,
-    )  # the latter makes an image's depend on others'
-    steady = not any(isinstance(module, random) and getattr(module, "p", 1.0) > 0 for module in network.modules())
+    mixes = nn.modules.batchnorm._BatchNorm  # makes an image's depend on others'
+    steady = not any(drops(module) or isinstance(module, mixes) for module in network.modules())
     if not (recipe.schedule == "greedy" and fixed and steady and recipe.augment is None and network.reader is None):
         return False
     signal = network.present(images.images[:1], images.labels[:1], wrong=images.labels[:1])

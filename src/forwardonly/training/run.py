@@ -55,7 +55,7 @@ def fit(
         out: run folder; without one nothing is written.
         resume: go on from the checkpoint in `out`.
         seed: of every random draw in the run; initial weights were drawn when the network was built.
-        progress: called after every step.
+        progress: called after every step; with several workers, when the last few are still under way.
         config: kept in the run's `config.json` beside the network and the recipe.
         team: the processes that share the run, all of which call this with the same arguments; see `training.join`.
         options: fields of `Recipe`; what is not given is the rule's default.

@@ -158,7 +158,7 @@ class Trainer:
         seed = seed_at(self.seed, place.phase, place.epoch, place.step, self.team.replica)
         torch.manual_seed(seed)  # for dropout
         for index in range(len(self.timed)):
-            self._set_rate(index, place.epoch, place.step)
+            self._set_rate(index, place.step)
         if self.cache is not None:
             chosen = self._chosen(order, place.step)
             chosen = chosen if self.team.replicas == 1 else chosen[self.team.part(self.batch)]
@@ -186,19 +186,17 @@ class Trainer:
         return losses if self.team.replicas == 1 else losses * self.team.weight(self.batch)
 
     def _carry(self, order: Tensor, step: int, turn: Turn) -> None:
-        """One batch of the epoch through the loop, by a worker: `_step` where others are under way."""
-        epoch = self.place.epoch  # stays what it is until all have arrived
+        """One batch of this epoch through the loop, by a worker: `_step` where others are under way."""
 
         @contextmanager
         def at_its_rate(index: int) -> Iterator[None]:
             with turn(index):
-                self._set_rate(index, epoch, step)
+                self._set_rate(index, step)
                 yield
 
         with turn(PREPARING):
             batch = self._first(order, step)
-        row = self.network.row
-        self.losses[step] = learn_row(row, self.updates, batch, self.precision, part=self.part, turn=at_its_rate)[0]
+        self.losses[step] = learn_row(self.network.row, self.updates, batch, self.precision, turn=at_its_rate)[0]
 
     def _chosen(self, order: Tensor, step: int) -> Tensor:
         """Where the images of a step's global batch are, (B,)."""
@@ -237,9 +235,9 @@ class Trainer:
         generator = generator_at(self.device, self.seed, self.place.phase, self.place.epoch)
         return torch.randperm(len(self.images), generator=generator, device=self.device)
 
-    def _set_rate(self, index: int, epoch: int, step: int) -> None:
-        """Readies the update at that place in `timed` for a step."""
-        done = epoch * self.steps + step
+    def _set_rate(self, index: int, step: int) -> None:
+        """Readies the update at that place in `timed` for a step of this epoch."""
+        done = self.place.epoch * self.steps + step
         update, span = self.timed[index]
         update.waiting, update.settled = done < span.first, done >= span.end
         if not update.settled:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import torch
-from torch import nn
 
+from forwardonly.bodies.dropout import drops
 from forwardonly.network import Network
 from forwardonly.training.loop import check_shared
 from forwardonly.training.parallel import Team
@@ -104,17 +104,13 @@ def check_workers(network: Network, recipe: Recipe, device: torch.device, team: 
     if count == 1:
         return
     check_shared(network, recipe.schedule, count, "workers", "choose 1")
-    never: dict[str, Any] = {
+    never = {
         "several processes": not team.alone,
         "a GPU": device.type != "cpu",
         "a memory budget": recipe.memory_budget is not None,
         "compiled blocks": recipe.compile,
-        "dropout, whose draws depend on who is first,": any(_drops(part) for part in network.modules()),
+        "dropout, whose draws depend on who is first,": any(map(drops, network.modules())),
     }
     for what, so in never.items():
         if so:
             raise ValueError(f"{count} workers do not go together with {what}: choose 1.")
-
-
-def _drops(part: nn.Module) -> bool:
-    return isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
