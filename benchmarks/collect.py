@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import forwardonly as fo
-from forwardonly.storage import RESULT, read_config, read_result, write_atomically
+from forwardonly.network.storage import RESULT, read_config, read_result, write_atomically
 
 KEPT = (
     "seed",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from forwardonly.training.pipeline import balance
+from forwardonly.training.strategies.pipeline import balance
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 import forwardonly as fo
-from forwardonly.allocator import keep_freed_memory
-from forwardonly.measure.naive import NaiveForwardForward
-from forwardonly.measure.speed import machine
+from forwardonly.bench.naive import NaiveForwardForward
+from forwardonly.bench.speed import machine
+from forwardonly.system.allocator import keep_freed_memory
 
 HIDDEN = (500, 500)
 
@@ -47,7 +47,7 @@ def ours(splits: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     history: list[tuple[float, float]] = []
     clock = {"began": time.process_time(), "spent": 0.0}
 
-    def note(event: fo.training.Progress) -> None:
+    def note(event: fo.training.StepEvent) -> None:
         if event.row is None and event.step % (len(train) // 100) == 0:  # before the epoch is measured
             clock["spent"] += time.process_time() - clock["began"]
         if event.row is not None:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 import forwardonly as fo
-from forwardonly.measure.memory import parse_bytes
-from forwardonly.measure.speed import machine
+from forwardonly.bench.speed import machine
+from forwardonly.system.memory import parse_bytes
 
 BLOCKS, UNITS = 200, 500
 

@@ -36,12 +36,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import forwardonly as fo
-from forwardonly.build import assemble
-from forwardonly.measure.speed import machine
-from forwardonly.precision import autocast, choose_precision
-from forwardonly.training import Recipe, join
-from forwardonly.training.parts import Batch
-from forwardonly.training.pipeline import step_seconds
+from forwardonly.bench.speed import machine
+from forwardonly.network.build import assemble
+from forwardonly.system.precision import autocast, choose_precision
+from forwardonly.training import TrainingConfig, join
+from forwardonly.training.batch import Batch
+from forwardonly.training.strategies.pipeline import step_seconds
 
 SIDE, CLASSES = 32, 10
 WARM_UP = 2  # steps that are not timed
@@ -165,7 +165,7 @@ def pieces(arguments: argparse.Namespace) -> dict[str, Any]:
     network = build(arguments)
     train = images(arguments.batch)
     network.prepare.fit(train.images)
-    recipe = Recipe.for_rule(network.rule)
+    recipe = TrainingConfig.for_rule(network.rule)
     precision = choose_precision(arguments.precision, network.device)
 
     def present(count: int) -> Tensor:
@@ -192,7 +192,7 @@ def pieces(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _twice(network: fo.Network, recipe: Recipe, batch: Batch, precision: Any) -> list[list[float]]:
+def _twice(network: fo.Network, recipe: TrainingConfig, batch: Batch, precision: Any) -> list[list[float]]:
     return [step_seconds(network.row, recipe, batch, precision) for _ in range(2)]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from forwardonly.measure.speed import machine
+from forwardonly.bench.speed import machine
 
 WAYS = {
     "one process": "kill-alone",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import forwardonly as fo
-from forwardonly.measure.speed import machine
+from forwardonly.bench.speed import machine
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     rule: fo.rules.Rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **chosen.options)
     backprop = fo.rules.Backprop(classes=rule.classes, label_smoothing=0.05)
     rules: dict[str, fo.rules.Rule] = {chosen.rule: rule, "backprop": backprop}
-    recipe = {**rule.recipe, "crop": 2, "flip": "alternating", **chosen.recipe, "epochs": chosen.epochs}
+    recipe = {**rule.training_defaults, "crop": 2, "flip": "alternating", **chosen.recipe, "epochs": chosen.epochs}
     seconds: dict[str, list[float]] = {name: [] for name in rules}
     result: dict[str, Any] = {
         "date": date.today().isoformat(),

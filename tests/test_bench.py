@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import forwardonly as fo
+from forwardonly.bench import depth, speed, start
+from forwardonly.bench.naive import NaiveForwardForward
 from forwardonly.cli import main
-from forwardonly.measure import depth, speed, start
-from forwardonly.measure.naive import NaiveForwardForward
-from forwardonly.training import Recipe, loop
+from forwardonly.training import TrainingConfig, loop
 
 QUICK = ["--batch", "8", "--size", "8", "--threads", "1", "--precision", "fp32", "--json"]
 START = {"rule": "hyperspherical", "hidden": (8,), "batch": 16, "device": "cpu", "threads": 1}
@@ -21,10 +21,10 @@ def short(monkeypatch):
     monkeypatch.setattr(speed, "SHORTEST", 0.0)
 
 
-def work(rule="projection", layers=3, **recipe):
+def work(rule="projection", layers=3, **options):
     rule = fo.rules.TABLE[rule](classes=4)
-    recipe = Recipe(precision="fp32", device="cpu", **recipe)
-    return speed.Work(rule=rule, body=fo.bodies.Conv(depth=layers, channels=4), shape=(3, 8, 8), batch=8, recipe=recipe)
+    config = TrainingConfig(precision="fp32", device="cpu", **options)
+    return speed.Work(rule=rule, body=fo.bodies.Conv(depth=layers, channels=4), shape=(3, 8, 8), batch=8, config=config)
 
 
 def bench(capsys, *words):

@@ -10,7 +10,7 @@ import forwardonly as fo
 from forwardonly.bodies import residual
 from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Whitening
-from forwardonly.network import activation_shapes
+from forwardonly.network.network import activation_shapes
 
 RULES = [name for name, rule in fo.rules.TABLE.items() if issubclass(rule, fo.rules.OnePassRule)]
 SMALL = {

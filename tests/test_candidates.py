@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly import candidates
+from forwardonly.bench.speed import one_label
 from forwardonly.bodies import MLP, Conv, ResNet17, Transformer
-from forwardonly.measure.speed import one_label
+from forwardonly.network import candidates
 
 BODIES = [
     MLP(hidden=(20, 12)),
@@ -22,7 +22,7 @@ def network(body, rule=None, shape=(1, 8, 8)):
 
 
 @pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("options", [{"normalise_input": False}, {}, {"label_place": "everywhere"}])
+@pytest.mark.parametrize("options", [{"normalise_input": False}, {}, {"label_placement": "everywhere"}])
 def test_a_full_pass_a_label_gives_the_same(body, options):
     net, images = network(body, fo.rules.ForwardForward(classes=5, **options))
     with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 import forwardonly as fo
-from forwardonly.training import checkpoint
+from forwardonly.training.runs import checkpoint
 
 
 def state(value=1.0):
@@ -234,7 +234,7 @@ def spoil_after(net, step, value=math.nan):
 @pytest.mark.parametrize("rule_name", sorted(set(fo.rules.TABLE) - {"backprop"}))
 def test_what_is_not_finite_stops_every_rule_with_block_epoch_and_step(images, tmp_path, rule_name, value):
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE[rule_name](classes=4))
-    hears_all = getattr(net.rule, "wants", "none") == "all"  # then the first block's loss hangs on the second one
+    hears_all = getattr(net.rule, "needs_peers", "none") == "all"  # then the first block's loss hangs on the second one
     named = rf"(loss|weight) of block {'[01]' if hears_all else 1} became .* in epoch 1, (by )?step \d"
     with pytest.raises(fo.training.NonFiniteLoss, match=named):
         fo.fit(net, images, epochs=4, batch_size=16, out=tmp_path, progress=spoil_after(net, 7, value))

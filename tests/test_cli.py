@@ -115,8 +115,8 @@ def test_help_shows_the_options_of_the_chosen_rule(forwardonly):
 
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
 def test_defaults_in_the_help_are_those_of_the_rule(rule):
-    shown = cli.importlib.import_module("forwardonly.cli.train").options(["--rule", rule]).recipe
-    assert shown == fo.training.Recipe.for_rule(fo.rules.TABLE[rule](classes=2))
+    shown = cli.importlib.import_module("forwardonly.cli.train").options(["--rule", rule]).training
+    assert shown == fo.training.TrainingConfig.for_rule(fo.rules.TABLE[rule](classes=2))
 
 
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
@@ -160,13 +160,13 @@ def test_options_of_rule_body_and_recipe_reach_the_run(forwardonly):
     assert config["network"]["rule"]["objective"] == "margin"
     assert config["network"]["body"]["hidden"] == [30, 20]
     assert config["network"]["readout"] == "last"
-    assert config["recipe"]["optimiser"] == "sgd" and config["seed"] == 3
+    assert config["training"]["optimiser"] == "sgd" and config["seed"] == 3
 
 
 def test_a_rule_whose_late_blocks_wait_trains_one_block_after_another_where_asked(forwardonly, elsewhere):
     line = ["train", "--data", "digits", "--rule", "best", "--hidden", "20", "20", "--epochs", "1", "--out"]
     assert forwardonly(*line, "together")[0] == forwardonly(*line, "in-turn", "--schedule", "greedy")[0] == 0
-    recipes = [json.loads((elsewhere / out / "config.json").read_text())["recipe"] for out in ("together", "in-turn")]
+    recipes = [json.loads((elsewhere / out / "config.json").read_text())["training"] for out in ("together", "in-turn")]
     assert [recipe["delay"] for recipe in recipes] == [0.3, 0.0]
 
 
@@ -414,7 +414,7 @@ def test_resuming_with_other_options_is_refused(refused, trained):
 def test_a_config_that_is_not_ours_is_refused(refused, trained, elsewhere):
     config = json.loads((trained / "config.json").read_text())
     (elsewhere / "r").mkdir()
-    for damage in ({"data": 3}, {"recipe": {"wings": 2}}, {"network": {"rule": {"name": "hyperspherical", "x": 1}}}):
+    for damage in ({"data": 3}, {"training": {"wings": 2}}, {"network": {"rule": {"name": "hyperspherical", "x": 1}}}):
         (elsewhere / "r/config.json").write_text(json.dumps({**config, **damage}))
         assert "cannot resume" in refused("train", "--resume", "--out", "r")
 
@@ -462,6 +462,6 @@ def test_progress_on_a_terminal_has_a_bar_and_the_time_left(monkeypatch, capsys)
     monkeypatch.setenv("TERM", "xterm")
     with Screen().progress("ff on digits") as draw:
         for step in range(1, 11):
-            draw(fo.training.Progress(step, 10, {"epoch": 0, "loss": [0.5], "seconds": 1.0} if step == 10 else None))
+            draw(fo.training.StepEvent(step, 10, {"epoch": 0, "loss": [0.5], "seconds": 1.0} if step == 10 else None))
     err = capsys.readouterr().err
     assert "ff on digits" in err and "100%" in err and "0:00:0" in err and "epoch 1: loss 0.500" in err

@@ -13,8 +13,8 @@ from forwardonly import cli
 from forwardonly.export import export_network, export_training_step, training_step
 from forwardonly.export.decompositions import avg_pool2d_backward, convolution_backward, max_pool2d_backward
 from forwardonly.export.step import race
-from forwardonly.training.loop import learn_all
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import learn_all
 from forwardonly.training.update import Update
 
 RATE = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
@@ -57,7 +57,7 @@ def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
     images = images_of(net.shape)
     options = {"optimiser": optimiser, "learning_rate": RATE[optimiser], "weight_decay": 0.01, "clip": 1.0}
     step = training_step(net, batch_size=16, **options)
-    recipe = Recipe.for_rule(net.rule, **options)
+    recipe = TrainingConfig.for_rule(net.rule, **options)
     updates = [Update(block, recipe) for block in net.row]
     state = step.state
     for k in range(3):

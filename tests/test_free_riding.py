@@ -6,7 +6,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.measure import free_riding
-from forwardonly.rules.base import Place
+from forwardonly.rules.base import BlockPosition
 
 BETA, GAMMA, DEPTH, N = 4.0, 0.7, 3, 50
 
@@ -19,7 +19,7 @@ def goodness():
 
 def rules(**options):
     rule = fo.rules.Cumulative(classes=4, **options)
-    return [rule.for_block((5,), Place(index, DEPTH)) for index in range(DEPTH)]
+    return [rule.for_block((5,), BlockPosition(index, DEPTH)) for index in range(DEPTH)]
 
 
 def measured(goodness, of):
@@ -40,7 +40,7 @@ def test_nothing_is_lost_per_block_nor_after_correction(goodness):
 
 def test_attenuation_of_collaboration_counts_all_other_blocks(goodness):
     rule = fo.rules.CollaborativeFixed(classes=4, sharpness=1.0)
-    own = [rule.for_block((5,), Place(index, DEPTH)).double() for index in range(DEPTH)]
+    own = [rule.for_block((5,), BlockPosition(index, DEPTH)).double() for index in range(DEPTH)]
     pull = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     together = goodness.sum(1, keepdims=True) - 2
     expected = (pull(-together[0]) + pull(together[1])) / (pull(2 - goodness[0]) + pull(goodness[1] - 2))

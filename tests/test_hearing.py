@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.block import Block
-from forwardonly.training import cache
-from forwardonly.training.loop import learn_all
+from forwardonly.network.block import Block
+from forwardonly.training.step import learn_all
+from forwardonly.training.strategies import cache
 from forwardonly.training.update import Update
 
 HEARING = {
@@ -34,7 +34,7 @@ def counted(monkeypatch):
 
 def prepared(images, wants, hidden=(12, 10, 8, 6)):
     net = fo.mlp(images.shape, hidden, rule=HEARING[wants]())
-    updates = [Update(block, fo.training.Recipe()) for block in net.row]
+    updates = [Update(block, fo.training.TrainingConfig()) for block in net.row]
     return net, updates, net.present(images.images, images.labels, wrong=(images.labels + 1) % 4)
 
 
@@ -65,11 +65,11 @@ def test_a_step_moves_each_block_by_its_own_loss_alone(images, wants):
         activation = block(incoming)
         told.append(block.rule.streams(activation))
         incoming = block.pass_on(activation, incoming)
-    rows = fo.rules.Heard(*(torch.stack([t.detach() for t in stream]) for stream in zip(*told, strict=True)))
+    rows = fo.rules.PeerGoodness(*(torch.stack([t.detach() for t in stream]) for stream in zip(*told, strict=True)))
     expected = []
     for index, (block, own) in enumerate(zip(net.row, told, strict=True)):
-        heard = {"all": rows, "none": None}.get(wants, fo.rules.Heard(*(stream[:index] for stream in rows)))
-        expected.append(torch.autograd.grad(block.rule.loss(*own, heard), list(block.body.parameters())))
+        peers = {"all": rows, "none": None}.get(wants, fo.rules.PeerGoodness(*(stream[:index] for stream in rows)))
+        expected.append(torch.autograd.grad(block.rule.loss(*own, peers), list(block.body.parameters())))
     seen = []
     for update, block in zip(updates, net.row, strict=True):
         update.optimisers[0].register_step_pre_hook(
@@ -100,7 +100,7 @@ def test_the_cache_changes_nothing_but_rounding(images, wants, batch_size, monke
 def test_the_cache_waits_for_nothing_random(images):
     def repeats(rule, dropout=0.0, **options):
         net = fo.mlp(images.shape, [12, 10], rule=rule, dropout=dropout)
-        return cache.repeats(net, images, fo.training.Recipe(**options))
+        return cache.repeats(net, images, fo.training.TrainingConfig(**options))
 
     ff, one_pass = fo.rules.ForwardForward(classes=4, negatives="uniform"), fo.rules.Hyperspherical(classes=4)
     assert repeats(ff, schedule="greedy", redraw="once")

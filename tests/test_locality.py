@@ -4,21 +4,21 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.precision import autocast
-from forwardonly.training.loop import learn_all
-from forwardonly.training.recipe import Recipe
+from forwardonly.system.precision import autocast
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import learn_all
 from forwardonly.training.update import Update
 
 LOCAL_RULES = [name for name, rule in fo.rules.TABLE.items() if not rule.end_to_end]
 FLAT_RULES = [  # a rule that hears all blocks must keep all their graphs until the last one has spoken
-    name for name in LOCAL_RULES if getattr(fo.rules.TABLE[name](classes=4), "wants", "none") != "all"
+    name for name in LOCAL_RULES if getattr(fo.rules.TABLE[name](classes=4), "needs_peers", "none") != "all"
 ]
 
 
 def step(net, images, *, scale_loss_of=None):
     """One training step by hand; `scale_loss_of` multiplies one block's loss by 3."""
     incoming = net.present(images.images, images.labels, torch.Generator().manual_seed(1))
-    updates = [Update(block, Recipe(optimiser="sgd", learning_rate=0.1)) for block in net.row]
+    updates = [Update(block, TrainingConfig(optimiser="sgd", learning_rate=0.1)) for block in net.row]
     if scale_loss_of is not None:
         rule = net.row[scale_loss_of].rule
         loss = rule.loss
@@ -58,7 +58,7 @@ def test_what_a_block_passes_on_carries_no_graph(images, rule_name):
 
 def saved_bytes(images, rule_name, depth, dtype="fp32"):
     net = network(images, rule_name, depth=depth, width=images.images[0].numel())
-    updates = [Update(block, Recipe()) for block in net.row]
+    updates = [Update(block, TrainingConfig()) for block in net.row]
     incoming = net.present(images.images, images.labels, torch.Generator().manual_seed(0))
     with fo.measure.SavedBytes() as saved, autocast(dtype, torch.device("cpu")):
         learn_all(net.row, updates, incoming, images.labels, dtype)

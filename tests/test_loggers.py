@@ -7,8 +7,8 @@ import warnings
 import pytest
 
 from forwardonly import cli
-from forwardonly.training.loggers import logger, scalars
-from forwardonly.training.trainer import Progress
+from forwardonly.training import StepEvent
+from forwardonly.training.runs.loggers import logger, scalars
 
 TRAIN = ["train", "--epochs", "2", "--hidden", "10", "10", "--validation", "100"]
 
@@ -39,7 +39,7 @@ def test_each_epoch_reaches_the_tracker(tracker, tmp_path, kind):
 
 def test_the_tracker_is_finished_after_an_error(tracker, tmp_path):
     with pytest.raises(KeyboardInterrupt), logger("wandb", tmp_path, {}) as note:
-        note(Progress(1, 2, {"epoch": 0, "loss": [1.0]}))
+        note(StepEvent(1, 2, {"epoch": 0, "loss": [1.0]}))
         raise KeyboardInterrupt
     assert [name for name, _ in tracker] == ["init", "log", "finish"]
 

@@ -11,15 +11,16 @@ import safetensors.torch
 import torch
 
 import forwardonly as fo
-from forwardonly import mapped
 from forwardonly.cli import main
-from forwardonly.measure.memory import AllocatedBytes, memory_bytes, parse_bytes
-from forwardonly.storage import packed
-from forwardonly.training import Recipe, Team, budget
-from forwardonly.training.loop import learn_all, learn_row
-from forwardonly.training.parts import Batch
+from forwardonly.network.storage import packed
+from forwardonly.system import mapped
+from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes
+from forwardonly.training import Team, TrainingConfig
+from forwardonly.training.batch import Batch
+from forwardonly.training.memory import budget
+from forwardonly.training.memory.offload import HostStore, Offload, tensors_of
+from forwardonly.training.step import learn_all, learn_row
 from forwardonly.training.update import Update
-from forwardonly.training.waiting import HostShelf, WaitingRoom, tensors_of
 
 CPU = torch.device("cpu")
 RULES = {
@@ -43,7 +44,7 @@ def batch(network, count=7):
 
 
 def updates(network, **recipe):
-    return [Update(block, Recipe(precision="fp32", **recipe)) for block in network.row]
+    return [Update(block, TrainingConfig(precision="fp32", **recipe)) for block in network.row]
 
 
 @pytest.mark.parametrize("rule", ["projection", "hyperspherical", "ff", "backprop"])
@@ -68,7 +69,7 @@ def test_parts_of_a_batch_add_up_to_its_one_step(rule, part, settled):
 
 def test_a_block_hears_the_right_images_in_parts():
     networks = [conv("cumulative"), conv("cumulative")]
-    assert networks[0].rule.wants == "earlier"
+    assert networks[0].rule.needs_peers == "earlier"
     whole, parts = (
         learn_row(network.row, updates(network), batch(network), "fp32", part=part)[0]
         for network, part in zip(networks, (None, 2), strict=True)
@@ -88,13 +89,13 @@ def test_a_part_needs_less_than_the_whole():
 
 
 def room_of(kind, network, moves):
-    room = WaitingRoom(network.row, moves, CPU)
-    if kind is HostShelf:  # an accelerator's shelf, with the CPU in the accelerator's place
-        room.shelves = [HostShelf(block, move, CPU) for block, move in zip(network.row, moves, strict=True)]
+    room = Offload(network.row, moves, CPU)
+    if kind is HostStore:  # an accelerator's shelf, with the CPU in the accelerator's place
+        room.stores = [HostStore(block, move, CPU) for block, move in zip(network.row, moves, strict=True)]
     return room
 
 
-@pytest.mark.parametrize("kind", [None, HostShelf])
+@pytest.mark.parametrize("kind", [None, HostStore])
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd", "nadam", "muon"])
 def test_waiting_changes_no_bit(kind, optimiser):
     plain, waits = (fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=RULES["projection"]).train() for _ in range(2))
@@ -113,7 +114,7 @@ def test_waiting_changes_no_bit(kind, optimiser):
 def test_only_the_working_block_and_the_next_are_on_the_accelerator():
     network = conv(depth=4)
     moves = updates(network)
-    room = room_of(HostShelf, network, moves)
+    room = room_of(HostStore, network, moves)
     seen = []
     signal, labels = batch(network)[:2]
     with room:
@@ -196,7 +197,7 @@ def test_sizes(text, size):
 @pytest.mark.parametrize("text", ["", "12", "GiB", "2 GiBs", "-1GiB", "1e3MB"])
 def test_no_sizes(text):
     with pytest.raises(ValueError, match="such as 512MiB or 2GiB"):
-        Recipe(memory_budget=text)
+        TrainingConfig(memory_budget=text)
 
 
 def test_a_file_in_pieces_is_one_that_safetensors_reads():
@@ -217,7 +218,7 @@ def test_a_file_in_pieces_is_one_that_safetensors_reads():
 
 def plan_of(digits, size, **options):
     network = fo.mlp(digits.train.shape, [64] * 6, rule=fo.rules.Projection(classes=10))
-    recipe = Recipe(memory_budget=size, precision="fp32", **options)
+    recipe = TrainingConfig(memory_budget=size, precision="fp32", **options)
     return budget.make_plan(network, digits.train, recipe, CPU, Team())
 
 
@@ -299,7 +300,9 @@ class Stopped(Exception):
 
 
 def test_a_run_whose_blocks_wait_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("forwardonly.training.run.make_plan", lambda *_: budget.Plan(part=50, waits=True, predicted=90))
+    monkeypatch.setattr(
+        "forwardonly.training.fit.make_plan", lambda *_: budget.MemoryPlan(part=50, waits=True, predicted=90)
+    )
 
     def train(folder, stop=None, **more):
         network = fo.mlp(digits.train.shape, [16, 16, 16], rule=fo.rules.Projection(classes=10))

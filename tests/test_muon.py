@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import forwardonly as fo
-from forwardonly.reader import Reader
-from forwardonly.training import Recipe
-from forwardonly.training.muon import Muon, orthogonal
+from forwardonly.network.label_classifier import LabelClassifier
+from forwardonly.training import TrainingConfig
+from forwardonly.training.optim.muon import Muon, orthogonal
 from forwardonly.training.update import parameter_groups
 
 
@@ -85,7 +85,7 @@ def test_hidden_weights_are_its_own_and_read_outs_are_not(rule, own):
 
 
 def test_a_reader_has_no_hidden_weights():
-    assert set(given(Reader([8, 8], classes=4))) == {"sgd"}
+    assert set(given(LabelClassifier([8, 8], classes=4))) == {"sgd"}
 
 
 def given(module):
@@ -93,7 +93,7 @@ def given(module):
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return {
         optimiser: {names[id(parameter)] for group in groups for parameter in group["params"]}
-        for optimiser, groups in parameter_groups(module, Recipe(optimiser="muon")).items()
+        for optimiser, groups in parameter_groups(module, TrainingConfig(optimiser="muon")).items()
     }
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.block import Block
-from forwardonly.build import from_config
-from forwardonly.rules import Place
+from forwardonly.network.block import Block
+from forwardonly.network.build import from_config
+from forwardonly.rules import BlockPosition
 
 
 @pytest.mark.parametrize("rule_name", fo.rules.TABLE)
@@ -115,7 +115,7 @@ def test_networks_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="at least one block"):
         fo.Network([], shape=(1, 6, 6))
     rules = [fo.rules.Hyperspherical(classes=4), fo.rules.ForwardForward(classes=4)]
-    blocks = [Block(torch.nn.Linear(6, 6), rule.for_block((6,), Place(i, 2))) for i, rule in enumerate(rules)]
+    blocks = [Block(torch.nn.Linear(6, 6), rule.for_block((6,), BlockPosition(i, 2))) for i, rule in enumerate(rules)]
     with pytest.raises(ValueError, match="mix"):
         fo.Network(blocks, shape=(1, 1, 6))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from forwardonly.products import scores_of
+from forwardonly.ops.scores import scores_of
 
 
 def gradients(scores, features, weight, bias, weights_of_sum):

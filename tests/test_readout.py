@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.readout import best_range, loss_aware_weights
+from forwardonly.network.readout import best_range, loss_aware_weights
 
 
 @pytest.fixture

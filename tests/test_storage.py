@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly import storage
+from forwardonly.network import storage
 
 
 @pytest.mark.parametrize("rule_name", fo.rules.TABLE)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import Update, rate_factor, span_of_learning
 
 
@@ -109,7 +109,7 @@ def test_a_block_that_waits_begins_as_it_was_made(images, rule_name):
 
 
 def test_a_late_block_joins_the_others_rate_and_an_early_one_ends_its_own():
-    recipe = Recipe(delay=0.4, settle=0.5, lr_schedule="linear", warmup=0.5)
+    recipe = TrainingConfig(delay=0.4, settle=0.5, lr_schedule="linear", warmup=0.5)
     early, late = (span_of_learning(recipe, 100, index, 2) for index in range(2))
     assert [early.rate_factor(recipe, step) for step in (0, 10, 25, 40)] == pytest.approx([0, 0.4, 1, 0.4])
     assert [late.rate_factor(recipe, step) for step in (40, 50, 80)] == pytest.approx([0.8, 1, 0.4])
@@ -127,7 +127,7 @@ def test_a_late_block_joins_the_others_rate_and_an_early_one_ends_its_own():
     ],
 )
 def test_blocks_begin_and_settle_at_even_distances(options, depth, spans):
-    recipe = Recipe(**options)
+    recipe = TrainingConfig(**options)
     assert [span_of_learning(recipe, 100, index, depth) for index in range(depth)] == spans
 
 
@@ -156,7 +156,7 @@ def test_the_learning_rate_follows_its_schedule(schedule, warmup, progress, fact
 def test_a_gradient_is_clipped_to_its_norm():
     linear = torch.nn.Linear(3, 2, bias=False)
     before = linear.weight.detach().clone()
-    update = Update(linear, Recipe(optimiser="sgd", momentum=0.0, learning_rate=1.0, clip=0.5))
+    update = Update(linear, TrainingConfig(optimiser="sgd", momentum=0.0, learning_rate=1.0, clip=0.5))
     update(100 * linear(torch.ones(1, 3)).sum())
     assert (linear.weight.detach() - before).norm().item() == pytest.approx(0.5, rel=1e-4)
     assert linear.weight.grad is None
@@ -188,9 +188,9 @@ def test_options_that_make_no_sense_are_refused(images, options, sentence):
 
 def test_a_rules_clip_can_be_switched_off():
     rule = fo.rules.ChannelStatic(classes=4)
-    assert Recipe.for_rule(rule).clip == 1.0
-    assert Recipe.for_rule(rule, epochs=None).epochs == Recipe().epochs
-    assert Recipe.for_rule(rule, clip=None).clip is None
+    assert TrainingConfig.for_rule(rule).clip == 1.0
+    assert TrainingConfig.for_rule(rule, epochs=None).epochs == TrainingConfig().epochs
+    assert TrainingConfig.for_rule(rule, clip=None).clip is None
 
 
 def test_labels_beyond_the_networks_classes_are_refused(images):
@@ -269,7 +269,7 @@ def test_a_run_folder_holds_what_the_design_says(images, tmp_path):
     wanted = {"test_accuracy", "validation_accuracy", "block_accuracy", "seconds", "peak_memory_bytes", "seed"}
     assert wanted | {"device", "torch"} <= set(result)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["recipe"]["epochs"] == 3
+    assert config["training"]["epochs"] == 3
     assert config["versions"]["torch"] == torch.__version__
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == run.history

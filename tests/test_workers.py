@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.training import loop
-from forwardonly.training.workers import Workers
+from forwardonly.training import step
+from forwardonly.training.strategies.threads import Workers
 
 
 def fit(images, rule="hyperspherical", **options):
@@ -25,8 +25,8 @@ def same(one, other):
     return timeless[0] == timeless[1] and all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
 
 
-HEAR_ALL = ("cff-fixed", "cff-adaptive", "layer-collaboration", "ff")  # or have a softmax reader
-ALONE = {"backprop": "cannot share 1 block", **dict.fromkeys(HEAR_ALL, "softmax reader")}
+HEAR_ALL = ("cff-fixed", "cff-adaptive", "layer-collaboration", "ff")  # or have a label classifier
+ALONE = {"backprop": "cannot share 1 block", **dict.fromkeys(HEAR_ALL, "label classifier")}
 
 
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
@@ -52,14 +52,14 @@ def test_batch_norms_and_muon_too():
     for workers in (1, 3):
         rule = fo.rules.Best(classes=4, channels=8)
         net = fo.build(fo.bodies.Six(width=0.125), images.shape, rule=rule, seed=1)
-        runs.append(fo.fit(net, images, epochs=3, workers=workers, **{**rule.recipe, "batch_size": 16}))
+        runs.append(fo.fit(net, images, epochs=3, workers=workers, **{**rule.training_defaults, "batch_size": 16}))
     assert same(*runs)
 
 
 def test_two_batches_are_under_way_at_once_and_no_more(images, monkeypatch):
     """The first block of a batch and the second block of the one before it wait for each other."""
     net = fo.mlp(images.shape, [12, 9, 8], rule=fo.rules.Projection(classes=4))
-    meeting, learn = threading.Barrier(2, timeout=30), loop.learn
+    meeting, learn = threading.Barrier(2, timeout=30), step.learn
     events = []
 
     def watched(block, *given):
@@ -72,7 +72,7 @@ def test_two_batches_are_under_way_at_once_and_no_more(images, monkeypatch):
         events.append(("ends", place))
         return told
 
-    monkeypatch.setattr(loop, "learn", watched)
+    monkeypatch.setattr(step, "learn", watched)
     fo.fit(net, images.subset(torch.arange(48)), epochs=1, batch_size=16, workers=2)
     busy = list(accumulate(1 if what == "begins" else -1 for what, _ in events))
     assert len(events) == 2 * 9 and max(busy) == 2

@@ -4,14 +4,14 @@ Every block learns from its own local objective in the forward pass; no gradient
 """
 
 from forwardonly import bodies, data, labels, measure, rules, training
-from forwardonly.allocator import keep_freed_memory
-from forwardonly.block import Block
-from forwardonly.build import build, mlp
-from forwardonly.localize import localize
 from forwardonly.measure import Evaluation, evaluate
-from forwardonly.network import Network
-from forwardonly.readout import Readout
-from forwardonly.storage import load, save
+from forwardonly.network.block import Block
+from forwardonly.network.build import build, mlp
+from forwardonly.network.localize import localize
+from forwardonly.network.network import Network
+from forwardonly.network.readout import Readout
+from forwardonly.network.storage import load, save
+from forwardonly.system.allocator import keep_freed_memory
 from forwardonly.training import Run, fit
 from forwardonly.transfer import Front, extract
 from forwardonly.version import __version__

@@ -21,9 +21,9 @@ except ImportError as missing:
 
 import forwardonly as fo
 from forwardonly.names import nearest
-from forwardonly.precision import choose_device
+from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
-from forwardonly.storage import read_config
+from forwardonly.system.precision import choose_device
 
 CHUNK = 256  # rows that are scored at a time, always as many, so that a row's scores do not depend on its neighbours
 
@@ -41,8 +41,8 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         rule_options: options of the rule, by name.
         dropout: share of each layer's inputs that is dropped in training.
         batch_size: rows in a step; None takes a sixteenth of the rows, at least 8 and at most 128.
-        epochs, optimiser, learning_rate, weight_decay: as in `forwardonly.training.Recipe`; None takes the rule's own
-            default.
+        epochs, optimiser, learning_rate, weight_decay: as in `forwardonly.training.TrainingConfig`; None takes the
+            rule's own default.
         precision: arithmetic of training, auto, fp32 or bf16; predictions are always computed in fp32.
         device: where to train and predict: auto, cpu, cuda or cuda:N.
         random_state: seed of initial weights and every draw in training.

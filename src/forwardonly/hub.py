@@ -13,8 +13,8 @@ try:
 except ImportError as missing:
     raise ImportError("The Hub needs huggingface_hub: pip install 'forward-only[hub]'") from missing
 
-from forwardonly.network import Network
-from forwardonly.storage import CONFIG, MODEL, load, read_config, read_result, save, write_atomically
+from forwardonly.network.network import Network
+from forwardonly.network.storage import CONFIG, MODEL, load, read_config, read_result, save, write_atomically
 
 CARD = "README.md"
 TAGS = ["forwardonly", "forward-forward", "image-classification"]

@@ -20,11 +20,11 @@ from torch import Tensor
 
 NEUTRAL = 0.1
 
-Place = Literal["first", "everywhere"]
+Placement = Literal["first", "everywhere"]
 """Where a label stands: in the first features, which it replaces, or as a wave over the image, which is added."""
 
 
-def embed(images: Tensor, codes: Tensor, value: float, place: Place = "first") -> Tensor:
+def embed(images: Tensor, codes: Tensor, value: float, placement: Placement = "first") -> Tensor:
     """A copy of images (B, ...) that carries codes (B, C) times `value`, in its first C features or everywhere.
 
     Raises:
@@ -32,7 +32,7 @@ def embed(images: Tensor, codes: Tensor, value: float, place: Place = "first") -
     """
     flat = images.flatten(1)
     classes = codes.shape[1]
-    if place == "everywhere":
+    if placement == "everywhere":
         shift = codes.to(flat.dtype) @ waves(classes, images.shape[1:], images.device).to(flat.dtype)
         return images + value * shift.view_as(images)
     if flat.shape[1] < classes:
@@ -40,14 +40,14 @@ def embed(images: Tensor, codes: Tensor, value: float, place: Place = "first") -
     return torch.cat([codes.to(flat.dtype) * value, flat[:, classes:]], dim=1).view_as(images)
 
 
-def embed_labels(images: Tensor, classes: int, value: float, place: Place, labels: Tensor) -> Tensor:
+def embed_labels(images: Tensor, classes: int, value: float, placement: Placement, labels: Tensor) -> Tensor:
     """Images that carry their labels (B,) as a one-hot code, its "1" being `value`."""
-    return embed(images, F.one_hot(labels, classes), value, place)
+    return embed(images, F.one_hot(labels, classes), value, placement)
 
 
-def embed_neutral(images: Tensor, classes: int, value: float, place: Place) -> Tensor:
+def embed_neutral(images: Tensor, classes: int, value: float, placement: Placement) -> Tensor:
     """Images that carry no label: 0.1 of `value` for every class."""
-    return embed(images, images.new_full((images.shape[0], classes), NEUTRAL), value, place)
+    return embed(images, images.new_full((images.shape[0], classes), NEUTRAL), value, placement)
 
 
 def waves(classes: int, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from forwardonly.block import main_path
 from forwardonly.data import Features, Images
-from forwardonly.network import Network
-from forwardonly.precision import autocast, choose_device, choose_precision
-from forwardonly.storage import write_atomically
+from forwardonly.network.block import main_path
+from forwardonly.network.network import Network
+from forwardonly.network.storage import write_atomically
+from forwardonly.system.precision import autocast, choose_device, choose_precision
 
 
 class Front(nn.Module):
@@ -63,7 +63,7 @@ def extract(
         mean, std: of the channels, or one for all, with which the extractor wants its pixels: (x - mean) / std, x in
             0..1.
         batch_size: images looked at at a time.
-        precision, device: as in `Recipe`; device is where the extractor is moved to.
+        precision, device: as in `TrainingConfig`; device is where the extractor is moved to.
 
     Raises:
         ValueError: the extractor gives something else, or the cache cannot be written.

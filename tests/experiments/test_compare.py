@@ -125,7 +125,7 @@ def test_arms_and_progress(tmp_path):
     assert parse_arm("ff").options == ("--rule", "ff")
     job = Job(("--rule", "ff"), tmp_path)
     assert job.share() == 0 and job.command == f"forwardonly train --rule ff --out {tmp_path}"
-    (tmp_path / "config.json").write_text(json.dumps({"recipe": {"schedule": "greedy", "epochs": 4}}))
+    (tmp_path / "config.json").write_text(json.dumps({"training": {"schedule": "greedy", "epochs": 4}}))
     (tmp_path / "metrics.jsonl").write_text((json.dumps({"loss": [1.0, 2.0]}) + "\n") * 6)
     assert job.share() == 6 / 8
 

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 import forwardonly as fo
 from forwardonly.data.formats import read_cifar, read_idx, read_npz
-from forwardonly.training import checkpoint
+from forwardonly.training.runs import checkpoint
 
 EXAMPLES = int(os.environ.get("FORWARDONLY_FUZZ", 60))
 fuzz = settings(

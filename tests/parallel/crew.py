@@ -155,7 +155,7 @@ def same(folder: Path) -> dict[str, Any]:
     row = fo.bodies.Conv(depth=4, channels=5)
     cases: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {
         "mlp": ({}, [(2, layers), (3, layers), (2, data), (3, data), (4, both)]),
-        "heard": ({"rule": "cumulative"}, [(3, layers), (3, data), (4, both)]),
+        "peers": ({"rule": "cumulative"}, [(3, layers), (3, data), (4, both)]),
         "dropout": ({"dropout": 0.3}, [(2, layers), (3, layers)]),
         "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, layers)]),
         "settling": ({"settle": 0.4}, [(2, layers), (2, data)]),

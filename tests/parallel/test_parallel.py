@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.training import LostPeer, Recipe, Team, join
-from forwardonly.training.heartbeat import Heartbeat
-from forwardonly.training.loop import learn_row
-from forwardonly.training.parts import Batch
-from forwardonly.training.pipeline import _as_it_lies, _header, _shapes, balance, spread
+from forwardonly.training import LostPeer, Team, TrainingConfig, join
+from forwardonly.training.batch import Batch
+from forwardonly.training.distributed.heartbeat import Heartbeat
+from forwardonly.training.step import learn_row
+from forwardonly.training.strategies.pipeline import _as_it_lies, _header, _shapes, balance, spread
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
 
@@ -95,7 +95,7 @@ def test_preparing_a_batch_counts_as_work_of_the_first_stage():
         time.sleep(seconds)
         return Batch(torch.rand(8, 16), torch.arange(8) % 3)
 
-    recipe = Recipe.for_rule(net.rule)
+    recipe = TrainingConfig.for_rule(net.rule)
     assert spread(net, recipe, team, lambda: prepare(0.5), "fp32") == [slice(0, 1), slice(1, 4)]
 
 
@@ -132,8 +132,8 @@ def test_gradients_are_added_up_while_the_next_block_computes(monkeypatch):
     net = fo.mlp((1, 4, 4), [7, 6, 5], rule=fo.rules.Projection(classes=3))
     team = Team()
     team.replicas = 2
-    updates = [team.update(block, Recipe(), 8) for block in net.row]
-    monkeypatch.setattr("forwardonly.training.parallel.dist.all_reduce", lambda gradient, **_: Adding(gradient))
+    updates = [team.update(block, TrainingConfig(), 8) for block in net.row]
+    monkeypatch.setattr("forwardonly.training.distributed.team.dist.all_reduce", lambda gradient, **_: Adding(gradient))
     for block in net.row:
         block.register_forward_pre_hook(note)
     learn_row(net.row, updates, Batch(torch.rand(8, 16), torch.arange(8) % 3), "fp32")
@@ -174,7 +174,7 @@ def test_ways_of_sharing_that_make_no_sense_are_refused(monkeypatch, how, senten
 
 
 def test_a_slow_download_is_waited_for_and_a_dead_one_is_not(monkeypatch):
-    monkeypatch.setattr("forwardonly.training.heartbeat.BEAT", 0.05)
+    monkeypatch.setattr("forwardonly.training.distributed.heartbeat.BEAT", 0.05)
     monkeypatch.setenv("LOCAL_RANK", "0")
     store = torch.distributed.HashStore()
     beats = [Heartbeat(store, rank, 2) for rank in range(2)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.rules import Auxiliary, Best, Place
+from forwardonly.rules import Auxiliary, Best, BlockPosition
 
 
 def gelu(x):
@@ -38,7 +38,9 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
     maps = np.random.default_rng(0).normal(size=(4, 3, 9, 9))
     torch.manual_seed(0)
     rule = (
-        Auxiliary(classes=2, convolutions=3, channels=5, depth=0, features=5).for_block((3, 9, 9), Place(0, 1)).double()
+        Auxiliary(classes=2, convolutions=3, channels=5, depth=0, features=5)
+        .for_block((3, 9, 9), BlockPosition(0, 1))
+        .double()
     )
     hidden = maps
     for convolution, stride in zip(list(rule.convolved)[::3], (2, 2, 1), strict=True):  # 9 -> 5 -> 3, and 3 is kept
@@ -74,7 +76,7 @@ def test_heads_may_read_coarse_maps(sides, pooled, read):
     maps = np.random.default_rng(0).normal(size=(4, 3, *sides))
     torch.manual_seed(0)
     rule = Auxiliary(classes=2, convolutions=2, coarse=True, channels=5, depth=0, features=5)
-    rule = rule.for_block((3, *sides), Place(0, 1)).double()
+    rule = rule.for_block((3, *sides), BlockPosition(0, 1)).double()
     hidden = means(maps, coarser(maps)) if pooled else maps
     for part in rule.convolved:
         if isinstance(part, torch.nn.Conv2d):
@@ -91,7 +93,9 @@ def test_heads_may_read_coarse_maps(sides, pooled, read):
 def test_the_first_blocks_heads_may_stay_fine_where_others_are_coarse(index, coarse):
     def scores(**options):
         torch.manual_seed(0)
-        rule = Auxiliary(classes=2, convolutions=2, channels=5, **options).for_block((3, 15, 15), Place(index, 3))
+        rule = Auxiliary(classes=2, convolutions=2, channels=5, **options).for_block(
+            (3, 15, 15), BlockPosition(index, 3)
+        )
         return rule.scores(torch.linspace(-1, 1, 4 * 3 * 15 * 15).cos().view(4, 3, 15, 15))
 
     torch.testing.assert_close(scores(coarse=True, fine=1), scores(coarse=coarse))
@@ -112,7 +116,9 @@ def test_maps_are_pooled_for_dense_hidden_layers():
     maps = np.random.default_rng(0).normal(size=(6, 3, 8, 8))
     torch.manual_seed(0)
     rule = (
-        Auxiliary(classes=2, convolutions=0, units=7, depth=2, features=12).for_block((3, 8, 8), Place(0, 1)).double()
+        Auxiliary(classes=2, convolutions=0, units=7, depth=2, features=12)
+        .for_block((3, 8, 8), BlockPosition(0, 1))
+        .double()
     )
     hidden = maps.reshape(6, 3, 2, 4, 2, 4).mean((3, 5)).reshape(6, 12)
     for dense in list(rule.hidden)[::3]:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.maps import grid_pool, product_pool
-from forwardonly.rules import Bilinear, Place
+from forwardonly.ops.pooling import grid_pool, product_pool
+from forwardonly.rules import Bilinear, BlockPosition
 from forwardonly.rules.bilinear import CENTRE, LENGTH
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import parameter_groups
 
 
@@ -68,7 +68,7 @@ def test_scores_are_linear_maps_joined_by_log_sum_exp():
     maps = np.random.default_rng(0).normal(size=(4, 6, 9, 9)).astype(np.float32)
     torch.manual_seed(0)
     rule = Bilinear(classes=3, features=24, group=4, window=5, maps_per_class=2, label_smoothing=0.1)
-    rule = rule.for_block((6, 9, 9), Place(0, 1))
+    rule = rule.for_block((6, 9, 9), BlockPosition(0, 1))
     features = np.concatenate([grid_pool(torch.tensor(maps), 2), LENGTH * products(maps - CENTRE, 4, 5)], axis=1)
     with torch.no_grad():
         rule.logit_scale.fill_(0.3)
@@ -95,7 +95,7 @@ def test_muon_moves_the_maps_and_keeps_their_length_so_the_scale_learns(digits):
 def test_the_maps_rate_is_a_multiple_of_the_blocks(optimiser):
     network = fo.build(fo.bodies.CNN(width=0.25), (1, 8, 8), rule=Bilinear(classes=10, map_rate=3.0))
     block = network.row[0]
-    groups = parameter_groups(block, Recipe(optimiser=optimiser, learning_rate=0.1))[optimiser]
+    groups = parameter_groups(block, TrainingConfig(optimiser=optimiser, learning_rate=0.1))[optimiser]
     rates = {id(parameter): group.get("lr", 0.1) for group in groups for parameter in group["params"]}
     assert rates[id(block.rule.head.weight)] == pytest.approx(0.3)
     assert rates[id(block.body[0].weight)] == 0.1
@@ -122,7 +122,7 @@ def test_its_one_map_sees_what_no_linear_map_of_means_can():
         ("bilinear", Bilinear(classes=2, features=2, maps_per_class=1, window=16)),
         ("projection", fo.rules.Projection(classes=2, features=2)),
     ):
-        rule = rule.for_block((2, 8, 16), Place(0, 1))
+        rule = rule.for_block((2, 8, 16), BlockPosition(0, 1))
         optimiser = torch.optim.SGD(rule.parameters(), lr=0.05)
         for _ in range(50):
             optimiser.zero_grad()

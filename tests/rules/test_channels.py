@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from forwardonly.maps import channel_scores, group_index, group_norm, instance_norm
-from forwardonly.rules import ChannelLearnable, ChannelStatic, Place
+from forwardonly.ops.norms import group_index, group_norm, instance_norm
+from forwardonly.ops.pooling import channel_scores
+from forwardonly.rules import BlockPosition, ChannelLearnable, ChannelStatic
 from forwardonly.rules.channel_learnable import entropy, orthogonality
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import parameter_groups
 
 
@@ -28,13 +29,13 @@ def cross_entropy(scores, labels, smoothing=0.0):
 
 
 def learnable(shape=(12, 4, 6), classes=4, **options):
-    return ChannelLearnable(classes=classes, **options).for_block(shape, Place(0, 1))
+    return ChannelLearnable(classes=classes, **options).for_block(shape, BlockPosition(0, 1))
 
 
 @pytest.mark.parametrize("goodness", ["mean", "squared"])
 @pytest.mark.parametrize("classes", [3, 4, 5])
 def test_static_scores_and_loss_are_the_groups_means(maps, goodness, classes):
-    rule = ChannelStatic(classes=classes, goodness=goodness, scale=2.0).for_block(maps.shape[1:], Place(0, 1))
+    rule = ChannelStatic(classes=classes, goodness=goodness, scale=2.0).for_block(maps.shape[1:], BlockPosition(0, 1))
     values = maps**2 if goodness == "squared" else maps
     groups = np.arange(12) * classes // 12
     expected = 2 * np.stack([values[:, groups == c].mean((1, 2, 3)) for c in range(classes)], axis=1)
@@ -59,7 +60,7 @@ def test_groups_differ_by_at_most_one_channel():
 
 def test_fewer_channels_than_classes_is_one_clear_sentence():
     with pytest.raises(ValueError, match="8 channels: too few for 10 classes"):
-        ChannelStatic(classes=10).for_block((8, 4, 4), Place(0, 1))
+        ChannelStatic(classes=10).for_block((8, 4, 4), BlockPosition(0, 1))
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 4, 6), (3, 12)])
@@ -144,7 +145,7 @@ def test_learnable_loss_is_the_papers(maps, epoch, as_published):
 
 def test_one_hot_assignment_is_the_static_rule(maps):
     activation = torch.tensor(maps)
-    static = ChannelStatic(classes=4).for_block(maps.shape[1:], Place(0, 1))
+    static = ChannelStatic(classes=4).for_block(maps.shape[1:], BlockPosition(0, 1))
     rule = learnable(mean_weight=1.0, max_weight=0.0, min_weight=0.0)
     one_hot = torch.nn.functional.one_hot(static.groups, 4).float()
     rule.votes.data = 1e4 * one_hot
@@ -197,7 +198,7 @@ def test_the_history_keeps_the_assignments_entropy_and_temperature():
 
 
 def test_scaled_scores_of_a_one_hot_assignment_are_the_static_rules(maps):
-    static = ChannelStatic(classes=4, scale=20.0).for_block(maps.shape[1:], Place(0, 1))
+    static = ChannelStatic(classes=4, scale=20.0).for_block(maps.shape[1:], BlockPosition(0, 1))
     pure = {"mean_weight": 1.0, "max_weight": 0.0, "min_weight": 0.0}
     rule = learnable(scale=20.0, lead=100.0, temperature=0.1, **pure)
     torch.testing.assert_close(rule.scores(torch.tensor(maps)), static.scores(torch.tensor(maps)))
@@ -206,7 +207,7 @@ def test_scaled_scores_of_a_one_hot_assignment_are_the_static_rules(maps):
 def test_votes_have_a_rate_of_their_own():
     layer = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3))
     block = torch.nn.ModuleDict({"body": layer, "rule": learnable(votes_rate=0.02)})
-    groups = parameter_groups(block, Recipe(optimiser="muon", learning_rate=0.1))
+    groups = parameter_groups(block, TrainingConfig(optimiser="muon", learning_rate=0.1))
     assert [group["params"] for group in groups["muon"]] == [[layer[0].weight]]
     assert [group["params"] for group in groups["sgd"]] == [[layer[0].bias]]
     rule = block["rule"]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from forwardonly.maps import grid_pool, mean_square
+from forwardonly.ops.norms import mean_square
+from forwardonly.ops.pooling import grid_pool
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

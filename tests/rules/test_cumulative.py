@@ -6,7 +6,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly.rules import Cumulative
-from forwardonly.rules.base import Heard, Place
+from forwardonly.rules.base import BlockPosition, PeerGoodness
 
 DEPTH, OWN, BATCH, BETA = 4, 2, 9, 4.0
 REMEDIES = ["none", "per-block", "gated", "depth-scaled", "mgc"]
@@ -27,14 +27,14 @@ def goodness():
 
 
 def block(remedy, **options):
-    return Cumulative(classes=10, remedy=remedy, **options).for_block((5,), Place(OWN, DEPTH))
+    return Cumulative(classes=10, remedy=remedy, **options).for_block((5,), BlockPosition(OWN, DEPTH))
 
 
 def evaluated(rule, goodness):
     """The loss and its gradient towards the margin of each example, (B,)."""
-    heard = Heard(*(torch.tensor(stream[:OWN]) for stream in goodness))
+    peers = PeerGoodness(*(torch.tensor(stream[:OWN]) for stream in goodness))
     streams = [torch.tensor(stream[OWN], requires_grad=True) for stream in goodness]
-    loss = rule.loss(*streams, heard)
+    loss = rule.loss(*streams, peers)
     loss.backward()
     np.testing.assert_allclose(streams[0].grad, -streams[1].grad, rtol=1e-12)
     return loss.item(), streams[0].grad.numpy()
@@ -90,7 +90,7 @@ def test_correction_gives_back_exactly_the_gradient_that_was_lost(goodness):
 
 @pytest.mark.parametrize("remedy", REMEDIES)
 def test_the_first_block_learns_by_itself(goodness, remedy):
-    rule = Cumulative(classes=10, remedy=remedy).for_block((5,), Place(0, DEPTH))
+    rule = Cumulative(classes=10, remedy=remedy).for_block((5,), BlockPosition(0, DEPTH))
     own = [torch.tensor(stream[OWN]) for stream in goodness]
     factor = 1.25 if remedy == "depth-scaled" else 1.0  # lambda_0 = 0.25 with w = 1
     torch.testing.assert_close(rule.loss(*own, None), factor * rule.unaided(*own))

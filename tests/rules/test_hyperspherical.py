@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from forwardonly.rules import Hyperspherical, Place
+from forwardonly.rules import BlockPosition, Hyperspherical
 
 
 def unit(x):
@@ -29,7 +29,7 @@ def reference_loss(goodness, labels, scale, margin):
 def test_scores_and_loss_are_those_of_the_equations(per_class, shape):
     torch.manual_seed(0)
     options = {"scale": 12.0, "tau": 9.0, "margin": 0.2, "aux_channels": 0, "grid": 2}
-    rule = Hyperspherical(classes=4, prototypes_per_class=per_class, **options).for_block(shape, Place(0, 1))
+    rule = Hyperspherical(classes=4, prototypes_per_class=per_class, **options).for_block(shape, BlockPosition(0, 1))
     activation, labels = torch.randn(7, *shape), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     goodness = reference_goodness(activation.flatten(1).numpy(), rule.prototypes.detach().numpy(), 9.0)
     np.testing.assert_allclose(rule.scores(activation).detach(), goodness, rtol=1e-4, atol=1e-5)
@@ -39,7 +39,7 @@ def test_scores_and_loss_are_those_of_the_equations(per_class, shape):
 
 def test_without_margin_and_with_one_prototype_it_is_cosine_softmax():
     torch.manual_seed(0)
-    rule = Hyperspherical(classes=4, margin=0.0).for_block((20,), Place(0, 1))
+    rule = Hyperspherical(classes=4, margin=0.0).for_block((20,), BlockPosition(0, 1))
     activation, labels = torch.randn(7, 20), torch.arange(7) % 4
     cosine = torch.nn.functional.cosine_similarity(activation[:, None], rule.prototypes[None, :, 0], dim=2)
     expected = torch.nn.functional.cross_entropy(16.0 * cosine, labels)
@@ -47,14 +47,14 @@ def test_without_margin_and_with_one_prototype_it_is_cosine_softmax():
 
 
 def test_scores_do_not_depend_on_the_features_length():
-    rule = Hyperspherical(classes=4).for_block((20,), Place(0, 1))
+    rule = Hyperspherical(classes=4).for_block((20,), BlockPosition(0, 1))
     activation = torch.randn(7, 20)
     torch.testing.assert_close(rule.scores(activation), rule.scores(5 * activation), rtol=1e-4, atol=1e-5)
 
 
 def test_every_block_has_prototypes_of_its_own():
     template = Hyperspherical(classes=4)
-    first, second = (template.for_block((20,), Place(index, 2)) for index in range(2))
+    first, second = (template.for_block((20,), BlockPosition(index, 2)) for index in range(2))
     assert not torch.equal(first.prototypes, second.prototypes)
     assert not list(template.parameters())
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.maps import grid_pool, grid_size
-from forwardonly.rules import Auxiliary, Best, Hyperspherical, Place, Projection, Similarity, Spatial
+from forwardonly.ops.pooling import grid_pool, grid_size
+from forwardonly.rules import Auxiliary, Best, BlockPosition, Hyperspherical, Projection, Similarity, Spatial
 from forwardonly.rules.contrast import supervised_contrastive
 
 
@@ -16,7 +16,7 @@ def maps():
 
 
 def for_block(rule, shape):
-    return rule.for_block(shape, Place(0, 1))
+    return rule.for_block(shape, BlockPosition(0, 1))
 
 
 def cross_entropy(scores, labels):
@@ -41,22 +41,22 @@ def test_the_best_rule_is_auxiliary_with_a_recipe_that_it_can_be_told(maps):
     head = {"convolutions": 3, "coarse": True, "fine": 2, "linear": 1, "channels": 128, "features": 64, "depth": 0}
     plain = Auxiliary(classes=3, label_smoothing=0.05, **head)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    for place in (Place(0, 4), Place(2, 4), Place(3, 4)):  # a fine head, a coarse one, none
+    for position in (BlockPosition(0, 4), BlockPosition(2, 4), BlockPosition(3, 4)):  # a fine head, a coarse one, none
         losses = []
         for rule in (Best(classes=3), plain):
             torch.manual_seed(0)
-            losses.append(rule.for_block(maps.shape[1:], place).loss(torch.tensor(maps), labels))
+            losses.append(rule.for_block(maps.shape[1:], position).loss(torch.tensor(maps), labels))
         assert torch.equal(*losses)
-    recipe = fo.training.Recipe.for_rule(Best(classes=3), epochs=2)
-    assert (recipe.batch_size, recipe.optimiser, recipe.lr_schedule, recipe.delay) == (250, "muon", "linear", 0.3)
-    assert recipe == fo.training.Recipe.for_rule(plain, epochs=2, **Best.recipe)
+    config = fo.training.TrainingConfig.for_rule(Best(classes=3), epochs=2)
+    assert (config.batch_size, config.optimiser, config.lr_schedule, config.delay) == (250, "muon", "linear", 0.3)
+    assert config == fo.training.TrainingConfig.for_rule(plain, epochs=2, **Best.training_defaults)
 
 
 def test_the_best_rules_blocks_may_learn_one_after_another():
-    recipe = fo.training.Recipe.for_rule(Best(classes=3), schedule="greedy")
-    assert (recipe.schedule, recipe.delay, recipe.optimiser) == ("greedy", 0.0, "muon")
+    config = fo.training.TrainingConfig.for_rule(Best(classes=3), schedule="greedy")
+    assert (config.schedule, config.delay, config.optimiser) == ("greedy", 0.0, "muon")
     with pytest.raises(ValueError, match="delay must be 0"):
-        fo.training.Recipe.for_rule(Best(classes=3), schedule="greedy", delay=0.3)
+        fo.training.TrainingConfig.for_rule(Best(classes=3), schedule="greedy", delay=0.3)
 
 
 def test_grid_pool_covers_odd_maps():

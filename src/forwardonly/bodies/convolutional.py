@@ -12,9 +12,10 @@ from torch import nn
 
 from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Body, Layer, Stem, Whitening
+from forwardonly.ops.convolution import conv3x3
 
 
-class Plan(NamedTuple):
+class ConvSpec(NamedTuple):
     """One convolution: how many channels it makes, and whether 2 x 2 max-pooling follows."""
 
     channels: int
@@ -35,7 +36,7 @@ def scaled(channels: int, width: float) -> int:
 def convolutions(
     name: str,
     shape: Sequence[int],
-    plan: Sequence[Plan],
+    plan: Sequence[ConvSpec],
     *,
     activation: type[nn.Module],
     norm: bool = True,
@@ -69,17 +70,6 @@ def convolutions(
     return layers
 
 
-def conv3x3(
-    fan_in: int, fan_out: int, *, stride: int = 1, padding: tuple[int, int] = (1, 1), bias: bool = False
-) -> nn.Conv2d:
-    """A 3x3 convolution with He's initial weights, which keep the size of the signal through ReLU."""
-    conv = nn.Conv2d(fan_in, fan_out, 3, stride, padding, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
-
-
 def check_dropout(dropout: float) -> None:
     """Raises ValueError unless dropout is a share that leaves something."""
     if not 0 <= dropout < 1:
@@ -96,8 +86,10 @@ class CNN(Body):
     """Share of each layer's outputs that is dropped in training."""
 
     def layers(self, shape: Sequence[int]) -> list[Layer]:
-        plan = [Plan(scaled(channels, self.width), pool) for channels, pool in ((64, True), (128, True), (256, False))]
-        plan.append(Plan(scaled(256, self.width), pool=True))
+        plan = [
+            ConvSpec(scaled(channels, self.width), pool) for channels, pool in ((64, True), (128, True), (256, False))
+        ]
+        plan.append(ConvSpec(scaled(256, self.width), pool=True))
         return convolutions("cnn", shape, plan, activation=nn.ReLU, dropout=self.dropout)
 
 
@@ -113,7 +105,7 @@ class Conv(Body):
     def layers(self, shape: Sequence[int]) -> list[Layer]:
         if self.depth < 1 or self.channels < 1:
             raise ValueError(f"depth and channels must be at least 1, not {self.depth} and {self.channels}.")
-        return convolutions("conv", shape, [Plan(self.channels)] * self.depth, activation=nn.ReLU, norm=False)
+        return convolutions("conv", shape, [ConvSpec(self.channels)] * self.depth, activation=nn.ReLU, norm=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +125,7 @@ class Six(Body):
         return Whitening(shape[0])
 
     def layers(self, shape: Sequence[int]) -> list[Layer]:
-        plan = [Plan(scaled(channels, self.width), first) for channels in (64, 256, 256) for first in (True, False)]
+        plan = [ConvSpec(scaled(channels, self.width), first) for channels in (64, 256, 256) for first in (True, False)]
         behind_stem = (8 * shape[0], shape[1] - 1, shape[2] - 1)
         return convolutions("six", behind_stem, plan, activation=nn.GELU, dropout=self.dropout)
 
@@ -149,7 +141,7 @@ class VGG8b(Body):
 
     def layers(self, shape: Sequence[int]) -> list[Layer]:
         sizes = ((128, False), (256, True), (256, False), (512, True), (512, True), (512, True))
-        plan = [Plan(scaled(channels, self.width), pool) for channels, pool in sizes]
+        plan = [ConvSpec(scaled(channels, self.width), pool) for channels, pool in sizes]
         layers = convolutions("vgg8b", shape, plan, activation=nn.ReLU, dropout=self.dropout)
         features, units = plan[-1].channels * (shape[1] // 16) * (shape[2] // 16), scaled(1024, self.width)
         linear = nn.Linear(features, units, bias=False)

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.bodies.convolutional import check_dropout, conv3x3, scaled
+from forwardonly.bodies.convolutional import check_dropout, scaled
 from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Body, Layer, LayerNormStem, Stem
-from forwardonly.maps import instance_norm
+from forwardonly.ops.convolution import conv3x3
+from forwardonly.ops.norms import instance_norm
 
 Pair = tuple[Tensor, Tensor]
 

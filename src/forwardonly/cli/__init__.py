@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from forwardonly.allocator import keep_freed_memory
 from forwardonly.cli.parsing import parse
 from forwardonly.cli.screen import Screen
 from forwardonly.names import nearest
+from forwardonly.system.allocator import keep_freed_memory
 from forwardonly.version import __version__
 
 

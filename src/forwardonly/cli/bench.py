@@ -9,12 +9,13 @@ import torch
 import tyro
 
 import forwardonly as fo
+from forwardonly.bench import depth, speed, start
+from forwardonly.bench.speed import Arm, Work
 from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen
-from forwardonly.measure import depth, speed, start
-from forwardonly.measure.speed import Arm, Work
 from forwardonly.names import nearest
-from forwardonly.training import Recipe
+from forwardonly.system.precision import choose_device
+from forwardonly.training import TrainingConfig
 
 Kind = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="step|memory|inference|data|start")]
 
@@ -47,14 +48,14 @@ class OnImages(Bench):
     """Number of classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
-    optimiser: str = Recipe.optimiser
+    optimiser: str = TrainingConfig.optimiser
     """Optimiser of all arms: muon, or the name of any class in torch.optim, in any case."""
 
     def work(self, rule: fo.rules.Rule, body: fo.bodies.Body, *, compile: bool = False) -> Work:
         """A training step of that rule on that body."""
-        recipe = Recipe(optimiser=self.optimiser, precision=self.precision, device=self.device, compile=compile)
+        config = TrainingConfig(optimiser=self.optimiser, precision=self.precision, device=self.device, compile=compile)
         shape = (self.colours, self.size, self.size)
-        return Work(rule=rule, body=body, shape=shape, batch=self.batch, recipe=recipe)
+        return Work(rule=rule, body=body, shape=shape, batch=self.batch, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Data(Bench):
 class Start(Bench):
     """Options of `bench start`: from the start of Python to the end of the first training step, on digits."""
 
-    batch: int = Recipe.batch_size
+    batch: int = TrainingConfig.batch_size
     """Images in a step."""
     rule: str = "hyperspherical"
     """Learning rule."""
@@ -210,7 +211,7 @@ def _step(chosen: Any) -> dict[str, Any]:
     work = _work(chosen)
     arms: dict[str, Arm] = {"ours": speed.training_step(work), "backprop": speed.training_step(work.by_backprop)}
     if chosen.compile:
-        compiled = replace(work, recipe=replace(work.recipe, compile=True))
+        compiled = replace(work, config=replace(work.config, compile=True))
         arms["ours-compiled"] = speed.training_step(compiled)
         arms["backprop-compiled"] = speed.training_step(compiled.by_backprop)
     arms["backprop-checkpointed"] = speed.checkpointed_step(work)
@@ -332,7 +333,7 @@ RATIOS = {
 
 def fo_device(chosen: Bench) -> torch.device:
     """The device that the options name."""
-    return fo.precision.choose_device(chosen.device)
+    return choose_device(chosen.device)
 
 
 def _work(chosen: Any) -> Work:

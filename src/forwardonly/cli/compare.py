@@ -15,7 +15,7 @@ from forwardonly.experiments import compare
 from forwardonly.experiments.compare import parse_arm, plan
 from forwardonly.experiments.report import interval, p_value
 from forwardonly.names import nearest
-from forwardonly.training import Recipe
+from forwardonly.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def options(argv: Sequence[str]) -> Any:
         raise ValueError(f"unknown body {body!r}: {nearest(body, fo.bodies.TABLE)}")
     own = {field.name for field in fields(Compare)}
     extra = []
-    for cls in (Recipe, fo.bodies.TABLE[body]):
+    for cls in (TrainingConfig, fo.bodies.TABLE[body]):
         each = own_options(cls, without=tuple(own))
         for name, kind in get_type_hints(each, include_extras=True).items():
             plain, *told = get_args(kind)

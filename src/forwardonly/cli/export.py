@@ -14,7 +14,7 @@ from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.runs import Kept, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.export import Format, export_network, export_training_step, training_step
-from forwardonly.storage import read_config
+from forwardonly.network.storage import read_config
 
 CHECKED = 1000  # test images that go through the exported network at a time
 
@@ -83,13 +83,13 @@ def show(result: dict[str, Any], screen: Screen) -> None:
 
 
 def _step(chosen: Export, kept: Kept) -> Any:
-    """The training step with the run's recipe, as far as `chosen` does not say otherwise."""
-    recipe = read_config(chosen.run).get("recipe", {})
+    """The training step with the run's training config, as far as `chosen` does not say otherwise."""
+    trained = read_config(chosen.run).get("training", {})
     known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip")
-    given = {name: recipe[name] for name in known if name in recipe}
+    given = {name: trained[name] for name in known if name in trained}
     if chosen.optimiser is not None:
         given["optimiser"] = chosen.optimiser
-    batch_size = recipe.get("batch_size", 128) if chosen.batch_size is None else chosen.batch_size
+    batch_size = trained.get("batch_size", 128) if chosen.batch_size is None else chosen.batch_size
     return training_step(kept.network, batch_size=batch_size, **given)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import forwardonly as fo
-from forwardonly.precision import choose_device
-from forwardonly.storage import read_config, read_result
+from forwardonly.network.storage import read_config, read_result
+from forwardonly.system.precision import choose_device
 
 
 @dataclass(frozen=True)

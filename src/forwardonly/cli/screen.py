@@ -39,7 +39,7 @@ class Screen:
         self.console.print(table)
 
     @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Callable[["training.Progress"], None]]:
+    def progress(self, title: str) -> Iterator[Callable[["training.StepEvent"], None]]:
         """A bar with the time left, moved by what it yields; where nobody watches, a line an epoch."""
         columns = (
             TextColumn("{task.description}"),
@@ -54,7 +54,7 @@ class Screen:
         ) as bar:
             task = bar.add_task(title, latest="")
 
-            def draw(event: "training.Progress") -> None:
+            def draw(event: "training.StepEvent") -> None:
                 bar.update(task, completed=event.step, total=event.steps)
                 if event.row is not None:
                     latest = _epoch(event.row)

@@ -14,22 +14,22 @@ import torch
 import tyro
 
 import forwardonly as fo
-from forwardonly import mapped
-from forwardonly.allocator import return_freed_memory
 from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
-from forwardonly.precision import choose_device
-from forwardonly.readout import Kind
-from forwardonly.storage import CONFIG, RESULT, read_config, write_json
-from forwardonly.training import Progress, Recipe, Team, join
-from forwardonly.training.loggers import Logger, logger
-from forwardonly.training.recipe import recipe_of
+from forwardonly.network.readout import Kind
+from forwardonly.network.storage import CONFIG, RESULT, read_config, write_json
+from forwardonly.system import mapped
+from forwardonly.system.allocator import return_freed_memory
+from forwardonly.system.precision import choose_device
+from forwardonly.training import StepEvent, Team, TrainingConfig, join
+from forwardonly.training.config import defaults_of
+from forwardonly.training.runs.loggers import Logger, logger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Common):
-    """What every training has; `options` adds those of the rule, the body and the recipe."""
+    """What every training has; `options` adds those of the rule, the body and the training config."""
 
     rule: str = "hyperspherical"
     """Learning rule of every block; `--rule NAME --help` shows its options."""
@@ -62,13 +62,13 @@ class Train(Common):
 
 
 def options(argv: Sequence[str]) -> Any:
-    """The defaults, as an instance of `Train` with three more fields: `recipe`, `body_options`, `rule_options`."""
+    """The defaults, as an instance of `Train` with three more fields: `training`, `body_options`, `rule_options`."""
     plain = Train(
         rule=given(argv, "--rule", Train.rule),
         data=given(argv, "--data", Train.data),
         body=given(argv, "--body", Train.body),
     )
-    schedule = given(argv, "--schedule", Recipe.schedule)
+    schedule = given(argv, "--schedule", TrainingConfig.schedule)
     if not (resumes := "--resume" in argv) and not restarted():
         return _with_groups(plain, {}, schedule)
     default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
@@ -96,9 +96,9 @@ def _with_groups(plain: Train, kept: dict[str, Any], schedule: str) -> Any:
         if name not in table:
             raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
     rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
-    own = recipe_of(rule, schedule)
+    own, augmented = defaults_of(rule, schedule), asdict(fo.data.augmentation(plain.data))
     groups: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
-        "recipe": (Recipe, "", {**asdict(fo.data.augmentation(plain.data)), **own, **kept.get("recipe", {})}),
+        "training": (TrainingConfig, "", {**augmented, **own, **kept.get("training", {})}),
         "body_options": (body, "", _values(kept, "body")),
         "rule_options": (own_options(rule, without=("classes",)), "rule", _values(kept, "rule")),
     }
@@ -128,7 +128,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
         )
     rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **asdict(chosen.rule_options))
     out = chosen.out or _agreed(team, _stem(chosen.data, chosen.rule, chosen.seed))
-    on_disk = chosen.recipe.memory_budget is not None and choose_device(chosen.recipe.device).type == "cpu"
+    on_disk = chosen.training.memory_budget is not None and choose_device(chosen.training.device).type == "cpu"
     if on_disk:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
@@ -136,10 +136,10 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     config = {"data": _data(chosen, train.classes)}
     if chosen.resume:
         _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **config})))
-    told = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(chosen.recipe)})
+    told = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(chosen.training)})
     with told as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
 
-        def progress(event: Progress) -> None:
+        def progress(event: StepEvent) -> None:
             draw(event)
             note(event)
 
@@ -152,9 +152,9 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             resume=chosen.resume,
             seed=chosen.seed,
             progress=progress,
-            config=config,
+            extra=config,
             team=team,
-            **asdict(chosen.recipe),
+            **asdict(chosen.training),
         )
     result = finished.result
     if not chosen.resume:  # a record of time to accuracy counts everything, from the files to the test figure
@@ -242,7 +242,7 @@ def _fresh(stem: Path) -> Path:
 
 def _agreed(team: Team, stem: Path) -> Path:
     """A fresh folder, the same for all processes."""
-    return Path(team.told(str(_fresh(stem)), torch.device("cpu")))
+    return Path(team.broadcast(str(_fresh(stem)), torch.device("cpu")))
 
 
 def restarted() -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forwardonly.storage import RESULT, read_result, write_json
+from forwardonly.network.storage import RESULT, read_result, write_json
 
 RECORD = "command.json"
 PAUSE = 0.5  # seconds between two looks at the runs under way
@@ -45,7 +45,7 @@ class Job:
         if self.finished:
             return 1.0
         try:
-            recipe = json.loads((self.folder / "config.json").read_text())["recipe"]
+            recipe = json.loads((self.folder / "config.json").read_text())["training"]
             rows = (self.folder / "metrics.jsonl").read_text().splitlines()
         except OSError:
             return 0.0

@@ -11,7 +11,7 @@ from forwardonly.experiments import report as reports
 from forwardonly.experiments.batch import Finished, Job, Standing, run_all
 from forwardonly.measure.statistics import holm, mean_and_deviation, paired_test
 from forwardonly.names import nearest
-from forwardonly.storage import write_json
+from forwardonly.network.storage import write_json
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from forwardonly.experiments import figures
 from forwardonly.experiments.report import card, document, table
-from forwardonly.storage import write_atomically
+from forwardonly.network.storage import write_atomically
 
 QUANTITIES = {
     "margin": "margin",

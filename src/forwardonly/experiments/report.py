@@ -10,7 +10,7 @@ from typing import Any, Literal
 from forwardonly.experiments import figures
 from forwardonly.experiments.batch import Finished
 from forwardonly.measure.statistics import mean_interval
-from forwardonly.storage import write_atomically
+from forwardonly.network.storage import write_atomically
 from forwardonly.version import __version__
 
 Groups = Mapping[tuple[str, str], Sequence[Finished]]

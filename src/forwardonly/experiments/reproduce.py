@@ -11,7 +11,7 @@ from forwardonly.experiments.batch import Finished, Job, Standing, run_all
 from forwardonly.experiments.compare import group_runs, plan, summary, tests
 from forwardonly.measure.statistics import mean_and_deviation
 from forwardonly.names import nearest
-from forwardonly.storage import write_json
+from forwardonly.network.storage import write_json
 
 
 def reproduce(

@@ -17,8 +17,8 @@ from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 
 from forwardonly.export.step import TrainingStep
-from forwardonly.network import Network
-from forwardonly.storage import save, write_atomically, write_json
+from forwardonly.network.network import Network
+from forwardonly.network.storage import save, write_atomically, write_json
 
 Format = Literal["safetensors", "torch-export", "onnx"]
 SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}

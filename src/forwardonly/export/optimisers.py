@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import Update
 
 State = dict[str, Tensor]
@@ -104,7 +104,7 @@ def first_state(plan: Plan, parameters: Mapping[str, Tensor]) -> State:
     return state
 
 
-def plan(prefix: str, block: nn.Module, recipe: Recipe) -> Plan:
+def plan(prefix: str, block: nn.Module, config: TrainingConfig) -> Plan:
     """How the training loop would move each parameter of a block.
 
     Raises:
@@ -112,12 +112,12 @@ def plan(prefix: str, block: nn.Module, recipe: Recipe) -> Plan:
     """
     names = {id(parameter): prefix + name for name, parameter in block.named_parameters()}
     found: Plan = {}
-    for optimiser in Update(block, recipe).optimisers:
+    for optimiser in Update(block, config).optimisers:
         kind = type(optimiser).__name__
         if kind not in ("SGD", "Adam", "AdamW"):
             raise ValueError(f"A training step can be exported with sgd, adam or adamw, not with {kind.lower()}.")
         for group in optimiser.param_groups:
-            options = {**group, "rate_share": group["lr"] / recipe.learning_rate, "decoupled": kind == "AdamW"}
+            options = {**group, "rate_share": group["lr"] / config.learning_rate, "decoupled": kind == "AdamW"}
             del options["params"]
             for parameter in group["params"]:
                 found[names[id(parameter)]] = (kind, options)

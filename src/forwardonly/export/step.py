@@ -22,10 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from forwardonly.bodies.dropout import drops
 from forwardonly.export import decompositions
 from forwardonly.export.optimisers import PlainUpdate, Plan, State, first_state, plan
-from forwardonly.network import Network
+from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
-from forwardonly.training.loop import learn_all
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import learn_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class TrainingStep:
 
 
 def training_step(network: Network, *, batch_size: int, **options: Any) -> TrainingStep:
-    """The network's step on batches of `batch_size` images; `options` are fields of `Recipe`, as for `fit`.
+    """The network's step on batches of `batch_size` images; `options` are fields of `TrainingConfig`, as for `fit`.
 
     Weights are float32. All blocks learn on the batch; what a rule's schedule makes of epochs stays at the epoch the
     network is in; augmentation is the caller's.
@@ -61,12 +61,12 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         ValueError: options that make no sense, an optimiser other than sgd, adam and adamw, dropout, or layers whose
             derivative is not known as forward operations.
     """
-    recipe = Recipe.for_rule(network.rule, **options)
+    config = TrainingConfig.for_rule(network.rule, **options)
     _check(network, batch_size)
     network = copy.deepcopy(network).cpu().train().requires_grad_(True)
-    plans = [plan(f"blocks.{index}.", block, recipe) for index, block in enumerate(network.row)]
-    if network.reader is not None:
-        plans.append(plan("reader.", network.reader, recipe))
+    plans = [plan(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
+    if network.label_classifier is not None:
+        plans.append(plan("label_classifier.", network.label_classifier, config))
     named = dict(network.named_parameters())
     state = {name: tensor for own in plans for name, tensor in first_state(own, named).items()}
     state.update(_moving_buffers(network))
@@ -78,7 +78,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         given["chance"] = torch.rand(batch_size, network.classes)
     elif isinstance(network.rule, ContrastiveRule):
         given["wrong_labels"] = (labels + 1) % network.classes
-    given["learning_rate"] = torch.tensor(recipe.learning_rate)
+    given["learning_rate"] = torch.tensor(config.learning_rate)
     inputs = [*given, *state]
     examples = (*given.values(), *state.values())
 
@@ -88,7 +88,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip([*inputs, *fixed], tensors, strict=True))
-        losses, following = _learn(network, plans, recipe, values, state)
+        losses, following = _learn(network, plans, config, values, state)
         return losses, *(following[name] for name in state)
 
     # Twice: autograd does not run inside functionalize, and its derivatives can only be decomposed once traced.
@@ -117,13 +117,16 @@ class _Loop(nn.Module):
     def forward(self, values: State, updates: list[PlainUpdate]) -> Tensor:
         network, images, labels = self.network, values["images"], values["labels"]
         wrong = values.get("wrong_labels")
-        if network.reader is not None:  # it learns first, as in `training.run`
+        if network.label_classifier is not None:  # it learns first, as in `training.run`
             passed = network.read(network.prepare(images))
             *updates, update = updates
-            update(network.reader.loss(passed, labels))
+            update(network.label_classifier.loss(passed, labels))
             if network.draws_hard:
-                learned = {name: update.following[f"reader.{name}"] for name, _ in network.reader.named_parameters()}
-                logits = functional_call(network.reader, learned, (passed,)).sum(0)
+                learned = {
+                    name: update.following[f"label_classifier.{name}"]
+                    for name, _ in network.label_classifier.named_parameters()
+                }
+                logits = functional_call(network.label_classifier, learned, (passed,)).sum(0)
                 wrong = race(labels, logits.detach(), values["chance"])
         return learn_all(network.row, updates, network.present(images, labels, wrong=wrong), labels, "fp32")
 
@@ -138,12 +141,14 @@ def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:
     return (rates / -torch.log(chance.clamp(1e-7, 1 - 1e-7))).argmax(1)
 
 
-def _learn(network: Network, plans: list[Plan], recipe: Recipe, values: State, state: State) -> tuple[Tensor, State]:
+def _learn(
+    network: Network, plans: list[Plan], config: TrainingConfig, values: State, state: State
+) -> tuple[Tensor, State]:
     """Losses, and the state after one step from the tensors in `values`."""
     leaves = {name: values[name].detach().requires_grad_() for own in plans for name in own}
     buffers = {name: values[name].clone() for name, _ in network.named_buffers() if name in values}
     updates = [
-        PlainUpdate({name: leaves[name] for name in own}, own, recipe.clip, values, values["learning_rate"])
+        PlainUpdate({name: leaves[name] for name in own}, own, config.clip, values, values["learning_rate"])
         for own in plans
     ]
     inside = {f"network.{name}": tensor for name, tensor in {**leaves, **buffers}.items()}

@@ -4,8 +4,8 @@ from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
 from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.locality import Leak, leaks
-from forwardonly.measure.memory import SavedBytes, peak_memory_bytes
 from forwardonly.measure.weights import Weights, weights
+from forwardonly.system.memory import SavedBytes, peak_memory_bytes
 
 __all__ = [
     "Assignment",

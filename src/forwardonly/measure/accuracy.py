@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images, Views
-from forwardonly.network import Network
-from forwardonly.precision import autocast, choose_precision
+from forwardonly.network.network import Network
+from forwardonly.system.precision import autocast, choose_precision
 
 AT_A_TIME = 1000  # images
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.network import Network
+from forwardonly.network.network import Network
 from forwardonly.rules import ChannelLearnable, ChannelStatic
 from forwardonly.rules.channel_learnable import entropy
 

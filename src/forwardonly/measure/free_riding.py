@@ -18,9 +18,9 @@ from torch import Tensor
 
 from forwardonly import labels as label_code
 from forwardonly.data import Images
-from forwardonly.network import Network
-from forwardonly.precision import autocast, choose_precision
-from forwardonly.rules import ContrastiveRule, Heard, Rule
+from forwardonly.network.network import Network
+from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
+from forwardonly.system.precision import autocast, choose_precision
 
 SATURATED = 3.0
 """The law is asymptotic: it is fitted where beta M is at least this, so that 1 + e^{beta M} is e^{beta M} within 5
@@ -115,12 +115,16 @@ def attenuation(rules: Sequence[Rule], positive: Tensor, negative: Tensor) -> Te
     """R of every block and image: its gradient with what it hears over that without, (L, N) from goodness (L, N)."""
     rows = []
     for index, rule in enumerate(rules):
-        if not isinstance(rule, ContrastiveRule) or rule.wants == "none":
+        if not isinstance(rule, ContrastiveRule) or rule.needs_peers == "none":
             rows.append(torch.ones_like(positive[index]))
             continue
-        heard = Heard(positive, negative) if rule.wants == "all" else Heard(positive[:index], negative[:index])
-        own = Heard(positive[index], negative[index])
-        aided = _strength(own, lambda p, n, rule=rule, heard=heard: rule.loss(p, n, heard))
+        peers = (
+            PeerGoodness(positive, negative)
+            if rule.needs_peers == "all"
+            else PeerGoodness(positive[:index], negative[:index])
+        )
+        own = PeerGoodness(positive[index], negative[index])
+        aided = _strength(own, lambda p, n, rule=rule, peers=peers: rule.loss(p, n, peers))
         alone = _strength(own, lambda p, n, rule=rule: rule.unaided(p, n))
         rows.append(aided / alone.clamp_min(1e-300))
     return torch.stack(rows)
@@ -137,7 +141,7 @@ def law_slope(ratio: Tensor, margin: Tensor, prior: Tensor, beta: float, gamma: 
     return float((x * y).sum() / x.square().sum())
 
 
-def _strength(own: Heard, loss: Any) -> Tensor:
+def _strength(own: PeerGoodness, loss: Any) -> Tensor:
     """How strongly a loss pulls at each image's goodness: |d loss / d positive| + |d loss / d negative|, (N,)."""
     with torch.enable_grad():
         streams = [stream.detach().requires_grad_() for stream in own]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
-from forwardonly.network import Network
+from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
-from forwardonly.training.loop import learn_all
+from forwardonly.training.step import learn_all
 from forwardonly.training.update import Update
 
 FACTOR = 3.0  # how much larger a loss is made: enough to move whatever hangs on it

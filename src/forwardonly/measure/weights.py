@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from forwardonly.network import Network
+from forwardonly.network.network import Network
 
 
 class Weights(NamedTuple):

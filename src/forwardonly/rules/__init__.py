@@ -2,7 +2,7 @@
 
 from forwardonly.rules.auxiliary import Auxiliary
 from forwardonly.rules.backprop import Backprop
-from forwardonly.rules.base import ContrastiveRule, Heard, OnePassRule, Place, Rule
+from forwardonly.rules.base import BlockPosition, ContrastiveRule, OnePassRule, PeerGoodness, Rule
 from forwardonly.rules.best import Best
 from forwardonly.rules.bilinear import Bilinear
 from forwardonly.rules.channel_learnable import ChannelLearnable
@@ -42,6 +42,7 @@ __all__ = [
     "Backprop",
     "Best",
     "Bilinear",
+    "BlockPosition",
     "ChannelLearnable",
     "ChannelStatic",
     "CollaborativeAdaptive",
@@ -49,11 +50,10 @@ __all__ = [
     "ContrastiveRule",
     "Cumulative",
     "ForwardForward",
-    "Heard",
     "Hyperspherical",
     "LayerCollaboration",
     "OnePassRule",
-    "Place",
+    "PeerGoodness",
     "Projection",
     "Rule",
     "Similarity",

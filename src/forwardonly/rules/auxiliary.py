@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from forwardonly.bodies.convolutional import conv3x3
-from forwardonly.maps import grid_for, grid_pool, grid_size
-from forwardonly.rules.base import Place
+from forwardonly.ops.convolution import conv3x3
+from forwardonly.ops.pooling import grid_for, grid_pool, grid_size
+from forwardonly.rules.base import BlockPosition
 from forwardonly.rules.projection import Projection
 
 LEAST = 3  # pixels a side; a map that would have fewer is not halved
@@ -47,7 +47,7 @@ class Auxiliary(Projection):
     units: int = 256
     """Units of each of them."""
 
-    recipe = MappingProxyType({"learning_rate": 5e-3})
+    training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,9 +56,9 @@ class Auxiliary(Projection):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        linear = place.index >= place.depth - self.linear
-        coarse = self.coarse and place.index >= self.fine
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
+        linear = position.index >= position.depth - self.linear
+        coarse = self.coarse and position.index >= self.fine
         maps: list[nn.Module] = []
         convolutions = self.convolutions if len(shape) == 3 and not linear else 0
         channels, *sides = shape
@@ -79,7 +79,7 @@ class Auxiliary(Projection):
             dense += [nn.Linear(features, self.units, bias=False), nn.BatchNorm1d(self.units), nn.GELU()]
             features = self.units
         self.hidden = nn.Sequential(*dense)
-        super().setup((features,), place)
+        super().setup((features,), position)
 
     def scores(self, activation: Tensor) -> Tensor:
         return super().scores(self.hidden(grid_pool(self.convolved(activation), self.pooled)))

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import OnePassRule, Place, float32
+from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 
 
 @dataclass(kw_only=True, eq=False)
@@ -20,9 +20,9 @@ class Backprop(OnePassRule):
     """Share of the target spread evenly over all classes."""
 
     end_to_end = True
-    recipe = MappingProxyType({"weight_decay": 0.1})
+    training_defaults = MappingProxyType({"weight_decay": 0.1})
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.head = nn.Linear(shape[0], self.classes)
 
     def scores(self, activation: Tensor) -> Tensor:

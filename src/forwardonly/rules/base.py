@@ -16,22 +16,23 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, mean_square
 from forwardonly.names import check_choices
+from forwardonly.ops.norms import mean_square
+from forwardonly.ops.pooling import grid_pool
 from forwardonly.rules.contrast import supervised_contrastive
 
-Wants = Literal["none", "earlier", "all"]
+PeersNeeded = Literal["none", "earlier", "all"]
 
 
 @dataclass(frozen=True)
-class Place:
+class BlockPosition:
     """Where a block stands: its index from 0, and how many blocks the network has."""
 
     index: int
     depth: int
 
 
-class Heard(NamedTuple):
+class PeerGoodness(NamedTuple):
     """Blocks' goodness on both streams: two tensors (blocks, B) in the order of the blocks, or (B,) of one block.
 
     A rule that wants `earlier` hears the blocks before its own, detached. One that wants `all` hears every block, its
@@ -47,7 +48,7 @@ class Heard(NamedTuple):
 class Rule(nn.Module):
     """A local objective. Its fields are its options; `for_block` makes the copy that one block owns.
 
-    `recipe` holds the training options that suit the rule, `standardise` says whether it wants zero-mean input,
+    `training_defaults` holds training options that suit the rule, `standardise` says whether it wants zero-mean input,
     `normalises` whether `pass_on` already does what a body would otherwise put between its layers, `readouts` names the
     weights that make class scores, and `end_to_end` is true of backprop alone: the network is then one block, so that
     nothing else is special.
@@ -56,7 +57,7 @@ class Rule(nn.Module):
     classes: int
     """Number of classes."""
 
-    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    training_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     standardise: ClassVar[bool] = True
     end_to_end: ClassVar[bool] = False
     normalises: ClassVar[bool] = False
@@ -77,13 +78,13 @@ class Rule(nn.Module):
         """By what the loss multiplies class scores before its softmax: so a block's scores become probabilities."""
         return 1.0
 
-    def for_block(self, shape: Sequence[int], place: Place) -> Self:
+    def for_block(self, shape: Sequence[int], position: BlockPosition) -> Self:
         """A fresh copy with the parameters that an activation of `shape` (without the batch) needs."""
         rule = copy.deepcopy(self)
-        rule.setup(tuple(shape), place)
+        rule.setup(tuple(shape), position)
         return rule
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         """Create parameters for an activation of `shape` (without the batch), if the rule has any."""
 
     def watched(self) -> dict[str, float]:
@@ -100,7 +101,9 @@ class Rule(nn.Module):
         """
         return {}
 
-    def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Heard | None]:
+    def local_loss(
+        self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None
+    ) -> tuple[Tensor, PeerGoodness | None]:
         """What the training loop calls: the block's loss, and for contrastive rules its goodness for others to hear."""
         raise NotImplementedError
 
@@ -126,7 +129,7 @@ class OnePassRule(Rule):
         """The block's own loss, a scalar in float32."""
         raise NotImplementedError
 
-    def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, None]:
+    def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, None]:
         loss = self.loss(activation, labels)
         if self.contrast:
             features = grid_pool(activation, 2)
@@ -140,7 +143,7 @@ class ContrastiveRule(Rule):
 
     label_value: float | None = None
     """Value of the label code's "1" in the input; by default the largest value that a pixel can have."""
-    label_place: Literal["first", "everywhere"] = "first"
+    label_placement: Literal["first", "everywhere"] = "first"
     """Where the label stands: in the first features, or as a wave over the whole image, which convolutions see."""
     normalise_input: bool = False
     """Divide each image by its size before its label is written into it."""
@@ -148,7 +151,7 @@ class ContrastiveRule(Rule):
     """What is 1 after a division by it: the root mean square of the features, or their length as Hinton has it."""
 
     @property
-    def wants(self) -> Wants:
+    def needs_peers(self) -> PeersNeeded:
         """Which other blocks' goodness the loss needs."""
         return "none"
 
@@ -164,19 +167,19 @@ class ContrastiveRule(Rule):
         """One number an example, (B,) in float32."""
         raise NotImplementedError
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None) -> Tensor:
         """The block's own loss from its goodness on both streams, each (B,); a scalar in float32."""
         raise NotImplementedError
 
-    def local_loss(self, activation: Tensor, labels: Tensor, heard: Heard | None) -> tuple[Tensor, Heard]:
+    def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, PeerGoodness]:
         """See `Rule`; `activation` holds the positive stream and then the negative one, (2B, ...)."""
         own = self.streams(activation)
-        return self.loss(own.positive, own.negative, heard), Heard(own.positive.detach(), own.negative.detach())
+        return self.loss(own.positive, own.negative, peers), PeerGoodness(own.positive.detach(), own.negative.detach())
 
-    def streams(self, activation: Tensor) -> Heard:
+    def streams(self, activation: Tensor) -> PeerGoodness:
         """The goodness (B,) of both halves of an activation (2B, ...), its graph still on it."""
         positive, negative = self.goodness(activation).chunk(2)
-        return Heard(positive, negative)
+        return PeerGoodness(positive, negative)
 
     def unaided(self, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss of a block that hears nothing: what free-riding is measured against."""

@@ -46,4 +46,4 @@ class Best(Auxiliary):
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({**MUON, "delay": 0.3})
+    training_defaults = MappingProxyType({**MUON, "delay": 0.3})

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_for, grid_pool, grid_size, product_pool
-from forwardonly.products import scores_of
-from forwardonly.rules.base import Place
+from forwardonly.ops.pooling import grid_for, grid_pool, grid_size, product_pool
+from forwardonly.ops.scores import scores_of
+from forwardonly.rules.base import BlockPosition
 from forwardonly.rules.best import MUON
 from forwardonly.rules.projection import Projection
 
@@ -47,7 +47,7 @@ class Bilinear(Projection):
     label_smoothing: float = 0.05
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({**MUON, "delay": 0.15})
+    training_defaults = MappingProxyType({**MUON, "delay": 0.15})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +57,7 @@ class Bilinear(Projection):
         if self.map_rate < 0:
             raise ValueError(f"map_rate of a bilinear head must be at least 0, not {self.map_rate}.")
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.grid = grid_for(shape, self.features)
         size = grid_size(shape, self.grid)
         if len(shape) == 3:

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import channel_scores, group_index, instance_norm
-from forwardonly.rules.base import OnePassRule, Place
+from forwardonly.ops.norms import group_index, instance_norm
+from forwardonly.ops.pooling import channel_scores
+from forwardonly.rules.base import BlockPosition, OnePassRule
 
 
 def entropy(assignment: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class ChannelLearnable(OnePassRule):
     """Learning rate of the votes and the temperature, by an AdamW of their own; none leaves them to the block's
     optimiser."""
 
-    recipe = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
+    training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class ChannelLearnable(OnePassRule):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive or none, not {value}.")
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         votes = torch.full((shape[0], self.classes), 0.5)
         if self.lead:
             votes += self.lead * F.one_hot(group_index(shape[0], self.classes), self.classes)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, group_index, group_norm
-from forwardonly.rules.base import OnePassRule, Place, float32
+from forwardonly.ops.norms import group_index, group_norm
+from forwardonly.ops.pooling import grid_pool
+from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 
 Goodness = Literal["mean", "squared"]
 
@@ -42,7 +43,7 @@ class ChannelStatic(OnePassRule):
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
+    training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class ChannelStatic(OnePassRule):
         if self.scale <= 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError("scale must be positive, and label_smoothing from 0 to below 1.")
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.groups = nn.Buffer(group_index(shape[0], self.classes))
 
     def scores(self, activation: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from forwardonly.rules.base import Heard, Place, Wants
+from forwardonly.rules.base import BlockPosition, PeerGoodness, PeersNeeded
 from forwardonly.rules.ff import ForwardForward
 
 
@@ -35,7 +35,7 @@ class CollaborativeFixed(ForwardForward):
     """Weight of the other blocks' goodness; where gamma is learned, the weight at the start."""
     weights: tuple[float, ...] = (1.0,)
     """Weights alpha: one for all, or row by row the L x L matrix of how much block l hears block k."""
-    hears: Literal["all", "earlier"] = "all"
+    peers: Literal["all", "earlier"] = "all"
     """Which other blocks take part."""
     stop_gradient: bool = True
     """Treat the others' goodness as given; else a block's loss also moves the others' weights, in simultaneous
@@ -45,24 +45,24 @@ class CollaborativeFixed(ForwardForward):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.stop_gradient and self.hears != "all":
+        if not self.stop_gradient and self.peers != "all":
             raise ValueError(
-                "Only a block that hears all others can move their weights: stop_gradient needs hears all."
+                "Only a block that hears all others can move their weights: stop_gradient needs peers all."
             )
 
     @property
-    def wants(self) -> Wants:
-        return self.hears
+    def needs_peers(self) -> PeersNeeded:
+        return self.peers
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        if len(self.weights) not in (1, place.depth**2):
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
+        if len(self.weights) not in (1, position.depth**2):
             raise ValueError(
-                f"weights must be one number or {place.depth} x {place.depth} of them, not {len(self.weights)}."
+                f"weights must be one number or {position.depth} x {position.depth} of them, not {len(self.weights)}."
             )
-        matrix = torch.tensor(self.weights).expand(place.depth**2).view(place.depth, place.depth)
-        alpha = matrix[place.index].clone()
-        alpha[place.index :] *= self.hears == "all"
-        alpha[place.index] = 0.0  # its own row among those it hears
+        matrix = torch.tensor(self.weights).expand(position.depth**2).view(position.depth, position.depth)
+        alpha = matrix[position.index].clone()
+        alpha[position.index :] *= self.peers == "all"
+        alpha[position.index] = 0.0  # its own row among those it hears
         self.register_buffer("alpha", alpha)
         self.gamma: Tensor
         self.register_gamma(torch.tensor(self.initial_gamma))
@@ -71,9 +71,9 @@ class CollaborativeFixed(ForwardForward):
         """Gamma is a constant of the block."""
         self.register_buffer("gamma", gamma)
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
-        if heard is not None:
-            positive, negative = self.collective(positive, heard.positive), self.collective(negative, heard.negative)
+    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None = None) -> Tensor:
+        if peers is not None:
+            positive, negative = self.collective(positive, peers.positive), self.collective(negative, peers.negative)
         offset = 0.0 if self.threshold_enters else self.threshold
         return super().loss(positive + offset, negative + offset) / 2
 
@@ -95,17 +95,17 @@ class CollaborativeAdaptive(CollaborativeFixed):
     """What gamma multiplies: the others' goodness, or, as an ablation without any collaboration, the block's own."""
 
     @property
-    def wants(self) -> Wants:
-        return self.hears if self.gamma_scales == "others" else "none"
+    def needs_peers(self) -> PeersNeeded:
+        return self.peers if self.gamma_scales == "others" else "none"
 
     def register_gamma(self, gamma: Tensor) -> None:
         """Gamma is a parameter of the block."""
         self.register_parameter("gamma", nn.Parameter(gamma))
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None = None) -> Tensor:
         if self.gamma_scales == "own":
             return super().loss(self.gamma * positive, self.gamma * negative)
-        return super().loss(positive, negative, heard)
+        return super().loss(positive, negative, peers)
 
     def optimiser_options(self) -> dict[str, dict[str, Any]]:
         plain = {"lr": self.gamma_rate, "weight_decay": 0.0, "momentum": 0.0}

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.rules.base import ContrastiveRule, Heard, Place, Wants
+from forwardonly.rules.base import BlockPosition, ContrastiveRule, PeerGoodness, PeersNeeded
 from forwardonly.rules.ff import goodness, margin_loss
 
 Remedy = Literal["none", "per-block", "gated", "depth-scaled", "mgc"]
@@ -32,9 +32,9 @@ def hardness_weights(prior: Tensor, beta: float) -> Tensor:
     return weights / weights.mean()
 
 
-def depth_weight(place: Place) -> float:
+def depth_weight(position: BlockPosition) -> float:
     """lambda_d = 0.25 (1 + 3 d / (L - 1)): 0.25 for the first block, 1 for the last."""
-    return 0.25 * (1 + 3 * place.index / max(place.depth - 1, 1))
+    return 0.25 * (1 + 3 * position.index / max(position.depth - 1, 1))
 
 
 def missing_share(margin: Tensor, cumulative: Tensor, beta: float) -> Tensor:
@@ -67,31 +67,31 @@ class Cumulative(ContrastiveRule):
             raise ValueError(f"gamma must be 0 or more and beta positive, not {self.gamma} and {self.beta}.")
 
     @property
-    def wants(self) -> Wants:
+    def needs_peers(self) -> PeersNeeded:
         return "none" if self.remedy == "per-block" else "earlier"
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        self.place = place
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
+        self.position = position
 
     def goodness(self, activation: Tensor) -> Tensor:
         return goodness(activation)
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> Tensor:
-        margin, prior, cumulative = self.margins(positive, negative, heard)
+    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None) -> Tensor:
+        margin, prior, cumulative = self.margins(positive, negative, peers)
         loss = F.softplus(-self.beta * cumulative)
         own = F.softplus(-self.beta * margin)
         if self.remedy == "depth-scaled":
-            loss = loss + depth_weight(self.place) * hardness_weights(prior, self.beta) * own
+            loss = loss + depth_weight(self.position) * hardness_weights(prior, self.beta) * own
         if self.remedy == "mgc":
             loss = loss + missing_share(margin, cumulative, self.beta) * own
         return loss.mean()
 
-    def margins(self, positive: Tensor, negative: Tensor, heard: Heard | None) -> tuple[Tensor, Tensor, Tensor]:
+    def margins(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, Tensor, Tensor]:
         """The block's own margin m, that of the blocks before it, P, and what the loss judges, M: three times (B,)."""
         margin = positive - negative
-        if heard is None or self.remedy == "per-block":
+        if peers is None or self.remedy == "per-block":
             return margin, torch.zeros_like(margin), margin
-        before = Heard(heard.positive.detach().sum(0), heard.negative.detach().sum(0))
+        before = PeerGoodness(peers.positive.detach().sum(0), peers.negative.detach().sum(0))
         prior = before.positive - before.negative
         if self.remedy == "gated":
             counted = [gate(stream, self.gamma, self.tau, self.kappa) * stream for stream in before]

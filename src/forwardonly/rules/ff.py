@@ -16,8 +16,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.maps import mean_square
-from forwardonly.rules.base import ContrastiveRule, Heard
+from forwardonly.ops.norms import mean_square
+from forwardonly.rules.base import ContrastiveRule, PeerGoodness
 
 
 def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
@@ -66,7 +66,7 @@ class ForwardForward(ContrastiveRule):
     label_value: float | None = 8.0
     """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
 
-    recipe = MappingProxyType({"batch_size": 100})
+    training_defaults = MappingProxyType({"batch_size": 100})
     standardise = False
     normalises = True
 
@@ -77,7 +77,7 @@ class ForwardForward(ContrastiveRule):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
 
     @property
-    def needs_reader(self) -> bool:
+    def needs_label_classifier(self) -> bool:
         """Whether the network must also learn a softmax on its activations."""
         return self.negatives == "hard" or self.predict == "softmax"
 
@@ -90,7 +90,7 @@ class ForwardForward(ContrastiveRule):
     def goodness(self, activation: Tensor) -> Tensor:
         return goodness(activation, self.reduction)
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None = None) -> Tensor:
         if self.objective == "threshold":
             return threshold_loss(positive, negative, self.threshold, self.sharpness)
         return margin_loss(positive, negative, self.beta)

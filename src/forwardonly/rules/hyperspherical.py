@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, grid_size, mean_square
-from forwardonly.products import scores_of
-from forwardonly.rules.base import OnePassRule, Place, unit_rms
+from forwardonly.ops.norms import mean_square
+from forwardonly.ops.pooling import grid_pool, grid_size
+from forwardonly.ops.scores import scores_of
+from forwardonly.rules.base import BlockPosition, OnePassRule, unit_rms
 
 
 def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> Tensor:
@@ -60,7 +61,7 @@ class Hyperspherical(OnePassRule):
     grid: int = 2
     """Feature maps are averaged to a grid of this many windows a side before the sphere."""
 
-    recipe = MappingProxyType({"weight_decay": 0.1})
+    training_defaults = MappingProxyType({"weight_decay": 0.1})
     normalises = True
     readouts = frozenset({"prototypes"})
 
@@ -75,7 +76,7 @@ class Hyperspherical(OnePassRule):
     def score_scale(self) -> float:
         return self.scale
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.auxiliary: nn.Module = nn.Identity()
         if len(shape) == 3 and self.aux_channels:
             stride = 2 if min(shape[1:]) >= 2 * self.grid else 1  # a quarter of the work

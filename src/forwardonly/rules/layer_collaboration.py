@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from forwardonly.rules.base import Heard, Place, Wants
+from forwardonly.rules.base import BlockPosition, PeerGoodness, PeersNeeded
 from forwardonly.rules.ff import ForwardForward
 
 
@@ -23,23 +23,23 @@ from forwardonly.rules.ff import ForwardForward
 class LayerCollaboration(ForwardForward):
     """Forward-Forward's threshold loss on the summed goodness of several blocks, of which only one learns."""
 
-    hears: Literal["all", "earlier"] = "all"
+    peers: Literal["all", "earlier"] = "all"
     """Which other blocks count."""
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        self.place = place
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
+        self.position = position
 
     @property
-    def wants(self) -> Wants:
-        return self.hears
+    def needs_peers(self) -> PeersNeeded:
+        return self.peers
 
-    def loss(self, positive: Tensor, negative: Tensor, heard: Heard | None = None) -> Tensor:
+    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None = None) -> Tensor:
         """-log p(positive) - log(1 - p(negative)), averaged over the batch."""
-        if heard is not None:
-            positive, negative = positive + self.others(heard.positive), negative + self.others(heard.negative)
+        if peers is not None:
+            positive, negative = positive + self.others(peers.positive), negative + self.others(peers.negative)
         return super().loss(positive, negative)
 
     def others(self, rows: Tensor) -> Tensor:
         """The other blocks' goodness as a given: (blocks, B) -> (B,)."""
-        counted = torch.arange(len(rows), device=rows.device) != self.place.index
+        counted = torch.arange(len(rows), device=rows.device) != self.position.index
         return rows.detach()[counted].sum(0)

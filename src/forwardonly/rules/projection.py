@@ -13,9 +13,9 @@ from types import MappingProxyType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_for, grid_pool, grid_size
-from forwardonly.products import scores_of
-from forwardonly.rules.base import OnePassRule, Place
+from forwardonly.ops.pooling import grid_for, grid_pool, grid_size
+from forwardonly.ops.scores import scores_of
+from forwardonly.rules.base import BlockPosition, OnePassRule
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,14 +28,14 @@ class Projection(OnePassRule):
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({"learning_rate": 5e-3})
+    training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.features < 1 or not 0 <= self.label_smoothing < 1:
             raise ValueError("features must be at least 1, and label_smoothing from 0 to below 1.")
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.grid = grid_for(shape, self.features)
         self.head = nn.Linear(grid_size(shape, self.grid), self.classes)
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.rules.base import Place, float32
+from forwardonly.rules.base import BlockPosition, float32
 from forwardonly.rules.projection import Projection
 
 
@@ -44,7 +44,7 @@ class Similarity(Projection):
     own_map: bool = True
     """Compare examples after a trained map of the loss's own: a 3x3 convolution, or a linear layer on flat features."""
 
-    recipe = MappingProxyType({"learning_rate": 5e-3})
+    training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,8 +53,8 @@ class Similarity(Projection):
                 f"prediction is a weight above 0 and up to 1, not {self.prediction}: it trains the scores."
             )
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
-        super().setup(shape, place)
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
+        super().setup(shape, position)
         self.lens: nn.Module = nn.Identity()
         if self.own_map and len(shape) == 3:
             self.lens = nn.Conv2d(shape[0], shape[0], 3, padding=1, bias=False)

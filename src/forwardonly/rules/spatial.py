@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.maps import grid_pool, grid_size, instance_norm
-from forwardonly.rules.base import OnePassRule, Place, float32
+from forwardonly.ops.norms import instance_norm
+from forwardonly.ops.pooling import grid_pool, grid_size
+from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 
 
 def energy(activation: Tensor, grid: int) -> Tensor:
@@ -36,7 +37,7 @@ class Spatial(OnePassRule):
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes."""
 
-    recipe = MappingProxyType({"learning_rate": 5e-3})
+    training_defaults = MappingProxyType({"learning_rate": 5e-3})
     normalises = True
 
     def __post_init__(self) -> None:
@@ -44,7 +45,7 @@ class Spatial(OnePassRule):
         if self.grid < 1 or self.scale <= 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError("grid must be at least 1, scale positive, and label_smoothing from 0 to below 1.")
 
-    def setup(self, shape: tuple[int, ...], place: Place) -> None:
+    def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         size = grid_size(shape, self.grid)
         self.projection = nn.Buffer(torch.randn(size, self.classes) / math.sqrt(size))
 

@@ -21,7 +21,7 @@ except ImportError as missing:
     raise ValueError("The service needs more packages: pip install 'forward-only[serve]'.") from missing
 
 from forwardonly.data import InMemory, read_adapted
-from forwardonly.network import Network
+from forwardonly.network.network import Network
 from forwardonly.serve.limits import BodyLimit
 from forwardonly.version import __version__
 

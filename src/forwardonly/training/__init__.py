@@ -1,10 +1,21 @@
 """Training: the loop, its schedules, precision, checkpoints, and runs of many processes."""
 
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.distributed.team import LostPeer, Team, join
+from forwardonly.training.fit import Run, fit
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.online import Online
-from forwardonly.training.parallel import LostPeer, Team, join
-from forwardonly.training.recipe import Recipe
-from forwardonly.training.run import Run, fit
-from forwardonly.training.trainer import NonFiniteLoss, Progress
+from forwardonly.training.trainer import NonFiniteLoss, StepEvent
 
-__all__ = ["Interrupted", "LostPeer", "NonFiniteLoss", "Online", "Progress", "Recipe", "Run", "Team", "fit", "join"]
+__all__ = [
+    "Interrupted",
+    "LostPeer",
+    "NonFiniteLoss",
+    "Online",
+    "Run",
+    "StepEvent",
+    "Team",
+    "TrainingConfig",
+    "fit",
+    "join",
+]

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forwardonly.network import Network
-from forwardonly.precision import choose_precision
-from forwardonly.training.loop import learn_all, read
+from forwardonly.network.network import Network
+from forwardonly.system.precision import choose_precision
+from forwardonly.training.config import TrainingConfig
 from forwardonly.training.randomness import generator_at, seed_at
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.step import learn_all, read
 from forwardonly.training.update import Update
 
 
@@ -19,7 +19,7 @@ class Online:
     Args:
         network: stays on its device; its `prepare` must have been fitted to images of the kind that will come.
         seed: of every random draw.
-        options: fields of `Recipe`; those of schedule, length, augmentation and device have no effect.
+        options: fields of `TrainingConfig`; those of schedule, length, augmentation and device have no effect.
 
     Raises:
         ValueError: options that make no sense.
@@ -28,10 +28,12 @@ class Online:
     def __init__(self, network: Network, *, seed: int = 0, **options: Any):
         self.network = network
         self.seed = seed
-        self.recipe = Recipe.for_rule(network.rule, **options)
-        self.precision = choose_precision(self.recipe.precision, network.device)
-        self.updates = [Update(block, self.recipe) for block in network.row]
-        self.reader_update = None if network.reader is None else Update(network.reader, self.recipe)
+        self.config = TrainingConfig.for_rule(network.rule, **options)
+        self.precision = choose_precision(self.config.precision, network.device)
+        self.updates = [Update(block, self.config) for block in network.row]
+        self.classifier_update = (
+            None if network.label_classifier is None else Update(network.label_classifier, self.config)
+        )
         self.steps = 0
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -44,8 +46,8 @@ class Online:
         images, labels = images.to(device), labels.to(device)
         self.network.train()
         logits = None
-        if self.reader_update is not None:
-            logits = read(self.network, self.reader_update, images, labels, self.precision)
+        if self.classifier_update is not None:
+            logits = read(self.network, self.classifier_update, images, labels, self.precision)
         generator = generator_at(device, self.seed, self.steps)
         incoming = self.network.present(images, labels, generator, logits=logits)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

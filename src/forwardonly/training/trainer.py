@@ -13,31 +13,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from forwardonly import mapped
-from forwardonly.block import Signal
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
-from forwardonly.measure.memory import peak_memory_bytes
-from forwardonly.network import Network
-from forwardonly.precision import choose_precision
-from forwardonly.rules import ContrastiveRule, Heard
-from forwardonly.training import keeping
-from forwardonly.training.budget import Plan
-from forwardonly.training.cache import Cache, repeats
+from forwardonly.network.block import Signal
+from forwardonly.network.network import Network
+from forwardonly.rules import ContrastiveRule, PeerGoodness
+from forwardonly.system import mapped
+from forwardonly.system.memory import peak_memory_bytes
+from forwardonly.system.precision import choose_precision
+from forwardonly.training.batch import Batch
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.distributed.team import Team
 from forwardonly.training.interrupt import Interrupted
-from forwardonly.training.loop import hears, learn_all, learn_one, learn_row, reach, read
-from forwardonly.training.parallel import Team
-from forwardonly.training.parts import Batch
-from forwardonly.training.pipeline import Pipe, spread
+from forwardonly.training.memory.budget import MemoryPlan
 from forwardonly.training.randomness import generator_at, seed_at
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.runs import folder as keeping
+from forwardonly.training.step import learn_all, learn_one, learn_row, needs_peers, reach, read
+from forwardonly.training.strategies.cache import Cache, repeats
+from forwardonly.training.strategies.pipeline import Pipe, spread
+from forwardonly.training.strategies.threads import PREPARING, Turn, Workers, check_workers
 from forwardonly.training.update import Span, span_of_learning
-from forwardonly.training.workers import PREPARING, Turn, Workers, check_workers
 
 
-class Progress(NamedTuple):
+class StepEvent(NamedTuple):
     """How far a run is: steps done and in all, and at the end of an epoch its row of the history."""
 
     step: int
@@ -50,7 +50,7 @@ class NonFiniteLoss(ValueError):
 
 
 @dataclass
-class Place:
+class Progress:
     """Where a run stands: which block is trained (in greedy training), which epoch, which step of it."""
 
     phase: int = 0
@@ -63,60 +63,64 @@ class Place:
 class Trainer:
     """What a run carries from step to step."""
 
-    def __init__(self, network: Network, train: Images, recipe: Recipe, device: torch.device, seed: int, team: Team):
+    def __init__(
+        self, network: Network, train: Images, config: TrainingConfig, device: torch.device, seed: int, team: Team
+    ):
         self.network = network
         self.team = team
         self.images = train = train.to(device) if team.stage == 0 else train  # the other stages receive theirs
-        self.recipe = recipe
+        self.config = config
         self.device = device
         self.seed = seed
-        self.precision = choose_precision(recipe.precision, device)
-        self.batch = min(recipe.batch_size, len(train))
+        self.precision = choose_precision(config.precision, device)
+        self.batch = min(config.batch_size, len(train))
         if self.batch < team.replicas:
             raise ValueError(f"A batch of {self.batch} images cannot be shared by {team.replicas} processes.")
         self.part = self.batch  # images that a block computes at a time
-        self.plan: Plan | None = None  # how a memory budget is kept, if there is one
-        self.updates = [team.update(block, recipe, self.batch) for block in network.row]
-        self.reader_update = None if network.reader is None else team.update(network.reader, recipe, self.batch)
-        if recipe.staggered and hears(network.row[0]) == "all":
+        self.plan: MemoryPlan | None = None  # how a memory budget is kept, if there is one
+        self.updates = [team.update(block, config, self.batch) for block in network.row]
+        self.classifier_update = (
+            None if network.label_classifier is None else team.update(network.label_classifier, config, self.batch)
+        )
+        if config.staggered and needs_peers(network.row[0]) == "all":
             raise ValueError("Blocks that hear all others begin and stop together: delay must be 0, settle must be 1.")
         self.steps = len(train) // self.batch
-        total, depth = recipe.epochs * self.steps, len(self.updates)
-        self.spans = [span_of_learning(recipe, total, index, depth) for index in range(depth)]
+        total, depth = config.epochs * self.steps, len(self.updates)
+        self.spans = [span_of_learning(config, total, index, depth) for index in range(depth)]
         self.timed = list(zip(self.updates, self.spans, strict=True))
-        if self.reader_update is not None:
-            self.timed.append((self.reader_update, Span(0, total)))
-        check_workers(network, recipe, device, team)
-        self.workers = None if recipe.workers == 1 else Workers(recipe.workers)
-        self.phases = len(self.updates) if recipe.schedule == "greedy" else 1
-        self.place = Place()
+        if self.classifier_update is not None:
+            self.timed.append((self.classifier_update, Span(0, total)))
+        check_workers(network, config, device, team)
+        self.workers = None if config.workers == 1 else Workers(config.workers)
+        self.phases = len(self.updates) if config.schedule == "greedy" else 1
+        self.place = Progress()
         self.losses = torch.zeros(self.steps, len(self.updates), device=device)
         self.everyones = self.losses  # the sum of all processes' losses, up to date once they have met
         network.prepare.fit(train.images)
         for block in network.row:
-            block.compiled = recipe.compile
+            block.compiled = config.compile
         self.wrong: Tensor | None = None
-        if recipe.redraw == "once" and isinstance(network.rule, ContrastiveRule):
-            if network.reader is not None:
+        if config.redraw == "once" and isinstance(network.rule, ContrastiveRule):
+            if network.label_classifier is not None:
                 raise ValueError("Wrong labels that are drawn once cannot be hard ones, nor read by a softmax.")
             self.wrong = wrong_labels(train.labels, network.classes, generator_at(device, seed))
         self.cache: Cache | None = None
-        if repeats(network, train, recipe):
+        if repeats(network, train, config):
             self.cache = Cache(network, train, self.wrong, self.precision)
         self.pipe = Pipe(team, device)
         self.own = [slice(0, len(self.updates))]
         if team.stages > 1:
-            self.own = spread(network, recipe, team, lambda: self._first(self._order(), 0), self.precision)
+            self.own = spread(network, config, team, lambda: self._first(self._order(), 0), self.precision)
 
     def train(
         self,
         validation: Images | None,
         folder: Path | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[StepEvent], None] | None,
         interrupted: threading.Event,
     ) -> Iterator[dict[str, Any]]:
         """Epoch after epoch, from wherever the run stands; yields each epoch's row."""
-        place, total = self.place, self.phases * self.recipe.epochs * self.steps
+        place, total = self.place, self.phases * self.config.epochs * self.steps
         self.network.train()
         while place.phase < self.phases:
             started = time.perf_counter()
@@ -135,14 +139,14 @@ class Trainer:
                     if self.team.heartbeat is not None:
                         self.team.heartbeat.step = self._steps_done()
                     if progress is not None:
-                        progress(Progress(self._steps_done(), total))
+                        progress(StepEvent(self._steps_done(), total))
                     if interrupted.is_set():
                         place.seconds += time.perf_counter() - started
                         raise Interrupted(self._interrupted(folder))
                     if folder is not None and self._pauses(place.step):
-                        self._meet()
+                        self._sync()
                         self._checkpoint(folder, place.seconds + time.perf_counter() - started)
-            self._meet()
+            self._sync()
             place.seconds += time.perf_counter() - started
             row = self._row(validation, time.perf_counter() - started)
             self._next_epoch()
@@ -150,7 +154,7 @@ class Trainer:
             if folder is not None:
                 self._checkpoint(folder, place.seconds)
             if progress is not None:
-                progress(Progress(self._steps_done(), total, row))
+                progress(StepEvent(self._steps_done(), total, row))
 
     def _step(self, order: Tensor) -> Tensor:
         """One batch through the loop; returns the losses (L,) of the blocks trained here, by this replica's share."""
@@ -170,11 +174,11 @@ class Trainer:
             batch = (
                 self._first(order, place.step)
                 if self.team.stage == 0
-                else self.pipe.receive(not self._meets_after(place.step))
+                else self.pipe.receive(not self._syncs_after(place.step))
             )
-            if self.recipe.schedule == "greedy":
+            if self.config.schedule == "greedy":
                 losses = self._learn_one(*reach(row[: place.phase], batch.signal, None, self.precision), batch.labels)
-            elif hears(row[0]) == "all":
+            elif needs_peers(row[0]) == "all":
                 losses = learn_all(row, self.updates, batch.signal, batch.labels, self.precision)
             else:
                 losses = torch.zeros(len(row), device=self.device)
@@ -208,24 +212,24 @@ class Trainer:
         generator = generator_at(self.device, self.seed, place.phase, place.epoch, step)
         chosen = self._chosen(order, step)
         images, labels = self.images.images[chosen], self.images.labels[chosen]
-        if self.recipe.augment is not None:
-            images = self.recipe.augment(images, generator, epoch=place.epoch, indices=chosen)
+        if self.config.augment is not None:
+            images = self.config.augment(images, generator, epoch=place.epoch, indices=chosen)
         wrong = None if self.wrong is None else self.wrong[chosen]
-        if wrong is None and isinstance(self.network.rule, ContrastiveRule) and self.reader_update is None:
+        if wrong is None and isinstance(self.network.rule, ContrastiveRule) and self.classifier_update is None:
             wrong = wrong_labels(labels, self.network.classes, generator)
         images, labels, wrong = images[part], labels[part], None if wrong is None else wrong[part]
         logits = None
-        if self.reader_update is not None:
-            logits = read(self.network, self.reader_update, images, labels, self.precision)
+        if self.classifier_update is not None:
+            logits = read(self.network, self.classifier_update, images, labels, self.precision)
             if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
                 generator = generator_at(self.device, self.seed, place.phase, place.epoch, step, self.team.replica)
         return Batch(self.network.present(images, labels, generator, wrong, logits), labels)
 
-    def _learn_one(self, incoming: Signal, heard: Heard | None, labels: Tensor) -> Tensor:
+    def _learn_one(self, incoming: Signal, peers: PeerGoodness | None, labels: Tensor) -> Tensor:
         """A step of greedy training, as `_step`."""
         phase = self.place.phase
         losses = torch.zeros(len(self.updates), device=self.device)
-        losses[phase] = learn_one(self.network.row, phase, self.updates[phase], incoming, labels, heard, self.precision)
+        losses[phase] = learn_one(self.network.row, phase, self.updates[phase], incoming, labels, peers, self.precision)
         return losses
 
     def _order(self) -> Tensor:
@@ -241,35 +245,35 @@ class Trainer:
         update, span = self.timed[index]
         update.waiting, update.settled = done < span.first, done >= span.end
         if not update.settled:
-            update.set_rate(span.rate_factor(self.recipe, done))
+            update.set_rate(span.rate_factor(self.config, done))
 
     def _steps_done(self) -> int:
-        epochs = self.place.phase * self.recipe.epochs + self.place.epoch
+        epochs = self.place.phase * self.config.epochs + self.place.epoch
         return epochs * self.steps + self.place.step
 
     def _next_epoch(self) -> None:
         place = self.place
         place.step = 0
         place.epoch += 1
-        if place.epoch == self.recipe.epochs:
+        if place.epoch == self.config.epochs:
             place.epoch = 0
             place.phase += 1
 
     def _pauses(self, done: int) -> bool:
         """Whether there is a checkpoint within the epoch after so many steps of it."""
-        every = self.recipe.checkpoint_every
+        every = self.config.checkpoint_every
         return every is not None and done % every == 0 and done < self.steps
 
-    def _meets_after(self, step: int) -> bool:
+    def _syncs_after(self, step: int) -> bool:
         """Whether the processes meet once this step is done."""
         return step + 1 == self.steps or self._pauses(step + 1)
 
-    def _meet(self) -> None:
+    def _sync(self) -> None:
         """All processes, at the same step, get all weights and losses, which must be finite."""
         self._arrive()
         self.pipe.flush()
-        self.team.meet(self.network, self.own)
-        self.everyones = self.team.summed(self.losses)
+        self.team.sync(self.network, self.own)
+        self.everyones = self.team.all_reduce(self.losses)
         self._check_finite()
 
     def _arrive(self) -> None:
@@ -296,21 +300,21 @@ class Trainer:
 
     def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "epoch": self.place.phase * self.recipe.epochs + self.place.epoch,
+            "epoch": self.place.phase * self.config.epochs + self.place.epoch,
             "loss": self._mean_losses(),
             "seconds": seconds,
             "learning_rate": self.updates[-1].optimisers[0].param_groups[0]["lr"],
         }
-        if self.recipe.schedule == "greedy":
+        if self.config.schedule == "greedy":
             row["block"] = self.place.phase
         watched = [block.rule.watched() for block in self.network.row]
         row.update({name: [own[name] for own in watched] for name in watched[0]})
-        due = (self.place.epoch + 1) % self.recipe.validate_every == 0 or self.place.epoch + 1 == self.recipe.epochs
+        due = (self.place.epoch + 1) % self.config.validate_every == 0 or self.place.epoch + 1 == self.config.epochs
         if validation is not None and due:
             measured = self.team.evaluate(self.network, validation, self.precision, self.plan and self.plan.predicted)
             row["validation_accuracy"] = measured.accuracy
             row["block_accuracy"] = measured.block_accuracy
-            if self.recipe.diagnose:
+            if self.config.diagnose:
                 row["free_riding"] = diagnose(self.network, validation, precision=self.precision).as_json()
         return row
 
@@ -332,15 +336,15 @@ class Trainer:
         return {
             "network": self.network.state_dict(),
             "updates": updates,
-            "reader": None if self.reader_update is None else self.reader_update.state_dict(),
+            "label_classifier": None if self.classifier_update is None else self.classifier_update.state_dict(),
             "place": {**asdict(self.place), "seconds": seconds},
             "losses": self.everyones,
             "part": self.part,
-            "recipe": asdict(self.recipe),
+            "training": asdict(self.config),
             "seed": self.seed,
         }
 
-    def open(self, folder: Path | None, config: dict[str, Any], resume: bool) -> None:
+    def open(self, folder: Path | None, extra: dict[str, Any], resume: bool) -> None:
         """Makes the run folder, or takes everything from its checkpoint; all processes start as the leading one does.
 
         Raises:
@@ -350,13 +354,13 @@ class Trainer:
         if folder is not None and self.team.leads:
             state = keeping.resume(folder) if resume else None
             if not resume:
-                more = {"recipe": asdict(self.recipe), "seed": self.seed, **config}
+                more = {"training": asdict(self.config), "seed": self.seed, **extra}
                 keeping.start(folder, {"network": self.network.config, **more})
         if self.team.alone and state is None:
             return
         if self.team.leads and state is None:
             state = self._state(0.0, [update.state_dict() for update in self.updates])
-        state = self.team.told(state, self.device)
+        state = self.team.broadcast(state, self.device)
         try:
             self._take(state, folder)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
@@ -365,19 +369,19 @@ class Trainer:
             ) from None
 
     def _take(self, state: dict[str, Any], folder: Path | None) -> None:
-        now = {**asdict(self.recipe), "seed": self.seed}
-        for name, value in {**state["recipe"], "seed": state["seed"]}.items():
+        now = {**asdict(self.config), "seed": self.seed}
+        for name, value in {**state["training"], "seed": state["seed"]}.items():
             if now.get(name) != value:
                 raise ValueError(f"The run in {folder} had {name} {value}, not {now.get(name)}: resume it with that.")
         self.network.load_state_dict(state["network"])
         for update, kept in zip(self.updates, state["updates"], strict=True):
             update.load_state_dict(kept)
-        if self.reader_update is not None:
-            self.reader_update.load_state_dict(state["reader"])
-        self.place = Place(**state["place"])
+        if self.classifier_update is not None:
+            self.classifier_update.load_state_dict(state["label_classifier"])
+        self.place = Progress(**state["place"])
         self.part = int(state.get("part", self.batch))
         place = self.place
-        within = place.phase <= self.phases and place.epoch < self.recipe.epochs and place.step <= self.steps
+        within = place.phase <= self.phases and place.epoch < self.config.epochs and place.step <= self.steps
         least = min(place.phase, place.epoch, place.step, self.part - 1)
         if not within or least < 0 or state["losses"].shape != self.losses.shape:
             raise ValueError(f"The checkpoint in {folder} is damaged or of other data.")
@@ -402,7 +406,7 @@ class Trainer:
             "validation_accuracy": None,
             "block_accuracy": None,
             "seconds": self.place.seconds,
-            "epochs": self.recipe.epochs,
+            "epochs": self.config.epochs,
             "seed": self.seed,
             "precision": self.precision,
             "device": describe_device(self.device),

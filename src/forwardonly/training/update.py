@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from forwardonly.names import nearest
 from forwardonly.rules import Rule
-from forwardonly.training.muon import Muon
-from forwardonly.training.recipe import Recipe
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.optim.muon import Muon
 
 
 class Update:
     """One block's optimiser, and another for each parameter whose rule wants one of its own.
 
     Raises:
-        ValueError: torch.optim has no optimiser of the recipe's name.
+        ValueError: torch.optim has no optimiser of the config's name.
     """
 
     waiting = False
@@ -26,11 +26,11 @@ class Update:
     settled = False
     """Whether the block has learned and stays as it is."""
 
-    def __init__(self, module: nn.Module, recipe: Recipe):
+    def __init__(self, module: nn.Module, config: TrainingConfig):
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.clip = recipe.clip
-        groups = parameter_groups(module, recipe)
-        self.optimisers = [make_optimiser(name, groups[name], recipe) for name in groups]
+        self.clip = config.clip
+        groups = parameter_groups(module, config)
+        self.optimisers = [make_optimiser(name, groups[name], config) for name in groups]
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
 
     def allocate(self) -> None:
@@ -120,11 +120,11 @@ def _alike(one: Any, two: Any) -> bool:
     return type(one) is type(two) and (not isinstance(two, int) or one == two)
 
 
-def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
+def parameter_groups(module: nn.Module, config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
     """All trained parameters in one group, but each that a rule has options for in a group of its own.
 
-    By name of the optimiser; `optimiser` among a rule's options names another than the recipe's, `relative_rate` is a
-    multiple of the recipe's rate. Muon is for the weights of hidden layers, a rule's own among them: what has one
+    By name of the optimiser; `optimiser` among a rule's options names another than the config's, `relative_rate` is a
+    multiple of the config's rate. Muon is for the weights of hidden layers, a rule's own among them: what has one
     dimension, and a rule's read-outs without options, goes to SGD.
     """
     rule = getattr(module, "rule", None)
@@ -138,18 +138,18 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> dict[str, list[dict[s
             continue
         if options is None:
             hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts
-            optimiser = "sgd" if recipe.optimiser.lower() == "muon" and not hidden else recipe.optimiser
+            optimiser = "sgd" if config.optimiser.lower() == "muon" and not hidden else config.optimiser
             plain.setdefault(optimiser, []).append(parameter)
         else:
             other = {"params": [parameter], **options}
             if "relative_rate" in other:
-                other["lr"] = recipe.learning_rate * other.pop("relative_rate")
-            groups.setdefault(other.pop("optimiser", recipe.optimiser), []).append(other)
+                other["lr"] = config.learning_rate * other.pop("relative_rate")
+            groups.setdefault(other.pop("optimiser", config.optimiser), []).append(other)
     together = {name: [{"params": parameters}] for name, parameters in plain.items()}
     return {name: together.get(name, []) + groups.get(name, []) for name in together | groups}
 
 
-def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimiser(name: str, groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimiser of that name, our Muon or torch's; its fused form where there is one."""
     known: dict[str, type[torch.optim.Optimizer]] = {
         name.lower(): cls
@@ -161,11 +161,11 @@ def make_optimiser(name: str, groups: list[dict[str, Any]], recipe: Recipe) -> t
         raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), known)}")
     cls = known[name.lower()]
     takes = inspect.signature(cls).parameters
-    options: dict[str, Any] = {"lr": recipe.learning_rate}
+    options: dict[str, Any] = {"lr": config.learning_rate}
     if "weight_decay" in takes:
-        options["weight_decay"] = recipe.weight_decay
-    if "momentum" in takes:
-        options["momentum"] = recipe.momentum
+        options["weight_decay"] = config.weight_decay
+    if "momentum" in takes and cls is not Muon:  # whose default is its own
+        options["momentum"] = config.momentum
     if "fused" in takes:  # an Adam step over 3 M weights takes 1.4 ms instead of 22 on two CPU cores
         options["fused"] = True
     return cls(groups, **options)
@@ -177,19 +177,19 @@ class Span(NamedTuple):
     first: int
     end: int
 
-    def rate_factor(self, recipe: Recipe, step: int) -> float:
+    def rate_factor(self, config: TrainingConfig, step: int) -> float:
         """Learning rate at a step of the run as a share of the highest: the whole schedule until the block settles.
 
         One that began late joins where the others are, so that all come to rest at one time unless they are to settle.
         """
-        return rate_factor(recipe.lr_schedule, recipe.warmup, step / self.end, recipe.final_rate)
+        return rate_factor(config.lr_schedule, config.warmup, step / self.end, config.final_rate)
 
 
-def span_of_learning(recipe: Recipe, steps: int, index: int, depth: int) -> Span:
+def span_of_learning(config: TrainingConfig, steps: int, index: int, depth: int) -> Span:
     """When block `index` of `depth` learns in a run of so many steps: for one of them at least."""
     before, behind = (blocks / max(depth - 1, 1) for blocks in (index, depth - 1 - index))
-    first = min(round(steps * recipe.delay * before), steps - 1)
-    return Span(first, max(round(steps * (1 - (1 - recipe.settle) * behind)), first + 1))
+    first = min(round(steps * config.delay * before), steps - 1)
+    return Span(first, max(round(steps * (1 - (1 - config.settle) * behind)), first + 1))
 
 
 def rate_factor(

@@ -15,9 +15,9 @@ from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Figure, Row, Scale, Table, option_names, test_accuracy, words
 from forwardonly.measure import evaluate
+from forwardonly.network.storage import load as load_network
 from forwardonly.rules import Best
 from forwardonly.rules.best import MUON
-from forwardonly.storage import load as load_network
 
 PLAIN = {"rule": "projection", "rule.features": 256, "rule.label-smoothing": 0.1, "readout": "last"}
 """A linear read-out of few features: for digits they are enough, and quicker."""

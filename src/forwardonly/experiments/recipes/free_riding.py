@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     def options(self, depth: int) -> tuple[str, ...]:
         """The options of `forwardonly train` for the body and for labels that it can see."""
         if self.convolutional:
-            label = ("--rule.label-place", "everywhere", "--rule.label-value", "1")
+            label = ("--rule.label-placement", "everywhere", "--rule.label-value", "1")
             return ("--body", "conv", "--depth", str(depth), "--channels", "32", *label)
         return ("--hidden", *["500"] * depth, "--rule.label-value", "8")
 

@@ -12,8 +12,8 @@ PAPERS_LOSS = (
 
 ARMS = {
     "FF": ("--rule", "ff", *PAPERS_LOSS),
-    "all layers": ("--rule", "layer-collaboration", "--rule.hears", "all", *PAPERS_LOSS),
-    "earlier layers": ("--rule", "layer-collaboration", "--rule.hears", "earlier", *PAPERS_LOSS),
+    "all layers": ("--rule", "layer-collaboration", "--rule.peers", "all", *PAPERS_LOSS),
+    "earlier layers": ("--rule", "layer-collaboration", "--rule.peers", "earlier", *PAPERS_LOSS),
     "backprop": ("--rule", "backprop"),
 }
 

@@ -1,0 +1,273 @@
+"""How long things take beside each other: arms that alternate, so that whatever else the machine does meets all alike.
+
+An arm is a function without arguments that does one step of work.
+"""
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from forwardonly.bench.naive import NaiveForwardForward
+from forwardonly.bodies import MLP, Body, Chain
+from forwardonly.network.build import build
+from forwardonly.network.network import Network
+from forwardonly.rules import Backprop, Rule
+from forwardonly.system.precision import Precision, autocast, choose_device, choose_precision
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import learn_all, read
+from forwardonly.training.update import Update
+
+Arm = Callable[[], object]
+
+SHORTEST = 0.02  # seconds: shorter work is repeated within one measurement, for a clock's ticks not to show
+MICRO_BATCHES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A network's training step on random images: what is measured."""
+
+    rule: Rule
+    body: Body
+    shape: tuple[int, ...]
+    """Of one image: channels, height, width."""
+    batch: int
+    config: TrainingConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Where the work is done."""
+        return choose_device(self.config.device)
+
+    @property
+    def precision(self) -> Precision:
+        """How precisely."""
+        return choose_precision(self.config.precision, self.device)
+
+    @property
+    def by_backprop(self) -> "Work":
+        """The same body, batch, arithmetic and optimiser under backpropagation."""
+        return replace(self, rule=Backprop(classes=self.rule.classes))
+
+    def network(self) -> Network:
+        """A fresh network, ready to learn."""
+        network = build(self.body, self.shape, rule=self.rule).to(self.device)
+        network.prepare.fit(self.images()[0])
+        for block in network.row:
+            block.compiled = self.config.compile
+        return network.train()
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Random images (B, channels, height, width), uint8, and labels (B,), where the work is done."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (self.batch, *self.shape), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(0, self.rule.classes, (self.batch,), generator=generator)
+        return images.to(self.device), labels.to(self.device)
+
+
+def training_step(work: Work) -> Arm:
+    """One step of training as `fit` does it, from a batch of stored images to the last optimiser's step."""
+    network = work.network()
+    updates = _updates(network, work)
+    label_classifier = None if network.label_classifier is None else Update(network.label_classifier, work.config)
+    images, labels = work.images()
+    generator = torch.Generator(work.device).manual_seed(0)
+
+    def step() -> Tensor:
+        logits = None if label_classifier is None else read(network, label_classifier, images, labels, work.precision)
+        incoming = network.present(images, labels, generator, logits=logits)
+        return learn_all(network.row, updates, incoming, labels, work.precision)
+
+    return step
+
+
+def checkpointed_step(work: Work) -> Arm:
+    """Backprop that keeps the activations of about sqrt(L) layers alone and computes the others twice."""
+    work = work.by_backprop
+    network = work.network()
+    block = network.row[0]
+    block.body = Segments(block.body)
+    return _step_of(network, work)
+
+
+def accumulated_step(work: Work) -> Arm:
+    """Backprop in micro-batches of a quarter, whose gradients are added up before one optimiser step."""
+    work = work.by_backprop
+    network = work.network()
+    block, (update,) = network.row[0], _updates(network, work)
+    images, labels = work.images()
+
+    def step() -> None:
+        for some, theirs in zip(images.chunk(MICRO_BATCHES), labels.chunk(MICRO_BATCHES), strict=True):
+            with autocast(work.precision, work.device):
+                loss, _ = block.rule.local_loss(block(network.prepare(some)), theirs, None)
+            (loss * (len(some) / len(images))).backward()
+        update.step()
+
+    return step
+
+
+def forward_pass(work: Work) -> Arm:
+    """The activations of all blocks alone: no loss, no gradient."""
+    network = work.network()
+    images, _ = work.images()
+
+    def step() -> None:
+        with autocast(work.precision, work.device):
+            for _ in network.activations(network.prepare(images)):
+                pass
+
+    return step
+
+
+def class_scores(work: Work) -> Arm:
+    """Class scores of all blocks, as `predict` needs them."""
+    network = work.network().eval()
+    images, _ = work.images()
+
+    def step() -> Tensor:
+        with autocast(work.precision, work.device):
+            return network.scores(images)
+
+    return step
+
+
+def full_pass_a_label(work: Work) -> Arm:
+    """Class scores as Forward-Forward is published: the whole network once for each label."""
+    network = work.network().eval()
+    images, _ = work.images()
+
+    def step() -> None:
+        with torch.no_grad(), autocast(work.precision, work.device):
+            for label in range(network.classes):
+                one_label(network, images, label)
+
+    return step
+
+
+def pass_of_one_label(work: Work) -> Arm:
+    """The whole network once, under one label."""
+    network = work.network().eval()
+    images, _ = work.images()
+
+    def step() -> None:
+        with torch.no_grad(), autocast(work.precision, work.device):
+            one_label(network, images, 0)
+
+    return step
+
+
+def naive_step(work: Work) -> Arm:
+    """One step of Forward-Forward as the usual public scripts run it, on the host in float32."""
+    assert isinstance(work.body, MLP)
+    naive = NaiveForwardForward([math.prod(work.shape), *work.body.hidden], work.rule.classes)
+    images, labels = (tensor.cpu() for tensor in work.images())
+    return lambda: naive.step(images, labels)
+
+
+def one_label(network: Network, images: Tensor, label: int) -> list[Tensor]:
+    """Every block's goodness (B,) if all images carried `label`."""
+    prepared = network.prepare(images)
+    signal = network.with_labels(prepared, torch.full((len(images),), label, device=images.device))
+    return [block.rule.goodness(activation) for block, activation, _ in network.activations(signal)]  # type: ignore[operator]
+
+
+class Segments(nn.Module):
+    """The layers of a `Chain` in about sqrt(L) segments, each computed again when its gradient is due."""
+
+    def __init__(self, chain: nn.Module):
+        super().__init__()
+        assert isinstance(chain, Chain)
+        self.chain = chain
+        size = max(1, round(math.sqrt(len(chain.bodies))))
+        self.spans = [range(start, min(start + size, len(chain.bodies))) for start in range(0, len(chain.bodies), size)]
+
+    def forward(self, signal: Any) -> Any:
+        for span in self.spans:
+            signal = checkpoint(self._span, span, signal, use_reentrant=False)
+        return signal
+
+    def _span(self, span: range, signal: Any) -> Any:
+        for index in span:
+            incoming, behind = signal, self.chain.between[index]
+            activation = self.chain.bodies[index](incoming if isinstance(incoming, Tensor) else incoming[0])
+            last = index + 1 == len(self.chain.bodies)
+            signal = activation if behind is None or last else behind(activation, incoming)
+        return signal
+
+
+def alternate(arms: Mapping[str, Arm], *, repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a step of each arm; in every round all arms have their turn, in an order that rotates.
+
+    Raises:
+        ValueError: fewer than 7 repeats, whose median means little.
+    """
+    if repeats < 7:
+        raise ValueError(f"repeats must be at least 7, for a median to mean something, not {repeats}.")
+    often = {
+        name: max(1, math.ceil(SHORTEST / min(_seconds(arm, 1, device) for _ in range(3))))
+        for name, arm in arms.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    names = list(arms)
+    for turn in range(repeats):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(_seconds(arms[name], often[name], device))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What stands beside every measurement: hardware, threads, versions."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _updates(network: Network, work: Work) -> list[Update]:
+    """What `fit` trains with."""
+    updates = [Update(block, work.config) for block in network.row]
+    for update in updates:
+        update.allocate()
+    return updates
+
+
+def _step_of(network: Network, work: Work) -> Arm:
+    updates = _updates(network, work)
+    images, labels = work.images()
+    return lambda: learn_all(network.row, updates, network.prepare(images), labels, work.precision)
+
+
+def _seconds(arm: Arm, times: int, device: torch.device) -> float:
+    """Seconds of one step, the mean of several in a row."""
+    _finish(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        arm()
+    _finish(device)
+    return (time.perf_counter() - started) / times
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,73 @@
+"""How long until the first step is done, in a fresh process: Python, imports, data, network, step."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+PARTS = ("python", "import", "data", "build", "step")
+"""What follows what; `python` is the interpreter's own start, `step` the first one, compiling included."""
+
+PROGRAM = "import time; began = time.time(); from forwardonly.bench.start import start; start(began)"
+
+
+def first_step(*, repeats: int, **options: Any) -> dict[str, float]:
+    """Median seconds of each part of a start, and of `all` of it.
+
+    Args:
+        repeats: fresh processes.
+        options: `rule`, `hidden`, `batch`, `compile`, `device` and `threads` of the training.
+
+    Raises:
+        ValueError: a process failed; its own sentence.
+    """
+    runs = [_once(options) for _ in range(repeats)]
+    return {part: statistics.median(run[part] for run in runs) for part in (*PARTS, "all")}
+
+
+def _once(options: Mapping[str, Any]) -> dict[str, float]:
+    started = time.time()
+    call = [sys.executable, "-c", PROGRAM, json.dumps(options)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"The start failed: {done.stderr.strip().splitlines()[-1]}")
+    ends = [started, *(json.loads(done.stdout)[part] for part in PARTS)]
+    seconds = {part: after - before for part, before, after in zip(PARTS, ends[:-1], ends[1:], strict=True)}
+    return {**seconds, "all": ends[-1] - started}
+
+
+def start(began: float) -> None:
+    """Does everything, as `forwardonly train` would, and prints the time at which each part was done."""
+    import torch
+
+    import forwardonly as fo
+    from forwardonly.system.precision import choose_device, choose_precision
+    from forwardonly.training.step import learn_all
+    from forwardonly.training.update import Update
+
+    options = json.loads(sys.argv[1])
+    if options["threads"] is not None:
+        torch.set_num_threads(options["threads"])
+    ends = {"python": began, "import": time.time()}
+    train = fo.data.load("digits").train
+    ends["data"] = time.time()
+    rule = fo.rules.TABLE[options["rule"]](classes=10)
+    device = choose_device(options["device"])
+    network = fo.mlp(train.shape, options["hidden"], rule=rule).to(device).train()
+    config = fo.training.TrainingConfig.for_rule(rule, device=options["device"], compile=options["compile"])
+    for block in network.row:
+        block.compiled = config.compile
+    network.prepare.fit(train.images)
+    updates = [Update(block, config) for block in network.row]
+    for update in updates:
+        update.allocate()
+    ends["build"] = time.time()
+    images, labels = (tensor[: options["batch"]].to(device) for tensor in (train.images, train.labels))
+    generator = torch.Generator(device).manual_seed(0)
+    precision = choose_precision(config.precision, device)
+    losses = learn_all(network.row, updates, network.present(images, labels, generator), labels, precision)
+    losses.tolist()  # which waits for the device
+    print(json.dumps({**ends, "step": time.time()}))

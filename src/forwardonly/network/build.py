@@ -1,0 +1,113 @@
+"""From a body and a rule to a network, and from a config back to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from forwardonly import bodies, rules
+from forwardonly.names import name_in, nearest
+from forwardonly.network.block import Block, Signal
+from forwardonly.network.network import Network
+from forwardonly.network.readout import Kind
+
+
+def build(
+    body: bodies.Body, shape: Sequence[int], *, rule: rules.Rule, readout: Kind = "sum", seed: int = 0
+) -> Network:
+    """A network of `body` for images of `shape`, every layer a block with its own copy of `rule`.
+
+    Under the backprop rule all layers together are one block. Initial weights are drawn from `seed`; the global random
+    state is left as it was.
+
+    Raises:
+        ValueError: the body's options make no network for such images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = _config(body, shape, rule, readout)
+        return assemble(body.layers(shape), shape, rule, readout=readout, stem=body.stem(shape), config=config)
+
+
+def assemble(
+    layers: Sequence[bodies.Layer],
+    shape: Sequence[int],
+    rule: rules.Rule,
+    *,
+    readout: Kind = "sum",
+    stem: bodies.Stem | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Network:
+    """A network of layers behind a stem, with the rule on each of them, or on all together if it is backprop."""
+    if rule.end_to_end:
+        layers = [bodies.Layer(bodies.Chain(layers))]
+    images = torch.zeros(2, *shape)
+    blocks = _fit_rules(layers, images if stem is None else stem(images), rule)
+    return Network(blocks, shape=shape, readout=readout, stem=stem, config=config)
+
+
+def mlp(
+    shape: Sequence[int],
+    hidden: Sequence[int] = (1000, 1000),
+    *,
+    rule: rules.Rule,
+    dropout: float = 0.0,
+    readout: Kind = "sum",
+    seed: int = 0,
+) -> Network:
+    """A multilayer perceptron for images of `shape` (channels, height, width); see `build`."""
+    return build(bodies.MLP(hidden=tuple(hidden), dropout=dropout), shape, rule=rule, readout=readout, seed=seed)
+
+
+def from_config(config: Mapping[str, Any]) -> Network:
+    """The network that a `config` describes, with fresh weights.
+
+    Raises:
+        ValueError: the config names an unknown body, rule or option, or is not of the form that `fo.save` writes.
+    """
+    try:
+        shape = [int(size) for size in config["shape"]]
+        body = _make(bodies.TABLE, "body", config["body"])
+        rule = _make(rules.TABLE, "rule", config["rule"])
+        return build(body, shape, rule=rule, readout=config["readout"])
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
+
+
+def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule) -> list[Block]:
+    """Blocks whose rules are set up for the activation each body makes of what the block before passes on."""
+    blocks = []
+    for index, layer in enumerate(layers):
+        layer.body.eval()  # the trial must not move running statistics
+        with torch.no_grad():
+            activation = layer.body(signal if isinstance(signal, torch.Tensor) else signal[0])
+        own = rule.for_block(activation.shape[1:], rules.BlockPosition(index, len(layers)))
+        block = Block(layer.body, own, layer.behind(rule.normalises))
+        signal = block.pass_on(activation, signal)
+        blocks.append(block.train())
+    return blocks
+
+
+def _config(body: bodies.Body, shape: Sequence[int], rule: rules.Rule, readout: Kind) -> dict[str, Any]:
+    return {
+        "shape": list(shape),
+        "body": {"name": name_in(bodies.TABLE, body), **asdict(body)},  # type: ignore[call-overload]  # a Body is a dataclass
+        "rule": {"name": name_in(rules.TABLE, rule), **rule.options()},
+        "readout": readout,
+    }
+
+
+def _make(table: Mapping[str, type], kind: str, config: Mapping[str, Any]) -> Any:
+    """The entry of a table that a config names, with the options it gives."""
+    options = {**config}
+    name = options.pop("name")
+    if name not in table:
+        raise ValueError(f"Unknown {kind} {name!r}: {nearest(name, table)}")
+    known = {field.name: field for field in fields(table[name])}
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f"The {kind} {name!r} has no option {key!r}: {nearest(key, known)}")
+        if isinstance(value, list):
+            options[key] = tuple(value)
+    return table[name](**options)

@@ -1,0 +1,97 @@
+"""Trying every label on an image: what all candidates have in common is computed once.
+
+Images that differ only in their label differ in C input features. The first layer is affine in its input, so its
+product is that of the image without a label plus a shift for each label, which no image changes. The rest of the first
+layer and all other blocks must see every candidate; small batches take several candidates at a time.
+
+Shapes: B batch, C classes, L blocks, G candidates at a time.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forwardonly.network.block import Block, Signal
+from forwardonly.rules import ContrastiveRule
+
+ROWS = 2048  # candidates in one pass: enough to keep a processor busy, few enough to stay in its caches
+
+
+def goodness_by_label(row: Sequence[Block], unlabelled: Tensor, codes: Tensor) -> Tensor:
+    """Every block's goodness under every label, (L, B, C).
+
+    Args:
+        row: blocks with contrastive rules.
+        unlabelled: images (B, ...) whose label features are zero.
+        codes: each label on a blank image, (C, ...), so that their sum is a labelled image.
+    """
+    batch = unlabelled.shape[0]
+    group = max(1, ROWS // batch) if isinstance(batch, int) else 1  # an exported graph knows no batch size
+    first = FirstLayer(row[0], unlabelled)
+    parts = []
+    for some in codes.split(group):
+        activation, signal = first(some)
+        rows = []
+        for index, block in enumerate(row):
+            if index:
+                activation = block(signal)
+            assert isinstance(block.rule, ContrastiveRule)
+            rows.append(block.rule.goodness(activation).unflatten(0, (some.shape[0], -1)))
+            if index + 1 < len(row):
+                signal = block.pass_on(activation, signal)
+        parts.append(torch.stack(rows))
+    return torch.cat(parts, dim=1).transpose(1, 2)
+
+
+class FirstLayer:
+    """The first block on images under several labels, its affine part computed once if the body begins with one."""
+
+    def __init__(self, block: Block, unlabelled: Tensor):
+        self.block = block
+        self.unlabelled = unlabelled
+        affine, self.rest = leading_affine(block.body)
+        self.affine = affine if block.join is None else None  # a join needs the labelled images themselves
+        if self.affine is not None:
+            self.product = self.affine(unlabelled.flatten(1) if isinstance(self.affine, nn.Linear) else unlabelled)
+
+    def __call__(self, codes: Tensor) -> tuple[Tensor, Signal]:
+        """Activation (G B, ...) under labels of these codes (G, ...), and what the block received, for its join."""
+        if self.affine is None:
+            labelled = (codes.unsqueeze(1) + self.unlabelled).flatten(0, 1)
+            return self.block(labelled), labelled
+        shift = self._shift(codes)
+        return self.rest((shift.unsqueeze(1) + self.product).flatten(0, 1)), self.unlabelled
+
+    def streams(self, codes: Tensor, labels: Sequence[Tensor]) -> Tensor:
+        """Activation (S B, ...) of the images under S labels (B,) of their own each, codes (C, ...) being all classes'.
+
+        A label's shift is picked by a product with its one-hot code, whose gradient is a product too.
+        """
+        assert self.affine is not None
+        shift = self._shift(codes)
+        table = shift.flatten(1)
+        picked = [F.one_hot(own, len(codes)).to(table.dtype) @ table for own in labels]
+        return self.rest(torch.cat([self.product + each.unflatten(1, shift.shape[1:]) for each in picked]))
+
+    def _shift(self, codes: Tensor) -> Tensor:
+        """What labels of these codes (G, ...) add to the product."""
+        if isinstance(self.affine, nn.Linear):
+            return F.linear(codes.flatten(1), self.affine.weight)
+        conv = self.affine
+        assert conv is not None
+        return F.conv2d(codes, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def leading_affine(body: nn.Module) -> tuple[nn.Linear | nn.Conv2d | None, nn.Module]:
+    """The linear layer or zero-padded convolution that a body begins with, and the rest of it; None if it does not."""
+    if isinstance(body, nn.Sequential):
+        parts = list(body)
+        flat = isinstance(parts[0], nn.Flatten)
+        first, rest = parts[int(flat)], nn.Sequential(*parts[int(flat) + 1 :])
+        if isinstance(first, nn.Linear) and flat:
+            return first, rest
+        if isinstance(first, nn.Conv2d) and first.padding_mode == "zeros" and not flat:
+            return first, rest
+    return None, nn.Identity()

@@ -1,0 +1,227 @@
+"""Cuts a user's own network into locally trained blocks, without editing it.
+
+The model is traced by torch.fx and cut where a single tensor carries everything that comes later; at such a place a
+wall can stand. Weights are the model's own, not copies.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from forwardonly.bodies import Layer
+from forwardonly.network.build import assemble
+from forwardonly.network.network import Network
+from forwardonly.network.readout import Kind
+from forwardonly.rules import Rule
+
+WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+Part = list[fx.Node]
+"""A run of nodes of the traced graph that becomes one block."""
+
+
+def localize(
+    model: nn.Module,
+    rule: Rule,
+    *,
+    shape: Sequence[int],
+    depth: int | None = None,
+    pattern: str | None = None,
+    keep_head: bool = False,
+    readout: Kind = "sum",
+) -> Network:
+    """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
+
+    By default every module directly under the model that has a convolution or a linear layer is a block: the stages
+    of a torchvision or timm network, the layers of an nn.Sequential. What has none, and norms, belong to the block
+    before.
+
+    Args:
+        model: any network that torch.fx can trace: no branches that depend on the values of tensors.
+        rule: of every block; backprop makes one block of the whole.
+        shape: of one image: channels, height, width.
+        depth: how far down in the model's tree of modules to cut: 1 cuts `layer1` from `layer2`, 2 `layer1.0` from
+            `layer1.1`.
+        pattern: instead of `depth`, a regular expression: a block ends behind every module whose whole name it matches.
+        keep_head: keep a last linear layer that gives the model's output; it is left out else, for each rule reads
+            classes itself.
+        readout: how the blocks' scores become the network's.
+
+    Raises:
+        ValueError: the model cannot be traced, the pattern matches nothing or nothing that a wall can stand behind,
+            or a block gives something that rules cannot read, maps (B, K, H, W) or features (B, D).
+    """
+    if depth is not None and (pattern is not None or depth < 1):
+        raise ValueError("Give depth, 1 or more, or pattern, but not both.")
+    graph = _trace(model)
+    nodes = [node for node in graph.graph.nodes if node.op not in ("placeholder", "output")]
+    source = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    if not keep_head:
+        nodes = _without_head(nodes, graph)
+    if pattern is None:
+        parts = _by_depth(nodes, source, graph, 1 if depth is None else depth)
+    else:
+        parts = _by_pattern(nodes, source, pattern)
+    layers = [Layer(body) for body in _modules(parts, source, graph)]
+    with torch.no_grad():
+        signal = torch.zeros(2, *shape)
+        for index, layer in enumerate(layers):
+            signal = _readable(layer.body.eval()(signal), index, parts[index])
+    return assemble([Layer(layer.body.train()) for layer in layers], shape, rule, readout=readout)
+
+
+def _trace(model: nn.Module) -> fx.GraphModule:
+    try:
+        graph = fx.symbolic_trace(model)
+    except Exception as problem:  # tracing runs the model's own code, which may raise anything
+        raise ValueError(f"The model cannot be traced by torch.fx: {str(problem).splitlines()[0]}.") from None
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder" and node.users]
+    if len(inputs) != 1:
+        raise ValueError(f"The model must have one input, images, not {len(inputs)}.")
+    return graph
+
+
+def _without_head(nodes: list[fx.Node], graph: fx.GraphModule) -> list[fx.Node]:
+    """Without a last linear layer, if something trained is left, and without what only flattens and pools for it."""
+    weighed = [index for index, node in enumerate(nodes) if _has_weights(node, graph)]
+    if (
+        len(weighed) < 2
+        or weighed[-1] != len(nodes) - 1
+        or not isinstance(graph.get_submodule(str(nodes[-1].target)), nn.Linear)
+    ):
+        return nodes
+    nodes = nodes[:-1]
+    while nodes and _only_shapes(nodes[-1], graph):
+        nodes = nodes[:-1]
+    return nodes
+
+
+def _only_shapes(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether a node is a flattening, pooling to 1 x 1 or dropout in front of a classifier."""
+    if node.op == "call_module":
+        kinds = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.Identity, nn.Dropout)
+        return isinstance(graph.get_submodule(str(node.target)), kinds)
+    return node.target in (
+        torch.flatten,
+        "flatten",
+        "view",
+        "reshape",
+        "mean",
+        nn.functional.adaptive_avg_pool2d,
+        torch.mean,
+    )
+
+
+def _has_weights(node: fx.Node, graph: fx.GraphModule) -> bool:
+    if node.op != "call_module":
+        return False
+    return any(isinstance(part, WEIGHTS) for part in graph.get_submodule(str(node.target)).modules())
+
+
+def _owner(node: fx.Node) -> str:
+    """The dotted name of the module that a node runs in: its own for a module's call, else of the one that made the
+    call.
+    """
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack")
+    return next(reversed(stack)) if stack else ""
+
+
+def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
+    """For each node, whether it alone carries what later nodes need, so that a wall can stand behind it."""
+    place = {node: index for index, node in enumerate(nodes)}
+    last_use = {
+        node: max((place[user] for user in node.users if user in place), default=-1) for node in [source, *nodes]
+    }
+    result = []
+    for index, node in enumerate(nodes):
+        alive = [old for old in [source, *nodes[:index]] if last_use[old] > index and old.op != "get_attr"]
+        result.append(not alive and node.op != "get_attr")
+    return result
+
+
+def _by_depth(nodes: Sequence[fx.Node], source: fx.Node, graph: fx.GraphModule, depth: int) -> list[Part]:
+    """A new part begins where the name of the owner changes down to `depth`, a wall can stand, and both sides have
+    weights.
+    """
+    walls = _crossing(nodes, source)
+    parts: list[Part] = [[]]
+    weighed = False
+    for index, node in enumerate(nodes):
+        key = _owner(node).split(".")[:depth]
+        here = index > 0 and walls[index - 1] and key != _owner(nodes[index - 1]).split(".")[:depth]
+        if here and weighed and _leads_weights(nodes, index, key, depth, graph):
+            parts.append([])
+            weighed = False
+        parts[-1].append(node)
+        weighed = weighed or _has_weights(node, graph)
+    return parts
+
+
+def _leads_weights(nodes: Sequence[fx.Node], index: int, key: list[str], depth: int, graph: fx.GraphModule) -> bool:
+    """Whether the module that begins at `index` has a convolution or a linear layer."""
+    for node in nodes[index:]:
+        if _owner(node).split(".")[:depth] != key:
+            return False
+        if _has_weights(node, graph):
+            return True
+    return False
+
+
+def _by_pattern(nodes: Sequence[fx.Node], source: fx.Node, pattern: str) -> list[Part]:
+    """A part ends behind the last node of every module that matches, if a wall can stand there."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as problem:
+        raise ValueError(f"pattern {pattern!r} is not a regular expression: {problem}.") from None
+    walls = _crossing(nodes, source)
+    ends: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        names = _owner(node).split(".")
+        for length in range(1, len(names) + 1):
+            if wanted.fullmatch(name := ".".join(names[:length])):
+                ends[name] = index
+    if not ends:
+        raise ValueError(f"pattern {pattern!r} matches no module of the model.")
+    for name, index in ends.items():
+        if not walls[index]:
+            raise ValueError(f"No wall can stand behind {name!r}: later parts of the model need more than its output.")
+    parts: list[Part] = [[]]
+    for index, node in enumerate(nodes):
+        parts[-1].append(node)
+        if index in ends.values() and index < len(nodes) - 1:
+            parts.append([])
+    return parts
+
+
+def _modules(parts: Sequence[Part], source: fx.Node, graph: fx.GraphModule) -> list[nn.Module]:
+    """Each part as a module that takes the part's one input and gives its last node's output."""
+    bodies: list[nn.Module] = []
+    incoming = source
+    for part in parts:
+        own, made = fx.Graph(), {}
+        made[incoming] = own.placeholder("incoming")
+        for node in part:
+            made[node] = own.node_copy(node, made.__getitem__)
+        own.output(made[part[-1]])
+        bodies.append(fx.GraphModule(graph, own))
+        incoming = part[-1]
+    return bodies
+
+
+def _readable(activation: object, index: int, part: Part) -> torch.Tensor:
+    if not isinstance(activation, torch.Tensor) or activation.dim() not in (2, 4):
+        got = (
+            f"a tensor of {activation.dim()} dimensions"
+            if isinstance(activation, torch.Tensor)
+            else type(activation).__name__
+        )
+        raise ValueError(
+            f"Block {index}, which ends with {_owner(part[-1]) or part[-1].name!r}, gives {got}: rules read maps "
+            "(B, K, H, W) or features (B, D), so cut the model elsewhere."
+        )
+    return activation

@@ -1,0 +1,234 @@
+"""A row of blocks, and what it can tell: activations, class scores, predictions.
+
+Shapes: B batch, C classes, L blocks; images are (B, channels, height, width).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forwardonly import labels as label_code
+from forwardonly.bodies import Stem
+from forwardonly.network.block import Block, Signal, main_path
+from forwardonly.network.candidates import goodness_by_label
+from forwardonly.network.label_classifier import LabelClassifier
+from forwardonly.network.prepare import Prepare
+from forwardonly.network.readout import Kind, Readout
+from forwardonly.rules import ContrastiveRule, OnePassRule, Rule
+
+
+class Network(nn.Module):
+    """Blocks in a row, each with a rule of its own.
+
+    Args:
+        blocks: at least one; all contrastive or all one-pass.
+        shape: of one image: channels, height, width.
+        readout: how the blocks' scores become the network's.
+        stem: what stands before the first block and is not trained.
+        config: what `fo.load` needs to build this network again; empty for a network built by hand.
+
+    Raises:
+        ValueError: no blocks, or blocks of both families.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        shape: Sequence[int],
+        readout: Kind = "sum",
+        stem: Stem | None = None,
+        config: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        if not blocks:
+            raise ValueError("A network needs at least one block.")
+        if len({isinstance(block.rule, ContrastiveRule) for block in blocks}) > 1:
+            raise ValueError("A network cannot mix contrastive and one-pass rules: they are fed differently.")
+        rule = blocks[0].rule
+        self.shape = tuple(shape)
+        self.classes = rule.classes
+        self.config: dict[str, Any] = dict(config or {})
+        self.blocks = nn.ModuleList(blocks)
+        convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
+        self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem, channels_last=convolutional)
+        if convolutional:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
+        self.readout = Readout(readout, len(blocks))
+        self.label_classifier: LabelClassifier | None = None
+        if getattr(rule, "needs_label_classifier", False):
+            blank = self.prepare(torch.zeros(1, *self.shape, dtype=torch.uint8))
+            sizes = [math.prod(shape) for shape in activation_shapes(self.row, blank)]
+            self.label_classifier = LabelClassifier(sizes, self.classes)
+
+    @property
+    def row(self) -> list[Block]:
+        """The blocks, from the input on."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    @property
+    def rule(self) -> Rule:
+        """The first block's rule: its options hold for the network."""
+        return self.row[0].rule
+
+    @property
+    def draws_hard(self) -> bool:
+        """Whether training draws wrong labels by the network's own opinion of the images."""
+        return getattr(self.rule, "negatives", "uniform") == "hard"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.prepare.mean.device
+
+    def present(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+        wrong: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> Signal:
+        """What the first block receives in training.
+
+        For one-pass rules the prepared images (B, ...); for contrastive ones the positive stream, images with their
+        labels, and behind it the negative one, the same images with `wrong` labels (B,): (2B, ...). Without such,
+        `generator` draws them, hard ones by the label classifier's `logits` (B, C), computed unless they are given.
+        """
+        prepared = self.prepare(images)
+        if not isinstance(self.rule, ContrastiveRule):
+            return prepared
+        if wrong is None:
+            assert generator is not None
+            wrong = self._draw_wrong(prepared, labels, generator, logits)
+        return torch.cat([self.with_labels(prepared, labels), self.with_labels(prepared, wrong)])
+
+    def _draw_wrong(
+        self, prepared: Tensor, labels: Tensor, generator: torch.Generator, logits: Tensor | None
+    ) -> Tensor:
+        """A wrong label for each image, (B,): any, or a hard one, drawn by what the label classifier believes."""
+        if not self.draws_hard:
+            return label_code.wrong_labels(labels, self.classes, generator)
+        if logits is None:
+            assert self.label_classifier is not None
+            with torch.no_grad():
+                logits = self.label_classifier(self.read(prepared)).sum(0)
+        return label_code.hard_labels(labels, logits, generator)
+
+    def with_labels(self, prepared: Tensor, labels: Tensor) -> Tensor:
+        """Prepared images that carry labels (B,) in their first features."""
+        return label_code.embed_labels(*self._label_input(prepared), labels)
+
+    def _label_input(self, prepared: Tensor) -> tuple[Tensor, int, float, label_code.Placement]:
+        """What a label is written into, the number of classes, the value of the code's "1", and its place."""
+        rule = self.rule
+        assert isinstance(rule, ContrastiveRule)
+        images = rule.normalise(prepared) if rule.normalise_input else prepared
+        value = self.prepare.high if rule.label_value is None else rule.label_value
+        return images, self.classes, value, rule.label_placement
+
+    def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
+        """Each block with its activation and what it passes on, one after another; no tape is built."""
+        with torch.no_grad():
+            for block in self.row:
+                activation = block(incoming)
+                incoming = block.pass_on(activation, incoming)
+                yield block, activation, incoming
+
+    def read(self, prepared: Tensor) -> list[Tensor]:
+        """What every block passes on for images under a neutral label: the reader's input."""
+        neutral = label_code.embed_neutral(*self._label_input(prepared))
+        return [main_path(passed) for _, _, passed in self.activations(neutral)]
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Every block's class scores, (L, B, C) in float32.
+
+        One pass for one-pass rules and softmax prediction; a contrastive rule's goodness under each label takes C.
+
+        Raises:
+            ValueError: images of another shape than the network's, or not finite.
+        """
+        with torch.no_grad():
+            prepared = self.prepare(images.to(self.device))
+            if isinstance(self.rule, ContrastiveRule):
+                if getattr(self.rule, "predict", "goodness") == "softmax":
+                    assert self.label_classifier is not None
+                    return self.label_classifier(self.read(prepared))
+                return self._goodness_of_all(prepared)
+            return torch.stack([_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)])
+
+    def goodness(self, images: Tensor) -> Tensor:
+        """What each block by itself says for each class, (L, B, C): `scores`, but of contrastive rules always goodness.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        if not isinstance(self.rule, ContrastiveRule):
+            return self.scores(images)
+        with torch.no_grad():
+            return self._goodness_of_all(self.prepare(images.to(self.device)))
+
+    def _goodness_of_all(self, prepared: Tensor) -> Tensor:
+        return goodness_by_label(self.row, *self.apart(prepared))
+
+    def apart(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, ...) without labels, and every label on a blank image (C, ...): what carries a label is the sum
+        of the two.
+        """
+        images, classes, value, placement = self._label_input(prepared)
+        unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value, placement)
+        blank = images.new_zeros(classes, *images.shape[1:])
+        return unlabelled, label_code.embed(blank, torch.eye(classes, device=images.device), value, placement)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's class scores (B, C): the readout of `scores`."""
+        return self.readout(self.scores(images))
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The class index of each image, (B,); in evaluation mode, whatever mode the network is in.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        return self._evaluated(images).argmax(1)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Softmax over classes, (B, C), of the blocks' mean score at the scale of their loss; in evaluation mode.
+
+        The softmax is ours, and not calibrated: the rules promise an order of classes, no chances.
+
+        Raises:
+            ValueError: as `scores`.
+        """
+        mean = self._evaluated(images) / self.readout.weights.sum()
+        return torch.softmax(self.rule.score_scale * mean, dim=1)
+
+    def _evaluated(self, images: Tensor) -> Tensor:
+        """`forward` in evaluation mode, whatever mode the network is in and stays in."""
+        training = self.training
+        self.eval()
+        try:
+            return self(images)
+        finally:
+            self.train(training)
+
+
+def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:
+    """The shape of each block's activation, without the batch, if the first one receives `signal`."""
+    shapes = []
+    with torch.no_grad():
+        for block in blocks:
+            training = block.training
+            activation = block.eval()(signal)  # the trial must not move running statistics
+            block.train(training)
+            signal = block.pass_on(activation, signal)
+            shapes.append(tuple(activation.shape[1:]))
+    return shapes
+
+
+def _one_pass_scores(block: Block, activation: Tensor) -> Tensor:
+    assert isinstance(block.rule, OnePassRule)
+    return block.rule.scores(activation)

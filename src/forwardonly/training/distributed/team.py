@@ -1,0 +1,320 @@
+"""Many processes, one run: who does what, and what they tell each other.
+
+Processes stand in a grid of replicas x stages. The replicas share each batch (data parallel); the stages of a replica
+share the blocks (layer pipeline, see `pipeline.py`). Rank = replica * stages + stage, so that stages sit side by side
+on a machine.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from forwardonly.data import Images
+from forwardonly.measure.accuracy import AT_A_TIME, Evaluation, evaluate
+from forwardonly.network.network import Network
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.distributed.heartbeat import Heartbeat
+from forwardonly.training.runs.checkpoint import pack, unpack
+from forwardonly.training.update import Update
+
+Mode = Literal["data", "layers"]
+
+
+class LostPeer(ValueError):
+    """Another process of the run died or hangs; its text names the rank."""
+
+
+class Team:
+    """This process among those of a run; by default it is alone, and everything below costs nothing.
+
+    Args:
+        rank: of this process, from 0.
+        world: number of processes.
+        stages: processes that a batch passes through; `world` must be a multiple.
+        heartbeat: of this process, unless it is alone.
+        timeout: seconds after which a process that gives no sign of life is taken for dead.
+
+    Raises:
+        ValueError: the processes do not make whole pipelines.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        stages: int = 1,
+        heartbeat: Heartbeat | None = None,
+        timeout: float = 300.0,
+    ):
+        if stages < 1 or world % stages:
+            raise ValueError(f"{world} processes cannot make pipelines of {stages}: choose a divisor of {world}.")
+        self.rank: int = rank
+        self.world: int = world
+        self.stages: int = stages
+        self.replicas = world // stages
+        self.replica, self.stage = divmod(rank, stages)
+        self.heartbeat = heartbeat
+        self.timeout = timeout
+        self._pending: SharedUpdate | None = None
+        self._same_stage: dist.ProcessGroup | None = None  # all of them
+        self._same_replica: dist.ProcessGroup | None = None
+        if self.stages > 1 and self.replicas > 1:  # every process must ask for every group, also for those it is not in
+            groups = [dist.new_group(list(range(stage, world, stages))) for stage in range(stages)]
+            self._same_stage = groups[self.stage]
+            groups = [dist.new_group(list(range(k * stages, (k + 1) * stages))) for k in range(self.replicas)]
+            self._same_replica = groups[self.replica]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.world == 1
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """The device that was chosen; on a machine with many GPUs, this process's own."""
+        if self.alone or str(chosen) != "cuda":
+            return chosen
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+    def part(self, count: int) -> slice:
+        """This replica's part of a global batch."""
+        return slice(count * self.replica // self.replicas, count * (self.replica + 1) // self.replicas)
+
+    def weight(self, count: int) -> float:
+        """This replica's share of a global batch."""
+        part = self.part(count)
+        return (part.stop - part.start) / count
+
+    def update(self, module: nn.Module, config: TrainingConfig, batch: int) -> Update:
+        """A module's update; where replicas share batches of so many images, one that adds up their gradients."""
+        return Update(module, config) if self.replicas == 1 else SharedUpdate(module, config, self, self.weight(batch))
+
+    def exchange(self, update: "SharedUpdate", gradient: Tensor) -> "dist.Work | None":
+        """Starts to add up a gradient over replicas, in place; meanwhile the update before it makes its step."""
+        with self.peers():
+            work = dist.all_reduce(gradient, group=self._same_stage, async_op=True)
+        self.finish()
+        self._pending = update
+        return work
+
+    def finish(self) -> None:
+        """Every update has made its step when this returns."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.take()
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.alone:
+            return tensor
+        total = tensor.clone()
+        with self.peers():
+            dist.all_reduce(total)
+        return total
+
+    def sync(self, network: Network, own: Sequence[slice]) -> None:
+        """Makes the weights of every stage's `own` blocks everyone's.
+
+        Buffers that took note of a replica's own part of the data, such as batch norm's means, are averaged.
+        """
+        if self.alone:
+            return
+        with self.peers():
+            if self.replicas > 1:
+                for buffer in nn.ModuleList(network.row[own[self.stage]]).buffers():
+                    if buffer.is_floating_point():
+                        dist.all_reduce(buffer, group=self._same_stage)
+                        buffer /= self.replicas
+            for stage in range(self.stages if self.stages > 1 else 0):
+                for tensor in nn.ModuleList(network.row[own[stage]]).state_dict().values():
+                    dist.broadcast(tensor, self.replica * self.stages + stage, group=self._same_replica)
+
+    def gathered(self, states: Sequence[Any], own: Sequence[slice], device: torch.device) -> list[Any]:
+        """For the leading process, each block's state from the stage that has it; `states` are this process's own."""
+        everyones = list(states)
+        if self.stages == 1 or self.replica > 0:
+            return everyones
+        for stage in range(1, self.stages):
+            if self.stage == stage:
+                self._send_bytes(pack(everyones[own[stage]]), device)
+            elif self.leads:
+                everyones[own[stage]] = unpack(self._receive_bytes(stage, device))
+        return everyones
+
+    def broadcast(self, state: Any, device: torch.device) -> Any:
+        """What the leading process says here: any tree that a checkpoint could hold."""
+        if self.alone:
+            return state
+        content = pack(state) if self.leads else b""
+        size = torch.tensor([len(content)], device=device)
+        with self.peers():
+            dist.broadcast(size, 0)
+            data = _tensor(content, device) if self.leads else torch.empty(int(size), dtype=torch.uint8, device=device)
+            dist.broadcast(data, 0)
+        return state if self.leads else unpack(data.cpu().numpy().tobytes())
+
+    def evaluate(self, network: Network, images: Images, precision: str, at_a_time: int | None = None) -> Evaluation:
+        """`measure.evaluate`, each process on its part of the images."""
+        size = at_a_time or AT_A_TIME
+        if self.alone or len(images) < self.world:
+            return evaluate(network, images, batch_size=size, precision=precision)
+        count = len(images)
+        mine = torch.arange(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+        measured = evaluate(network, images.subset(mine), batch_size=size, precision=precision)
+        right = torch.tensor([round(share * len(mine)) for share in measured.block_accuracy])
+        confusion = self.all_reduce(measured.confusion.to(network.device)).cpu()
+        return Evaluation(
+            accuracy=float(confusion.diagonal().sum()) / count,
+            block_accuracy=[number / count for number in self.all_reduce(right.to(network.device)).tolist()],
+            confusion=confusion,
+        )
+
+    @contextmanager
+    def first_on_machine(self) -> Iterator[None]:
+        """Each machine's first process goes through the block, for however long, then the others do."""
+        if self.heartbeat is None:
+            yield
+            return
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        key = f"first/{self.rank - local}"
+        if local > 0:
+            with self.peers():
+                self.heartbeat.wait(key, self.rank - local, self.timeout)
+        try:
+            yield
+        finally:
+            if local == 0:
+                with self.peers():
+                    self.heartbeat.store.set(key, "has been")
+
+    @contextmanager
+    def peers(self) -> Iterator[None]:
+        """Around whatever waits for other processes.
+
+        Raises:
+            LostPeer: the wait was in vain; the text names who is missing.
+        """
+        try:
+            yield
+        except RuntimeError as problem:
+            raise LostPeer(self._who(problem)) from None
+
+    def _who(self, problem: RuntimeError) -> str:
+        assert self.heartbeat is not None
+        try:
+            missing = self.heartbeat.missing()
+        except RuntimeError:
+            return "The process that holds the store of all others has died: the last checkpoint is kept."
+        if not missing:
+            return f"The processes lost touch ({' '.join(str(problem).split())[:200]}): the last checkpoint is kept."
+        names = " and ".join(f"rank {rank}" for rank in missing)
+        return f"{names.capitalize()} of {self.world} died or hangs: the last checkpoint is kept."
+
+    def _send_bytes(self, content: bytes, device: torch.device) -> None:
+        with self.peers():
+            dist.send(torch.tensor([len(content)], device=device), 0)
+            dist.send(_tensor(content, device), 0)
+
+    def _receive_bytes(self, rank: int, device: torch.device) -> bytes:
+        size = torch.empty(1, dtype=torch.int64, device=device)
+        with self.peers():
+            dist.recv(size, rank)
+            data = torch.empty(int(size), dtype=torch.uint8, device=device)
+            dist.recv(data, rank)
+        return data.cpu().numpy().tobytes()
+
+
+class SharedUpdate(Update):
+    """One block's optimiser where replicas share the batch: the step follows once their gradients are added up.
+
+    That happens while the next block computes. `weight` is this replica's share of the global batch.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float):
+        super().__init__(module, config)
+        self.team = team
+        self.weight = weight
+        self.sharing: list[nn.Parameter] = []
+        self.gradient = torch.empty(0)
+        self.work: dist.Work | None = None
+
+    def step(self) -> None:
+        self.sharing = [parameter for parameter in self.parameters if parameter.grad is not None]
+        pieces = [parameter.grad.flatten() for parameter in self.sharing if parameter.grad is not None]
+        self.gradient = torch.cat(pieces).mul_(self.weight)
+        for parameter in self.sharing:
+            parameter.grad = None
+        self.work = self.team.exchange(self, self.gradient)
+
+    def take(self) -> None:
+        """Waits for the sum and makes the step."""
+        with self.team.peers():
+            assert self.work is not None
+            self.work.wait()
+        pieces = self.gradient.split([parameter.numel() for parameter in self.sharing])
+        for parameter, piece in zip(self.sharing, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+        super().step()
+        self.gradient = torch.empty(0)
+
+
+@contextmanager
+def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 300.0) -> Iterator[Team]:
+    """The team of the processes that torchrun started, or a process alone.
+
+    Args:
+        mode: what the processes share, `data` (the default) or `layers`.
+        stages: processes that a batch passes through if layers are shared, by default all; more of them share the data.
+        timeout: seconds after which a process that gives no answer is taken for dead.
+
+    Raises:
+        ValueError: a mode but one process alone, stages without layers, or processes that make no whole pipelines.
+        LostPeer: not all processes came.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if "RANK" not in os.environ and mode is not None:
+        raise ValueError(
+            "There is only one process: start many with `torchrun --nproc-per-node N -m forwardonly train ...`."
+        )
+    if stages is not None and mode != "layers":
+        raise ValueError("stages are for --parallel layers.")
+    if timeout <= 0:
+        raise ValueError(f"A timeout must be positive, not {timeout}.")
+    if world == 1:
+        yield Team()
+        return
+    limit = timedelta(seconds=timeout)
+    try:
+        # a restart must not read old addresses
+        attempt = f"forwardonly/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        (store, rank, world), (own, _, _) = (next(rendezvous("env://", timeout=limit)) for _ in range(2))
+        store, own = PrefixStore(attempt, store), PrefixStore(attempt, own)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
+    except RuntimeError as problem:
+        raise LostPeer(f"Not all {world} processes came: {' '.join(str(problem).split())[:200]}") from None
+    heartbeat = Heartbeat(own, rank, world)
+    try:
+        team = Team(rank, world, (stages or world) if mode == "layers" else 1, heartbeat, timeout)
+        yield team
+        with team.peers():
+            dist.barrier()  # nobody leaves while another still speaks to it
+    finally:
+        heartbeat.stop()
+        dist.destroy_process_group()
+
+
+def _tensor(content: bytes, device: torch.device) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)

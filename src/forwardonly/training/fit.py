@@ -1,0 +1,131 @@
+"""A run: from a network and images to a trained network, a history, and a folder that holds both."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forwardonly.data import Images
+from forwardonly.network.network import Network
+from forwardonly.system import mapped
+from forwardonly.system.allocator import return_freed_memory
+from forwardonly.system.precision import choose_device
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.distributed.team import Team
+from forwardonly.training.interrupt import finish_step_on_interrupt
+from forwardonly.training.memory.budget import MemoryPlan, make_plan
+from forwardonly.training.memory.offload import Offload
+from forwardonly.training.trainer import StepEvent, Trainer
+
+
+@dataclass
+class Run:
+    """A finished run: the network, a row an epoch, the final figures, and the folder if there is one."""
+
+    network: Network
+    history: list[dict[str, Any]]
+    result: dict[str, Any]
+    folder: Path | None
+
+
+def fit(
+    network: Network,
+    train: Images,
+    *,
+    validation: Images | None = None,
+    test: Images | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    progress: Callable[[StepEvent], None] | None = None,
+    extra: dict[str, Any] | None = None,
+    team: Team | None = None,
+    **options: Any,
+) -> Run:
+    """Trains a network, every block by its own rule.
+
+    Args:
+        network: moved to the device that the options name.
+        train: images to learn from.
+        validation: images to report accuracy on after each epoch.
+        test: images to report accuracy on once, at the end.
+        out: run folder; without one nothing is written.
+        resume: go on from the checkpoint in `out`.
+        seed: of every random draw in the run; initial weights were drawn when the network was built.
+        progress: called after every step; with several workers, when the last few are still under way.
+        extra: kept in the run's `config.json` beside the network and the config.
+        team: the processes that share the run, all of which call this with the same arguments; see `training.join`.
+        options: fields of `TrainingConfig`; what is not given is the rule's default.
+
+    Raises:
+        ValueError: options, images or labels that make no sense, or a folder that cannot be written.
+        NonFiniteLoss: a loss or a weight became NaN or infinite; the folder keeps the last good checkpoint.
+        Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
+        LostPeer: another process of the team died or hangs.
+    """
+    config = TrainingConfig.for_rule(network.rule, **options)
+    folder = None if out is None else Path(out)
+    _check(network, train, validation, test)
+    if network.readout.fitted_on == "validation" and validation is None:
+        raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
+    team = team or Team()
+    device = team.device(choose_device(config.device))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if config.memory_budget is not None and device.type == "cpu":
+            return_freed_memory()
+        plan = None if config.memory_budget is None else make_plan(network, train, config, device, team)
+        _move(network, device, waits=plan is not None and plan.waits)
+        trainer = Trainer(network, train, config, device, seed, team)
+        with _settled(trainer, plan, folder):
+            trainer.open(folder, extra or {}, resume)
+            with finish_step_on_interrupt() as interrupted:
+                for row in trainer.train(validation, folder, progress, interrupted):
+                    trainer.place.history.append(row)
+            result = trainer.finish(validation, test, folder)
+        return Run(network, trainer.place.history, result, folder)
+
+
+def _move(network: Network, device: torch.device, *, waits: bool) -> None:
+    """The network to its device, or where its blocks wait all but them; and out of files, if they need not wait."""
+    if waits:
+        for name, part in network.named_children():
+            if name != "blocks":
+                part.to(device)
+        return
+    for parameter in network.to(device).parameters():
+        if mapped.holds(parameter):
+            parameter.data = parameter.data.clone()
+
+
+@contextmanager
+def _settled(trainer: Trainer, plan: MemoryPlan | None, folder: Path | None) -> Iterator[None]:
+    """A context in which a plan is kept, and the optimisers' state is made before the first step."""
+    if plan is not None:
+        trainer.part, trainer.plan = plan.part, plan
+    if plan is None or not plan.waits:
+        for update in trainer.updates[trainer.own[trainer.team.stage]]:
+            update.allocate()
+        yield
+        return
+    with Offload(trainer.network.row, trainer.updates, trainer.device, folder):
+        yield
+    trainer.network.cpu()  # its blocks are there
+
+
+def _check(network: Network, train: Images, *others: Images | None) -> None:
+    """Images and labels that the network can learn from."""
+    if len(train) == 0:
+        raise ValueError("There are no training images.")
+    for images in (train, *others):
+        if images is None:
+            continue
+        if tuple(images.shape) != network.shape:
+            raise ValueError(f"The network takes images of {network.shape}, not {tuple(images.shape)}.")
+        if len(images) and not 0 <= int(images.labels.min()) <= int(images.labels.max()) < network.classes:
+            raise ValueError(
+                f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from "
+                f"{int(images.labels.min())} to {int(images.labels.max())}."
+            )

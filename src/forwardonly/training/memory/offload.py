@@ -1,0 +1,168 @@
+"""Where blocks wait while another one computes: outside the device, so that it need hold one block and not all.
+
+On an accelerator idle weights and optimiser state are in the host's memory, and the next block is on its way while one
+computes. On a CPU the host is the device; they wait in files, of which the system caches what there is room for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from forwardonly.network.block import Block
+from forwardonly.system import mapped
+from forwardonly.training.update import Update
+
+
+class Offload:
+    """While the context is open, a block that begins to compute is on the device, and those before it are not.
+
+    Nothing else need know: a block's own forward pass lets it in. What is computed is the same to the last bit.
+
+    Args:
+        blocks, updates: of one network.
+        device: where a block computes.
+        folder: for the files on a CPU; without one the system's for temporary files.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], updates: Sequence[Update], device: torch.device, folder: Path | None = None
+    ):
+        arena = mapped.Arena(folder) if device.type == "cpu" else None
+        self.stores: list[FileStore | HostStore] = [
+            HostStore(block, update, device) if arena is None else FileStore(block, update, arena)
+            for block, update in zip(blocks, updates, strict=True)
+        ]
+        self.blocks = blocks
+        self.device = device
+        self.inside: int | None = None
+
+    def __enter__(self) -> Self:
+        for shelf in self.stores:
+            shelf.fill()
+        self.handles = [
+            block.register_forward_pre_hook(lambda *_, index=index: self._enter(index))
+            for index, block in enumerate(self.blocks)
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.empty()
+
+    def empty(self) -> None:
+        """All blocks wait; their tensors can be read and written where they are, one block after another."""
+        for shelf in self.stores:
+            shelf.leave()
+        self.inside = None
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _enter(self, index: int) -> None:
+        """Block `index` comes in, the one before leaves, and the next gets on its way."""
+        if index == self.inside:
+            return
+        if self.inside is not None:
+            self.stores[self.inside].leave()
+        self.inside = index
+        self.stores[index].bring()
+        if index + 1 < len(self.stores):
+            self.stores[index + 1].send_for()
+
+
+def tensors_of(block: Block, update: Update) -> list[Tensor]:
+    """A block's weights and buffers, and what its optimisers keep by now."""
+    state = [slot for optimiser in update.optimisers for own in optimiser.state.values() for slot in own.values()]
+    return [*block.parameters(), *block.buffers(), *(slot for slot in state if isinstance(slot, Tensor))]
+
+
+class FileStore:
+    """In files: a block is inside as soon as it is touched."""
+
+    def __init__(self, block: Block, update: Update, arena: mapped.Arena):
+        self.block = block
+        self.update = update
+        self.arena = arena
+
+    def fill(self) -> None:
+        """Moves everything into files, with the optimiser's state, which is still to be made."""
+        self.leave()
+        self.update.allocate()
+        self.leave()
+
+    def bring(self) -> None:
+        """The block is about to compute."""
+
+    def send_for(self) -> None:
+        """The block is the next."""
+
+    def leave(self) -> None:
+        """The block has computed."""
+        for tensor in tensors_of(self.block, self.update):
+            if not mapped.holds(tensor):
+                tensor.data = self.arena.copy(tensor.data)
+        mapped.release()
+
+
+class HostStore:
+    """In the host's memory, of which a copy goes to the device and comes back."""
+
+    def __init__(self, block: Block, update: Update, device: torch.device):
+        self.block = block
+        self.update = update
+        self.device = device
+        self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.at_home = WeakTensorKeyDictionary()
+        self.away = False
+
+    def fill(self) -> None:
+        """Moves everything to the host, with the optimiser's state, which is made on the device."""
+        self.bring()
+        self.update.allocate()
+        self.leave()
+
+    def bring(self) -> None:
+        """The block is about to compute: waits for what is on its way."""
+        self.send_for()
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            for tensor in tensors_of(self.block, self.update):
+                tensor.data.record_stream(torch.cuda.current_stream(self.device))
+
+    def send_for(self) -> None:
+        """The block is the next: its copies set off, beside whatever computes."""
+        if self.away:
+            return
+        with torch.cuda.stream(self.stream):
+            for tensor in tensors_of(self.block, self.update):
+                if tensor not in self.at_home:
+                    self.at_home[tensor] = self._pinned(tensor.data)
+                tensor.data = self.at_home[tensor].to(self.device, non_blocking=True, copy=True)
+        self.away = True
+
+    def leave(self) -> None:
+        """The block has computed: its values come home, once it is done and beside whatever computes next."""
+        if not self.away:
+            return
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            for tensor in tensors_of(self.block, self.update):
+                if tensor not in self.at_home:
+                    self.at_home[tensor] = self._pinned(torch.empty_like(tensor.data, device="cpu"))
+                self.at_home[tensor].copy_(tensor.data, non_blocking=True)
+                if self.stream is not None:
+                    tensor.data.record_stream(self.stream)
+                tensor.data = self.at_home[tensor]
+        self.away = False
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        home = tensor.to("cpu")
+        return home.pin_memory() if self.device.type == "cuda" else home

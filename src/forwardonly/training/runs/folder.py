@@ -1,0 +1,80 @@
+"""What a run keeps in its folder: config, checkpoints, metrics, the finished network and its figures."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forwardonly.network.network import Network
+from forwardonly.network.storage import CONFIG, RESULT, read_config, save, write_atomically, write_json
+from forwardonly.training.runs import checkpoint
+from forwardonly.version import __version__
+
+METRICS = "metrics.jsonl"
+
+
+def start(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes the run folder, with the versions at work beside the config.
+
+    Raises:
+        ValueError: it already holds a run, or cannot be written.
+    """
+    if (folder / RESULT).exists() or checkpoint.exists(folder):
+        raise ValueError(f"{folder} already holds a run: choose another folder, or resume it.")
+    versions = {"forwardonly": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, {"versions": versions, **config})
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+
+
+def resume(folder: Path) -> dict[str, Any] | None:
+    """The state to go on from; None if the run was killed before its first checkpoint, and so starts again.
+
+    Raises:
+        ValueError: the folder holds no run, or a damaged one.
+    """
+    if not checkpoint.exists(folder) and (folder / CONFIG).exists():
+        read_config(folder)
+        return None
+    return checkpoint.read(folder)
+
+
+def keep(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a checkpoint, and a line of metrics for each epoch.
+
+    Raises:
+        ValueError: the folder cannot be written; the checkpoints before this one are as they were.
+    """
+    try:
+        checkpoint.write(folder, state)
+        _write_metrics(folder, history)
+    except OSError as problem:
+        raise ValueError(
+            f"Cannot write the checkpoint to {folder}: {problem.strerror or problem}; the last good one is kept."
+        ) from None
+
+
+def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    """Writes the finished network and its figures, and once more the metrics.
+
+    A run that was killed between its last checkpoint and its last line of metrics would lack that line otherwise.
+
+    Raises:
+        ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.
+    """
+    config = read_config(folder)
+    save(network, folder, **{key: value for key, value in config.items() if key != "network"})
+    try:
+        _write_metrics(folder, history)
+        write_json(folder / RESULT, result)
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+
+
+def _write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in history).encode())
