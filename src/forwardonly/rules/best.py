@@ -4,7 +4,7 @@ The rule is `auxiliary` (Belilovsky, Eickenberg & Oyallon 2020, arXiv 1901.08164
 are ours. What the network gains from, measured: a head that is deep, wide and reads nothing but a map's mean; steps of
 equal strength in all directions (Muon), small enough that later blocks can follow the earlier ones; little label
 smoothing and small shifts. What it can spare: fine maps for the heads behind the first two blocks, the last block's
-head, and late blocks' first steps. `docs/notes/gap.md` has the trials.
+head, and late blocks' first steps. `log/` has the trials.
 """
 
 from dataclasses import dataclass

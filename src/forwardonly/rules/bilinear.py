@@ -3,7 +3,7 @@
 Bilinear pooling, Lin, RoyChowdhury & Maji 2015, arXiv 1504.07889: what a map says is the mean over its pixels of the
 products of each two channels. One linear layer behind that draws quadratic boundaries, and still is one linear layer.
 That it is the head of a local rule, products within groups and windows only, their one length, several maps a class,
-and Muon for them are ours; `docs/notes/gap.md` has the trials.
+and Muon for them are ours; `log/` has the trials.
 
 Shapes: B batch, C classes, K channels, M maps a class, P products.
 """

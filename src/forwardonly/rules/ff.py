@@ -3,8 +3,8 @@
 Each block makes its goodness high on real data with the right label and low with a wrong one. Given by the paper: the
 goodness, the threshold loss, length normalisation, label embedding, hard negatives, both ways of predicting. The margin
 loss is SymBa's (arXiv 2303.08418). Ours: a sharpness other than 1 and the strength of the label, found on a validation
-split (docs/notes/first-floor.md); `sharpness=1, negatives="uniform", normalise_input=False, label_value=None` is the
-plainest reading of the paper.
+split (log/2026-11-20-ff-defaults.md); `sharpness=1, negatives="uniform", normalise_input=False, label_value=None` is
+the plainest reading of the paper.
 
 Shapes: B batch, D features.
 """

@@ -3,8 +3,8 @@ train`.
 
 A recipe is a function of a scale. `full` is for a GPU: the paper's protocol where there is one. `cpu` fits each row
 into about an hour of 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and shows no more than that
-all of it works. Readouts, learning rates and the rest were chosen on validation images, which
-`docs/notes/convolutional.md` tells of; none on test images.
+all of it works. Readouts, learning rates and the rest were chosen on validation images, which `log/` tells of; none on
+test images.
 """
 
 from collections.abc import Callable, Mapping
@@ -127,7 +127,7 @@ def local_errors(scale: Scale) -> list[Line]:
     """
     epochs = {"quick": 1, "cpu": 12, "full": 400}[scale]
     own = {"width": {"quick": 0.1, "cpu": 0.5, "full": 1.0}[scale], "epochs": epochs, **HELD_OUT, **AUGMENTED}
-    # Cutout pays in long runs alone; Adam at the paper's rate in those, SGD in short ones (see the notes).
+    # Cutout pays in long runs alone; Adam at the paper's rate in those, SGD in short ones (see `log/`).
     adam: Options = {"learning-rate": 5e-4, "batch-size": 128, "cutout": 16}
     short: Options = {**SGD, "learning-rate": 0.3}
     own = {**own, **(adam if scale == "full" else short)}
