@@ -21,8 +21,11 @@ from forwardonly.network.build import build
 from forwardonly.network.network import Network
 from forwardonly.rules import Backprop, Rule
 from forwardonly.system.precision import Precision, autocast, choose_device, choose_precision
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
-from forwardonly.training.step import learn_all, read
+from forwardonly.training.feed import train_label_classifier
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
 Arm = Callable[[], object]
@@ -77,14 +80,17 @@ def training_step(work: Work) -> Arm:
     """One step of training as `fit` does it, from a batch of stored images to the last optimiser's step."""
     network = work.network()
     updates = _updates(network, work)
-    label_classifier = None if network.label_classifier is None else Update(network.label_classifier, work.config)
+    classifier = network.label_classifier
+    classifier_update = None if classifier is None else Update(classifier, work.config)
     images, labels = work.images()
     generator = torch.Generator(work.device).manual_seed(0)
 
     def step() -> Tensor:
-        logits = None if label_classifier is None else read(network, label_classifier, images, labels, work.precision)
-        incoming = network.present(images, labels, generator, logits=logits)
-        return learn_all(network.row, updates, incoming, labels, work.precision)
+        logits = None
+        if classifier_update is not None:
+            logits = train_label_classifier(network, classifier_update, images, labels, work.precision)
+        batch = Batch(network.present(images, labels, generator, logits=logits), labels)
+        return whole_step(network.row, updates, batch, Context(work.precision))
 
     return step
 
@@ -246,7 +252,7 @@ def _updates(network: Network, work: Work) -> list[Update]:
 def _step_of(network: Network, work: Work) -> Arm:
     updates = _updates(network, work)
     images, labels = work.images()
-    return lambda: learn_all(network.row, updates, network.prepare(images), labels, work.precision)
+    return lambda: whole_step(network.row, updates, Batch(network.prepare(images), labels), Context(work.precision))
 
 
 def _seconds(arm: Arm, times: int, device: torch.device) -> float:

@@ -45,7 +45,9 @@ def start(began: float) -> None:
 
     import forwardonly as fo
     from forwardonly.system.precision import choose_device, choose_precision
-    from forwardonly.training.step import learn_all
+    from forwardonly.training.batch import Batch
+    from forwardonly.training.step import Context
+    from forwardonly.training.strategies import whole_step
     from forwardonly.training.update import Update
 
     options = json.loads(sys.argv[1])
@@ -57,7 +59,8 @@ def start(began: float) -> None:
     rule = fo.rules.TABLE[options["rule"]](classes=10)
     device = choose_device(options["device"])
     network = fo.mlp(train.shape, options["hidden"], rule=rule).to(device).train()
-    config = fo.training.TrainingConfig.for_rule(rule, device=options["device"], compile=options["compile"])
+    given = {name: options[name] for name in ("device", "compile")}
+    config = fo.training.TrainingConfig.resolve(rule, train, given)
     for block in network.row:
         block.compiled = config.compile
     network.prepare.fit(train.images)
@@ -68,6 +71,7 @@ def start(began: float) -> None:
     images, labels = (tensor[: options["batch"]].to(device) for tensor in (train.images, train.labels))
     generator = torch.Generator(device).manual_seed(0)
     precision = choose_precision(config.precision, device)
-    losses = learn_all(network.row, updates, network.present(images, labels, generator), labels, precision)
+    batch = Batch(network.present(images, labels, generator), labels)
+    losses = whole_step(network.row, updates, batch, Context(precision))
     losses.tolist()  # which waits for the device
     print(json.dumps({**ends, "step": time.time()}))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from forwardonly.cli.parsing import parse
+from forwardonly.cli.parsing import HELP_ALL, brief, parse
 from forwardonly.cli.screen import Screen
 from forwardonly.names import nearest
 from forwardonly.system.allocator import keep_freed_memory
@@ -42,6 +42,9 @@ COMMANDS = {
     "serve": Command("forwardonly.cli.serve", "Answer over HTTP, with a page that shows what every block thinks."),
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
 }
+
+WITH_MORE = ("train", "compare")
+MORE = "The options that most need; `forwardonly {} --help-all` shows all of them."
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
 IMPORT = "FORWARDONLY_IMPORT"  # modules, with commas between them, that add rules or bodies of their own to the tables
@@ -83,7 +86,10 @@ def _dispatch(argv: list[str]) -> int:
         except ImportError as problem:
             raise ValueError(f"{IMPORT} names {module!r}, which cannot be imported: {problem}") from None
     command = importlib.import_module(COMMANDS[name].module)
-    options = parse(command.options(rest), rest, prog=f"forwardonly {name}", description=COMMANDS[name].does)
+    options = command.options(rest)
+    words = ["--help" if word == HELP_ALL else word for word in rest]
+    does = COMMANDS[name].does + (f" {MORE.format(name)}" if brief(rest) and name in WITH_MORE else "")
+    options = parse(options, words, prog=f"forwardonly {name}", description=does)
     speaks = os.environ.get("RANK", "0") == "0"  # of many processes, torchrun's first
     screen = Screen(quiet=not speaks or (options.json and not sys.stderr.isatty()))
     keep_freed_memory()

@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -18,6 +18,8 @@ from forwardonly.names import nearest
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
 """Beside a type with None: the option's own sentence says what happens without it."""
+
+HELP_ALL = "--help-all"
 
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "[INT [INT ...]]": "whole numbers"}
 
@@ -70,23 +72,41 @@ def given(argv: Sequence[str], flag: str, default: str) -> str:
     return values[0] if values else default
 
 
-def own_options(cls: type[Any], without: Sequence[str] = ()) -> type[Any]:
-    """A plain dataclass with the options of `cls`, which may be more than one, and the sentence below each as help."""
+def given_among(argv: Sequence[str], names: Iterable[str]) -> set[str]:
+    """Those of the options, by the names of their fields, that `argv` gives."""
+    words = {word.partition("=")[0].replace("_", "-") for word in argv}
+    return {name for name in names if {f"--{name}".replace("_", "-"), f"--no-{name}".replace("_", "-")} & words}
+
+
+def brief(argv: Sequence[str]) -> bool:
+    """Whether `argv` asks for the help of the options that most need, and not for `--help-all`."""
+    return ("--help" in argv or "-h" in argv) and HELP_ALL not in argv
+
+
+def own_options(
+    cls: type[Any], *, only: Collection[str] = (), without: Collection[str] = (), hidden: Collection[str] = ()
+) -> type[Any]:
+    """A plain dataclass with options of `cls`, and the sentence below each as help, which leaves `hidden` ones away."""
     hints, sentences = get_type_hints(cls, include_extras=True), _sentences(cls)
     return make_dataclass(
         f"{cls.__name__}Options",
         [
             (
                 own.name,
-                Annotated[hints[own.name], tyro.conf.arg(help=sentences.get(own.name, ""))],
+                _annotated(hints[own.name], sentences.get(own.name, ""), own.name in hidden),
                 _default(own),
             )
             for own in fields(cls)
-            if own.name not in without
+            if own.name not in without and (not only or own.name in only)
         ],
         frozen=True,
         kw_only=True,
     )
+
+
+def _annotated(hint: Any, sentence: str, hidden: bool) -> Any:
+    told = Annotated[hint, tyro.conf.arg(help=sentence)]
+    return Annotated[told, tyro.conf.Suppress] if hidden else told
 
 
 def _sentences(cls: type[Any]) -> dict[str, str]:

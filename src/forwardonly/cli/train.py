@@ -4,17 +4,17 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 import forwardonly as fo
-from forwardonly.cli.parsing import UNSET, Common, given, own_options
+from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
@@ -23,8 +23,25 @@ from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
 from forwardonly.training import StepEvent, Team, TrainingConfig, join
-from forwardonly.training.config import defaults_of
+from forwardonly.training.config import suited
 from forwardonly.training.runs.loggers import Logger, logger
+
+GROUPS: Mapping[str, Sequence[str]] = {
+    "training": ("epochs", "batch_size", "learning_rate", "validate_every", "diagnose"),
+    "schedule_and_optimiser": (
+        *("optimiser", "weight_decay", "momentum", "clip"),
+        *("schedule", "lr_schedule", "final_rate", "warmup", "delay"),
+    ),
+    "memory_and_processes": ("precision", "device", "memory_budget", "workers", "compile", "checkpoint_every"),
+    "augmentation": ("crop", "flip", "cutout"),
+}
+"""The options of `TrainingConfig`, as the help groups them."""
+
+EXPERT = frozenset(
+    {"data_dir", "image_size", "log", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
+    | {"warmup", "compile", "checkpoint_every", "cutout"}
+)
+"""Options that `--help-all` shows and `--help` does not, beside those that a rule names itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +70,23 @@ class Train(Common):
     """Send each epoch's figures to tensorboard (into the run's folder), wandb or trackio too."""
     resume: bool = False
     """Go on with the run in `--out`, or with the newest default one, by the options that it was started with."""
-    parallel: Annotated[Literal["data", "layers"] | None, UNSET, tyro.conf.DisallowNone] = None
-    """What the processes that torchrun starts share: each batch, the default, or the blocks."""
-    stages: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
-    """With `--parallel layers`: processes that a batch passes through, by default all; more of them share the data."""
-    peer_timeout: float = 300.0
-    """Seconds without an answer after which another process is taken for dead, which ends the run."""
+    stages: int = 1
+    """Of the processes that torchrun starts, how many share the blocks; the others share each batch."""
 
 
 def options(argv: Sequence[str]) -> Any:
-    """The defaults, as an instance of `Train` with three more fields: `training`, `body_options`, `rule_options`."""
+    """The defaults, as an instance of `Train` with a field more for each group of options."""
     plain = Train(
         rule=given(argv, "--rule", Train.rule),
         data=given(argv, "--data", Train.data),
         body=given(argv, "--body", Train.body),
     )
-    schedule = given(argv, "--schedule", TrainingConfig.schedule)
     if not (resumes := "--resume" in argv) and not restarted():
-        return _with_groups(plain, {}, schedule)
+        return _with_groups(plain, {}, argv)
     default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
     out = Path(given(argv, "--out", str(default)))
     if not resumes and not (out / CONFIG).exists():
-        return _with_groups(plain, {}, schedule)  # the first attempt did not get as far as a run
+        return _with_groups(plain, {}, argv)  # the first attempt did not get as far as a run
     if not resumes:  # a default of True would turn the flag, where it is given, into one that cannot be
         plain = replace(plain, resume=True)
     kept = read_config(out)
@@ -83,40 +95,70 @@ def options(argv: Sequence[str]) -> Any:
             name = kept["network"][part]["name"]
             if given(argv, f"--{part}", name) != name:
                 raise ValueError(f"{out} was started with --{part} {name}: leave that option as it was")
-        return _with_groups(_as_started(plain, out, kept), kept, schedule)
+        return _with_groups(_as_started(plain, out, kept), kept, argv)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{out} was not started by this version of `forwardonly train`, which cannot resume it"
         ) from None
 
 
-def _with_groups(plain: Train, kept: dict[str, Any], schedule: str) -> Any:
+def _with_groups(plain: Train, kept: dict[str, Any], argv: Sequence[str]) -> Any:
     """`plain` with the options that come with its rule and body; their values are those of a kept config, if any."""
     for kind, name, table in (("rule", plain.rule, fo.rules.TABLE), ("body", plain.body, fo.bodies.TABLE)):
         if name not in table:
             raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
     rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
-    own, augmented = defaults_of(rule, schedule), asdict(fo.data.augmentation(plain.data))
-    groups: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
-        "training": (TrainingConfig, "", {**augmented, **own, **kept.get("training", {})}),
-        "body_options": (body, "", _values(kept, "body")),
-        "rule_options": (own_options(rule, without=("classes",)), "rule", _values(kept, "rule")),
+    own = suited(rule, given(argv, "--schedule", TrainingConfig.schedule))
+    shown = {**asdict(TrainingConfig()), **own, **asdict(fo.data.augmentation(plain.data)), **kept.get("training", {})}
+    hidden = EXPERT if brief(argv) else frozenset()
+    groups: dict[str, tuple[Any, dict[str, Any]]] = {
+        name: (_unprefixed(own_options(TrainingConfig, only=names, hidden=hidden)), shown)
+        for name, names in GROUPS.items()
     }
-    names = [
+    groups["network"] = (_unprefixed(own_options(body)), _values(kept, "body"))
+    own_rule = own_options(rule, without=("classes",), hidden=rule.expert if brief(argv) else ())
+    groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], _values(kept, "rule"))
+    first: list[tuple[str, Any]] = [
         (kind, Annotated[str, tyro.conf.arg(metavar="{" + ",".join(table) + "}")])
         for kind, table in (("rule", fo.rules.TABLE), ("body", fo.bodies.TABLE))
     ]
-    nested = [(name, Annotated[cls, tyro.conf.arg(name=prefix)]) for name, (cls, prefix, _) in groups.items()]
-    every = make_dataclass("Train", [*names, *nested], bases=(Train,), frozen=True, kw_only=True)
+    first += [(own.name, Annotated[own.type, tyro.conf.Suppress]) for own in fields(Train) if own.name in hidden]
+    names = given_among(argv, shown) | set(kept.get("training", ()))
+    every = make_dataclass(
+        "Train",
+        [*first, *((name, kind) for name, (kind, _) in groups.items())],
+        bases=(Train,),
+        namespace={"given": names},
+        frozen=True,
+        kw_only=True,
+    )
     return every(
         **{field.name: getattr(plain, field.name) for field in fields(plain)},
-        **{name: cls(**values) for name, (cls, _, values) in groups.items()},
+        **{name: _made(kind, values) for name, (kind, values) in groups.items()},
     )
+
+
+def _unprefixed(cls: type[Any]) -> Any:
+    """A group of options that are called without its name."""
+    omit: Any = tyro.conf.OmitArgPrefixes
+    return omit[cls]
+
+
+def _made(kind: Any, values: Mapping[str, Any]) -> Any:
+    """An instance of an annotated dataclass, with those of the values that it has a field for."""
+    cls = kind.__origin__
+    return cls(**{own.name: values[own.name] for own in fields(cls) if own.name in values})
+
+
+def training_options(chosen: Any) -> dict[str, Any]:
+    """The options of `TrainingConfig` that were given, or that the run to be resumed has."""
+    values = {name: value for group in GROUPS for name, value in asdict(getattr(chosen, group)).items()}
+    return {name: values[name] for name in chosen.given}
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
     """Trains; returns `result.json`'s object, each block's validation accuracy if there is one, and the folder."""
-    with join(chosen.parallel, chosen.stages, chosen.peer_timeout) as team:
+    with join(chosen.stages) as team:
         return _train(chosen, screen, team)
 
 
@@ -127,17 +169,19 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
         )
     rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **asdict(chosen.rule_options))
+    body = fo.bodies.TABLE[chosen.body](**asdict(chosen.network))
+    config = TrainingConfig.resolve(rule, train, training_options(chosen))
     out = chosen.out or _agreed(team, _stem(chosen.data, chosen.rule, chosen.seed))
-    on_disk = chosen.training.memory_budget is not None and choose_device(chosen.training.device).type == "cpu"
+    on_disk = config.memory_budget is not None and choose_device(config.device).type == "cpu"
     if on_disk:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
-        network = fo.build(chosen.body_options, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
-    config = {"data": _data(chosen, train.classes)}
+        network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
+    extra = {"data": _data(chosen, train.classes)}
     if chosen.resume:
-        _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **config})))
-    told = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(chosen.training)})
-    with told as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
+        _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **extra})))
+    logged = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(config)})
+    with logged as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
 
         def progress(event: StepEvent) -> None:
             draw(event)
@@ -152,9 +196,9 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             resume=chosen.resume,
             seed=chosen.seed,
             progress=progress,
-            extra=config,
+            extra=extra,
             team=team,
-            **asdict(chosen.training),
+            **asdict(config),
         )
     result = finished.result
     if not chosen.resume:  # a record of time to accuracy counts everything, from the files to the test figure

@@ -1,6 +1,6 @@
 """The training step as a plain forward graph: no autograd in it, weights in, weights out.
 
-It is `training.loop.learn_all` itself that is traced, with an optimiser written out as arithmetic, so what an
+It is `training.step.train_step` itself that is traced, with an optimiser written out as arithmetic, so what an
 inference runtime computes is what the library computes. A forward-only block's gradient reaches back through one
 layer only, so the graph stays as shallow as the network: each block's part could run, and be freed, before the next
 one's begins.
@@ -24,8 +24,10 @@ from forwardonly.export import decompositions
 from forwardonly.export.optimisers import PlainUpdate, Plan, State, first_state, plan
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
-from forwardonly.training.step import learn_all
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         ValueError: options that make no sense, an optimiser other than sgd, adam and adamw, dropout, or layers whose
             derivative is not known as forward operations.
     """
-    config = TrainingConfig.for_rule(network.rule, **options)
+    config = TrainingConfig.resolve(network.rule, given=options)
     _check(network, batch_size)
     network = copy.deepcopy(network).cpu().train().requires_grad_(True)
     plans = [plan(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
@@ -128,7 +130,8 @@ class _Loop(nn.Module):
                 }
                 logits = functional_call(network.label_classifier, learned, (passed,)).sum(0)
                 wrong = race(labels, logits.detach(), values["chance"])
-        return learn_all(network.row, updates, network.present(images, labels, wrong=wrong), labels, "fp32")
+        batch = Batch(network.present(images, labels, wrong=wrong), labels)
+        return whole_step(network.row, updates, batch, Context("fp32"))
 
 
 def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:

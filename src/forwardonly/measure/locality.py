@@ -1,7 +1,7 @@
 """An audit of the one promise: no block's loss moves a block before it.
 
-Every block's loss is made larger in turn, on a copy of the network, and one pass of the training loop is taken. If
-the gradient by which an earlier block would move then differs, in any bit, something has come through a wall.
+Every block's loss is made larger in turn, on a copy of the network, and all blocks judge one batch, as in a training
+step. If the gradient by which an earlier block would move then differs, in any bit, something has come through a wall.
 """
 
 import copy
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
+from forwardonly.network.block import local_losses
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
-from forwardonly.training.step import learn_all
-from forwardonly.training.update import Update
 
 FACTOR = 3.0  # how much larger a loss is made: enough to move whatever hangs on it
 BATCH = 64
@@ -59,19 +58,6 @@ def leaks(network: Network, images: Images) -> list[Leak]:
     return found
 
 
-class _Gradient(Update):
-    """Takes the gradient and no step, and keeps the graph, so that one that reaches too far is seen, not an error."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __call__(self, loss: Tensor) -> None:
-        loss.backward(retain_graph=True)
-
-    def step(self) -> None:
-        pass
-
-
 def _gradients(
     network: Network, images: Images, wrong: Tensor | None, perturbed: int | None
 ) -> list[dict[str, Tensor]]:
@@ -82,7 +68,9 @@ def _gradients(
         rule.loss = _larger(rule.loss)
     incoming = trial.present(images.images, images.labels, wrong=wrong)
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
-        learn_all(trial.row, [_Gradient() for _ in trial.row], incoming, images.labels, "fp32", seed=0)
+        torch.manual_seed(0)
+        for loss in local_losses(trial.row, incoming, images.labels):
+            loss.backward(retain_graph=True)  # so that a gradient that reaches too far is seen, and not an error
     return [
         {name: parameter.grad for name, parameter in block.named_parameters() if parameter.grad is not None}
         for block in trial.row

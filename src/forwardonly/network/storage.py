@@ -21,6 +21,8 @@ from forwardonly.system import mapped
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+FORMAT = 2
+"""Of the folder; a network saved in another one is refused with a sentence."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -52,7 +54,7 @@ def save(network: Network, folder: str | Path, **more: Any) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / MODEL, packed(network.state_dict()))
-        write_json(folder / CONFIG, {"network": network.config, **more})
+        write_json(folder / CONFIG, {"format": FORMAT, "network": network.config, **more})
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
@@ -114,7 +116,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """The `config.json` of a run folder.
 
     Raises:
-        ValueError: there is none, or it is not one that this library wrote.
+        ValueError: there is none, or it is not one that this version of the library wrote.
     """
     path = Path(folder) / CONFIG
     try:
@@ -125,6 +127,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {problem}.") from None
     if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
         raise ValueError(f"{path} is not a forwardonly config: it describes no network.")
+    if (found := config.get("format", 1)) != FORMAT:
+        age = "an older" if isinstance(found, int) and found < FORMAT else "another"
+        raise ValueError(
+            f"{folder} was saved by {age} version of forwardonly, in format {found}, and this version reads format "
+            f"{FORMAT}: open it with the version that saved it, or train it again."
+        )
     return config
 
 

@@ -1,0 +1,1 @@
+"""Operations on activations, without parameters: what rules and bodies are made of."""

@@ -62,6 +62,7 @@ class Rule(nn.Module):
     end_to_end: ClassVar[bool] = False
     normalises: ClassVar[bool] = False
     readouts: ClassVar[frozenset[str]] = frozenset({"head.weight"})
+    expert: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""The process and the machine: precision, memory, the heap, tensors in files."""

@@ -1,4 +1,4 @@
-"""Training: the loop, its schedules, precision, checkpoints, and runs of many processes."""
+"""Training: the step, its strategies, the run around it, checkpoints, and runs of many processes."""
 
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import LostPeer, Team, join

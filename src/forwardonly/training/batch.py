@@ -1,24 +1,27 @@
-"""What travels from block to block in training, whole or in parts.
+"""What travels from block to block in training.
 
 Shapes: B images, S streams: two under contrastive rules, one under the others; a signal is (S B, ...).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-import torch
 from torch import Tensor
 
-from forwardonly.network.block import Signal
+from forwardonly.network.block import Block, Signal
 from forwardonly.rules import PeerGoodness
 
 
 class Batch(NamedTuple):
-    """What travels down the row: a signal, its labels (B,), and what the next block hears."""
+    """A signal, its labels (B,), and the goodness of the peers that the next block reads."""
 
     signal: Signal
     labels: Tensor
     peers: PeerGoodness | None = None
+
+    def behind(self, block: Block, activation: Tensor, goodness: PeerGoodness | None) -> Self:
+        """The batch behind a block, on the far side of the wall: detached."""
+        signal = block.pass_on(activation, self.signal)
+        return type(self)(signal, self.labels, block.peers_behind(self.peers, goodness))
 
 
 def tensors_in(signal: Signal) -> list[Tensor]:
@@ -29,27 +32,3 @@ def tensors_in(signal: Signal) -> list[Tensor]:
 def bytes_of(signal: Signal) -> int:
     """The memory that a signal takes."""
     return sum(tensor.nbytes for tensor in tensors_in(signal))
-
-
-def portion(batch: Batch, chosen: slice, streams: int) -> Batch:
-    """Some images of a batch, in all streams."""
-
-    def rows(tensor: Tensor) -> Tensor:
-        halves = [half[chosen] for half in tensor.chunk(streams)]
-        return halves[0] if streams == 1 else torch.cat(halves)
-
-    signal = rows(batch.signal) if isinstance(batch.signal, Tensor) else tuple(map(rows, batch.signal))
-    peers = None if batch.peers is None else PeerGoodness(*(goodness[:, chosen] for goodness in batch.peers))
-    return Batch(signal, batch.labels[chosen], peers)
-
-
-def joined(signals: Sequence[Signal], streams: int) -> Signal:
-    """The signal of a whole batch from those of its parts."""
-
-    def whole(parts: Sequence[Tensor]) -> Tensor:
-        halves = zip(*(part.chunk(streams) for part in parts), strict=True)
-        return torch.cat([half for stream in halves for half in stream])
-
-    if isinstance(signals[0], Tensor):
-        return whole([signal for signal in signals if isinstance(signal, Tensor)])
-    return tuple(whole(column) for column in zip(*signals, strict=True))

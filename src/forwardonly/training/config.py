@@ -1,30 +1,40 @@
-"""How a network is trained: every option that is not the rule's or the body's own."""
+"""The training config: every option that is not the rule's or the body's own, and how it gets its value."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from forwardonly.data import Augment
+from forwardonly.data import Augment, Images, augmentation
 from forwardonly.names import check_choices, nearest
 from forwardonly.rules import Rule
 from forwardonly.system.memory import parse_bytes
+from forwardonly.training import compatibility
+
+LEAST_STEPS, SMALLEST = 16, 8
+"""A default batch leaves at least so many steps an epoch, unless it would be smaller than so many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Training options. A rule's `config` overrides the defaults here, and what a caller gives overrides both."""
+    """Training options. `resolve` gives each its value: the caller's, else the data set's, the rule's, or the default.
+
+    Raises:
+        ValueError: a value that makes no sense, or two that do not go together.
+    """
 
     epochs: int = 30
     """Passes over the training images (for each block, if blocks train one after another)."""
     batch_size: int = 128
-    """Images in a step; the last images of an epoch that do not fill a batch wait for the next epoch."""
+    """Images in a step; by default at most a sixteenth of the training images. The last images of an epoch that do not
+    fill a batch wait for the next epoch."""
     optimiser: str = "adamw"
-    """Optimiser that each block has: muon, or the name of any class in torch.optim, in any case."""
+    """Optimiser of each block: muon, or the name of a class in torch.optim, in any case."""
     learning_rate: float = 1e-3
     """Highest learning rate of the run."""
     weight_decay: float = 0.0
-    """Weight decay of the optimiser."""
-    momentum: float = 0.9
-    """Momentum, for optimisers that take one."""
+    """Weight decay of the optimiser; muon keeps the length of weights, so there it acts on read-outs alone."""
+    momentum: float | None = None
+    """Momentum, for optimisers that take one; by default 0.6 for muon, 0.9 for others."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """How the learning rate falls from its highest value."""
     final_rate: float = 0.0
@@ -32,26 +42,21 @@ class TrainingConfig:
     warmup: float = 0.0
     """Share of the run in which the learning rate rises to its highest value."""
     delay: float = 0.0
-    """Share of the run that the last block waits before it begins to learn, at the rate that the others have by then;
-    those before it begin at even distances, the first at once. A waiting block costs nothing."""
-    settle: float = 1.0
-    """Share of the run after which the first block has learned and stays as it is; those behind it follow at even
-    distances, the last at the end. Each goes through the whole schedule of the learning rate in its own time."""
+    """Share of the run after which the last block starts to learn, at the rate that the others have by then; those
+    before it start at even distances, the first at once. A block that has not started costs nothing."""
     clip: float | None = None
     """Largest norm of a block's gradient; none leaves it as it is."""
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
     """Train all blocks on every batch, or one block after another, each to its end."""
-    redraw: Literal["each-epoch", "once"] = "each-epoch"
-    """Draw the wrong labels that contrastive rules learn from anew in each epoch, or once for the whole run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
     memory_budget: str | None = None
-    """Memory to train within, such as 2GiB; blocks then compute parts of a batch where they must, and idle ones wait
-    outside the device: in the host's memory, or on a CPU in files. Batch norm and rules that compare images see a part.
+    """Memory to train within, such as 2GiB; blocks then compute micro-batches where they must, and idle ones are
+    offloaded: to the host's memory, or on a CPU to files. Batch norm and rules that compare images see a micro-batch.
     """
     workers: int = 1
     """Batches under way at once, each at another block and with its share of the processor's threads: quicker where
-    maps are small, with the same result as one worker on so few threads. Not for GPUs, dropout or several processes."""
+    feature maps are small, with the same result as one worker on so few threads."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
     compile: bool = False
@@ -75,14 +80,14 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is a share from 0 to below 1, not {self.momentum}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
-        if not 0 < self.settle <= 1:
-            raise ValueError(f"settle is a share of the run, above 0 and up to 1, not {self.settle}.")
         if not 0 <= self.delay < 1:
             raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
-        if self.staggered and self.schedule == "greedy":
-            raise ValueError("Blocks that train one after another do so as a whole: delay must be 0, settle must be 1.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
@@ -92,28 +97,33 @@ class TrainingConfig:
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, not {self.clip}.")
         check_choices(self)
+        compatibility.check(compatibility.Setting(self))
 
     @classmethod
-    def for_rule(cls, rule: Rule, **given: Any) -> Self:
-        """Defaults, overridden by the rule's config, overridden by what is given.
+    def resolve(cls, rule: Rule, data: Images | None = None, given: Mapping[str, Any] | None = None) -> Self:
+        """The config of a run: what is given, over what suits the data set, over what suits the rule, over defaults.
 
-        None gives nothing, but to an option such as `clip` for which it is a value: there it overrides too.
+        Args:
+            rule: its `training_defaults` are taken; those that greedy training cannot have are left away under it.
+            data: the training images: their set's augmentation is taken, and a default batch is no larger than a
+                sixteenth of them.
+            given: options by name. None gives nothing, but to an option such as `clip` for which it is a value.
 
         Raises:
             ValueError: an unknown option, or a value that makes no sense.
         """
         known = {field.name: field for field in fields(cls)}
-        for name in given:
+        chosen = {}
+        for name, value in (given or {}).items():
             if name not in known:
                 raise ValueError(f"Unknown training option {name!r}: {nearest(name, known)}")
-        chosen = {name: value for name, value in given.items() if value is not None or known[name].default is None}
-        own = defaults_of(rule, chosen.get("schedule", cls.schedule))
+            if value is not None or known[name].default is None:
+                chosen[name] = value
+        own = suited(rule, chosen.get("schedule", cls.schedule))
+        if data is not None:
+            own.update(asdict(augmentation(data.name)))
+            own["batch_size"] = min(own.get("batch_size", cls.batch_size), max(SMALLEST, len(data) // LEAST_STEPS))
         return replace(cls(), **{**own, **chosen})
-
-    @property
-    def staggered(self) -> bool:
-        """Whether some blocks begin to learn, or stop, before others do."""
-        return self.delay > 0 or self.settle < 1
 
     @property
     def augment(self) -> Augment | None:
@@ -122,7 +132,6 @@ class TrainingConfig:
         return None if chosen == Augment() else chosen
 
 
-def defaults_of(rule: Rule | type[Rule], schedule: str) -> dict[str, Any]:
-    """The training options that suit a rule, but for those that blocks which train one after another cannot have."""
-    staggering = ("delay", "settle") if schedule == "greedy" else ()
-    return {name: value for name, value in rule.training_defaults.items() if name not in staggering}
+def suited(rule: Rule | type[Rule], schedule: str) -> dict[str, Any]:
+    """The training options that suit a rule, but a delay where blocks train one after another."""
+    return {name: value for name, value in rule.training_defaults.items() if name != "delay" or schedule != "greedy"}

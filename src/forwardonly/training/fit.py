@@ -1,8 +1,7 @@
 """A run: from a network and images to a trained network, a history, and a folder that holds both."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ import torch
 
 from forwardonly.data import Images
 from forwardonly.network.network import Network
-from forwardonly.system import mapped
-from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
+from forwardonly.training import compatibility, strategies
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import Team
 from forwardonly.training.interrupt import finish_step_on_interrupt
-from forwardonly.training.memory.budget import MemoryPlan, make_plan
-from forwardonly.training.memory.offload import Offload
+from forwardonly.training.memory.budget import make_plan
+from forwardonly.training.session import open_session
 from forwardonly.training.trainer import StepEvent, Trainer
 
 
@@ -56,9 +54,9 @@ def fit(
         resume: go on from the checkpoint in `out`.
         seed: of every random draw in the run; initial weights were drawn when the network was built.
         progress: called after every step; with several workers, when the last few are still under way.
-        extra: kept in the run's `config.json` beside the network and the config.
+        extra: kept in the run's `config.json` beside the network's config and the training config.
         team: the processes that share the run, all of which call this with the same arguments; see `training.join`.
-        options: fields of `TrainingConfig`; what is not given is the rule's default.
+        options: fields of `TrainingConfig`; what is not given is what suits the rule and the data set.
 
     Raises:
         ValueError: options, images or labels that make no sense, or a folder that cannot be written.
@@ -66,60 +64,35 @@ def fit(
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
     """
-    config = TrainingConfig.for_rule(network.rule, **options)
-    folder = None if out is None else Path(out)
     _check(network, train, validation, test)
-    if network.readout.fitted_on == "validation" and validation is None:
-        raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
+    config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
     device = team.device(choose_device(config.device))
+    setting = compatibility.Setting(config, network, device, team)
+    compatibility.check(setting)
+    compatibility.check_counts(setting, len(train))
+    folder = None if out is None else Path(out)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if config.memory_budget is not None and device.type == "cpu":
-            return_freed_memory()
-        plan = None if config.memory_budget is None else make_plan(network, train, config, device, team)
-        _move(network, device, waits=plan is not None and plan.waits)
-        trainer = Trainer(network, train, config, device, seed, team)
-        with _settled(trainer, plan, folder):
-            trainer.open(folder, extra or {}, resume)
+        plan = make_plan(network, train, config, device)
+        plan.place(network, device)
+        session = open_session(network, train, config, device, seed, team)
+        strategy = strategies.choose(session)
+        trainer = Trainer(session, strategy, folder, plan.predicted)
+        with plan.kept(session, strategy.placement[team.stage], folder):
+            trainer.open(extra or {}, resume)
             with finish_step_on_interrupt() as interrupted:
-                for row in trainer.train(validation, folder, progress, interrupted):
-                    trainer.place.history.append(row)
-            result = trainer.finish(validation, test, folder)
-        return Run(network, trainer.place.history, result, folder)
+                for row in trainer.train(validation, progress, interrupted):
+                    trainer.progress.history.append(row)
+            kept = {} if config.memory_budget is None else {"plan": asdict(plan)}
+            result = trainer.finish(validation, test, kept)
+        return Run(network, trainer.progress.history, result, folder)
 
 
-def _move(network: Network, device: torch.device, *, waits: bool) -> None:
-    """The network to its device, or where its blocks wait all but them; and out of files, if they need not wait."""
-    if waits:
-        for name, part in network.named_children():
-            if name != "blocks":
-                part.to(device)
-        return
-    for parameter in network.to(device).parameters():
-        if mapped.holds(parameter):
-            parameter.data = parameter.data.clone()
-
-
-@contextmanager
-def _settled(trainer: Trainer, plan: MemoryPlan | None, folder: Path | None) -> Iterator[None]:
-    """A context in which a plan is kept, and the optimisers' state is made before the first step."""
-    if plan is not None:
-        trainer.part, trainer.plan = plan.part, plan
-    if plan is None or not plan.waits:
-        for update in trainer.updates[trainer.own[trainer.team.stage]]:
-            update.allocate()
-        yield
-        return
-    with Offload(trainer.network.row, trainer.updates, trainer.device, folder):
-        yield
-    trainer.network.cpu()  # its blocks are there
-
-
-def _check(network: Network, train: Images, *others: Images | None) -> None:
+def _check(network: Network, train: Images, validation: Images | None, test: Images | None) -> None:
     """Images and labels that the network can learn from."""
     if len(train) == 0:
         raise ValueError("There are no training images.")
-    for images in (train, *others):
+    for images in (train, validation, test):
         if images is None:
             continue
         if tuple(images.shape) != network.shape:
@@ -129,3 +102,5 @@ def _check(network: Network, train: Images, *others: Images | None) -> None:
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from "
                 f"{int(images.labels.min())} to {int(images.labels.max())}."
             )
+    if network.readout.fitted_on == "validation" and validation is None:
+        raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_precision
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
+from forwardonly.training.feed import train_label_classifier
 from forwardonly.training.randomness import generator_at, seed_at
-from forwardonly.training.step import learn_all, read
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
 
@@ -28,12 +31,11 @@ class Online:
     def __init__(self, network: Network, *, seed: int = 0, **options: Any):
         self.network = network
         self.seed = seed
-        self.config = TrainingConfig.for_rule(network.rule, **options)
+        self.config = TrainingConfig.resolve(network.rule, given=options)
         self.precision = choose_precision(self.config.precision, network.device)
         self.updates = [Update(block, self.config) for block in network.row]
-        self.classifier_update = (
-            None if network.label_classifier is None else Update(network.label_classifier, self.config)
-        )
+        classifier = network.label_classifier
+        self.classifier_update = None if classifier is None else Update(classifier, self.config)
         self.steps = 0
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -47,11 +49,11 @@ class Online:
         self.network.train()
         logits = None
         if self.classifier_update is not None:
-            logits = read(self.network, self.classifier_update, images, labels, self.precision)
+            logits = train_label_classifier(self.network, self.classifier_update, images, labels, self.precision)
         generator = generator_at(device, self.seed, self.steps)
-        incoming = self.network.present(images, labels, generator, logits=logits)
+        batch = Batch(self.network.present(images, labels, generator, logits=logits), labels)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            dropout = seed_at(self.seed, self.steps)
-            losses = learn_all(self.network.row, self.updates, incoming, labels, self.precision, dropout)
+            context = Context(self.precision, seed_at(self.seed, self.steps))
+            losses = whole_step(self.network.row, self.updates, batch, context)
         self.steps += 1
         return losses

@@ -1,30 +1,21 @@
 """What happens to one block once it has its loss: gradient, optimiser step, nothing kept."""
 
-import inspect
-import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from forwardonly.names import nearest
-from forwardonly.rules import Rule
 from forwardonly.training.config import TrainingConfig
-from forwardonly.training.optim.muon import Muon
+from forwardonly.training.optim import Muon, make_optimiser, parameter_groups
 
 
 class Update:
     """One block's optimiser, and another for each parameter whose rule wants one of its own.
 
     Raises:
-        ValueError: torch.optim has no optimiser of the config's name.
+        ValueError: there is no optimiser of the config's name.
     """
-
-    waiting = False
-    """Whether the block has not begun to learn, nor has any behind it."""
-    settled = False
-    """Whether the block has learned and stays as it is."""
 
     def __init__(self, module: nn.Module, config: TrainingConfig):
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -90,6 +81,18 @@ class Update:
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             _check_state(optimiser, kept)
             optimiser.load_state_dict(kept)
+            _lay_out(optimiser)
+
+
+def _lay_out(optimiser: torch.optim.Optimizer) -> None:
+    """Gives each slot of the state the memory layout of its parameter.
+
+    A checkpoint holds contiguous tensors, and torch's fused kernels pair places in memory, not elements.
+    """
+    for parameter, slots in optimiser.state.items():
+        for name, slot in slots.items():
+            if isinstance(slot, Tensor) and slot.shape == parameter.shape and slot.stride() != parameter.stride():
+                slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
 
 
 def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
@@ -118,88 +121,3 @@ def _alike(one: Any, two: Any) -> bool:
     if isinstance(two, float):
         return isinstance(one, float | int) and not isinstance(one, bool)
     return type(one) is type(two) and (not isinstance(two, int) or one == two)
-
-
-def parameter_groups(module: nn.Module, config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
-    """All trained parameters in one group, but each that a rule has options for in a group of its own.
-
-    By name of the optimiser; `optimiser` among a rule's options names another than the config's, `relative_rate` is a
-    multiple of the config's rate. Muon is for the weights of hidden layers, a rule's own among them: what has one
-    dimension, and a rule's read-outs without options, goes to SGD.
-    """
-    rule = getattr(module, "rule", None)
-    special, readouts = (rule.optimiser_options(), rule.readouts) if isinstance(rule, Rule) else ({}, frozenset[str]())
-    plain: dict[str, list[nn.Parameter]] = {}
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for name, parameter in module.named_parameters():
-        own = name.removeprefix("rule.")
-        options = special.get(own)
-        if not parameter.requires_grad:
-            continue
-        if options is None:
-            hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts
-            optimiser = "sgd" if config.optimiser.lower() == "muon" and not hidden else config.optimiser
-            plain.setdefault(optimiser, []).append(parameter)
-        else:
-            other = {"params": [parameter], **options}
-            if "relative_rate" in other:
-                other["lr"] = config.learning_rate * other.pop("relative_rate")
-            groups.setdefault(other.pop("optimiser", config.optimiser), []).append(other)
-    together = {name: [{"params": parameters}] for name, parameters in plain.items()}
-    return {name: together.get(name, []) + groups.get(name, []) for name in together | groups}
-
-
-def make_optimiser(name: str, groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of that name, our Muon or torch's; its fused form where there is one."""
-    known: dict[str, type[torch.optim.Optimizer]] = {
-        name.lower(): cls
-        for name, cls in vars(torch.optim).items()
-        if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
-    }
-    known["muon"] = Muon
-    if name.lower() not in known:
-        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), known)}")
-    cls = known[name.lower()]
-    takes = inspect.signature(cls).parameters
-    options: dict[str, Any] = {"lr": config.learning_rate}
-    if "weight_decay" in takes:
-        options["weight_decay"] = config.weight_decay
-    if "momentum" in takes and cls is not Muon:  # whose default is its own
-        options["momentum"] = config.momentum
-    if "fused" in takes:  # an Adam step over 3 M weights takes 1.4 ms instead of 22 on two CPU cores
-        options["fused"] = True
-    return cls(groups, **options)
-
-
-class Span(NamedTuple):
-    """The steps of a run in which a block learns, from the first to the one at which it has settled."""
-
-    first: int
-    end: int
-
-    def rate_factor(self, config: TrainingConfig, step: int) -> float:
-        """Learning rate at a step of the run as a share of the highest: the whole schedule until the block settles.
-
-        One that began late joins where the others are, so that all come to rest at one time unless they are to settle.
-        """
-        return rate_factor(config.lr_schedule, config.warmup, step / self.end, config.final_rate)
-
-
-def span_of_learning(config: TrainingConfig, steps: int, index: int, depth: int) -> Span:
-    """When block `index` of `depth` learns in a run of so many steps: for one of them at least."""
-    before, behind = (blocks / max(depth - 1, 1) for blocks in (index, depth - 1 - index))
-    first = min(round(steps * config.delay * before), steps - 1)
-    return Span(first, max(round(steps * (1 - (1 - config.settle) * behind)), first + 1))
-
-
-def rate_factor(
-    schedule: Literal["constant", "linear", "cosine"], warmup: float, progress: float, floor: float = 0.0
-) -> float:
-    """Learning rate at `progress` (0..1 of the run) as a share of the highest one; `floor` is the share at the end."""
-    if progress < warmup:
-        return progress / warmup
-    left = 1 - (progress - warmup) / (1 - warmup)
-    if schedule == "constant":
-        return 1.0
-    share = left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
-    return floor + (1 - floor) * share

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from forwardonly.training.distributed.heartbeat import Heartbeat
 from forwardonly.training.runs.checkpoint import pack, unpack
 from forwardonly.training.update import Update
 
-Mode = Literal["data", "layers"]
+TIMEOUT = "FORWARDONLY_PEER_TIMEOUT"
 
 
 class LostPeer(ValueError):
@@ -76,6 +76,11 @@ class Team:
     def leads(self) -> bool:
         """Whether this process is the one that writes files."""
         return self.rank == 0
+
+    def note_step(self, step: int) -> None:
+        """Lets the other processes know which step this one is at."""
+        if self.heartbeat is not None:
+            self.heartbeat.step = step
 
     @property
     def alone(self) -> bool:
@@ -271,29 +276,29 @@ class SharedUpdate(Update):
 
 
 @contextmanager
-def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 300.0) -> Iterator[Team]:
+def join(stages: int = 1, timeout: float | None = None) -> Iterator[Team]:
     """The team of the processes that torchrun started, or a process alone.
 
     Args:
-        mode: what the processes share, `data` (the default) or `layers`.
-        stages: processes that a batch passes through if layers are shared, by default all; more of them share the data.
-        timeout: seconds after which a process that gives no answer is taken for dead.
+        stages: processes that a batch passes through, each with some of the blocks; all others share the batch.
+        timeout: seconds after which a process that gives no answer is taken for dead; by default those in the
+            environment variable FORWARDONLY_PEER_TIMEOUT, or 300.
 
     Raises:
-        ValueError: a mode but one process alone, stages without layers, or processes that make no whole pipelines.
+        ValueError: several stages but one process, or processes that make no whole pipelines.
         LostPeer: not all processes came.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if "RANK" not in os.environ and mode is not None:
+    timeout = float(os.environ.get(TIMEOUT, 300)) if timeout is None else timeout
+    if "RANK" not in os.environ and stages != 1:
         raise ValueError(
-            "There is only one process: start many with `torchrun --nproc-per-node N -m forwardonly train ...`."
+            f"There is only one process for {stages} stages: start more with "
+            "`torchrun --nproc-per-node N -m forwardonly train ...`."
         )
-    if stages is not None and mode != "layers":
-        raise ValueError("stages are for --parallel layers.")
     if timeout <= 0:
-        raise ValueError(f"A timeout must be positive, not {timeout}.")
+        raise ValueError(f"A timeout must be positive, not {timeout:g}.")
     if world == 1:
-        yield Team()
+        yield Team(stages=stages)
         return
     limit = timedelta(seconds=timeout)
     try:
@@ -307,7 +312,7 @@ def join(mode: Mode | None = None, stages: int | None = None, timeout: float = 3
         raise LostPeer(f"Not all {world} processes came: {' '.join(str(problem).split())[:200]}") from None
     heartbeat = Heartbeat(own, rank, world)
     try:
-        team = Team(rank, world, (stages or world) if mode == "layers" else 1, heartbeat, timeout)
+        team = Team(rank, world, stages, heartbeat, timeout)
         yield team
         with team.peers():
             dist.barrier()  # nobody leaves while another still speaks to it

@@ -1,0 +1,1 @@
+"""Training in less memory: micro-batches, and idle blocks offloaded."""

@@ -1,7 +1,7 @@
-"""Where blocks wait while another one computes: outside the device, so that it need hold one block and not all.
+"""Offload: idle blocks are outside the device while another one computes, so that it need hold one block and not all.
 
 On an accelerator idle weights and optimiser state are in the host's memory, and the next block is on its way while one
-computes. On a CPU the host is the device; they wait in files, of which the system caches what there is room for.
+computes. On a CPU the host is the device; they are in files, of which the system caches what there is room for.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from forwardonly.training.update import Update
 class Offload:
     """While the context is open, a block that begins to compute is on the device, and those before it are not.
 
-    Nothing else need know: a block's own forward pass lets it in. What is computed is the same to the last bit.
+    Nothing else need know: a block's own forward pass loads it. What is computed is the same to the last bit.
 
     Args:
         blocks, updates: of one network.
@@ -39,13 +39,13 @@ class Offload:
         ]
         self.blocks = blocks
         self.device = device
-        self.inside: int | None = None
+        self.current: int | None = None
 
     def __enter__(self) -> Self:
-        for shelf in self.stores:
-            shelf.fill()
+        for store in self.stores:
+            store.fill()
         self.handles = [
-            block.register_forward_pre_hook(lambda *_, index=index: self._enter(index))
+            block.register_forward_pre_hook(lambda *_, index=index: self._load(index))
             for index, block in enumerate(self.blocks)
         ]
         return self
@@ -58,23 +58,23 @@ class Offload:
         self.empty()
 
     def empty(self) -> None:
-        """All blocks wait; their tensors can be read and written where they are, one block after another."""
-        for shelf in self.stores:
-            shelf.leave()
-        self.inside = None
+        """Offloads all blocks; their tensors can be read and written where they are, one block after another."""
+        for store in self.stores:
+            store.unload()
+        self.current = None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _enter(self, index: int) -> None:
-        """Block `index` comes in, the one before leaves, and the next gets on its way."""
-        if index == self.inside:
+    def _load(self, index: int) -> None:
+        """Loads block `index`, offloads the one before, and starts to load the next."""
+        if index == self.current:
             return
-        if self.inside is not None:
-            self.stores[self.inside].leave()
-        self.inside = index
-        self.stores[index].bring()
+        if self.current is not None:
+            self.stores[self.current].unload()
+        self.current = index
+        self.stores[index].load()
         if index + 1 < len(self.stores):
-            self.stores[index + 1].send_for()
+            self.stores[index + 1].prefetch()
 
 
 def tensors_of(block: Block, update: Update) -> list[Tensor]:
@@ -93,17 +93,17 @@ class FileStore:
 
     def fill(self) -> None:
         """Moves everything into files, with the optimiser's state, which is still to be made."""
-        self.leave()
+        self.unload()
         self.update.allocate()
-        self.leave()
+        self.unload()
 
-    def bring(self) -> None:
+    def load(self) -> None:
         """The block is about to compute."""
 
-    def send_for(self) -> None:
+    def prefetch(self) -> None:
         """The block is the next."""
 
-    def leave(self) -> None:
+    def unload(self) -> None:
         """The block has computed."""
         for tensor in tensors_of(self.block, self.update):
             if not mapped.holds(tensor):
@@ -119,49 +119,49 @@ class HostStore:
         self.update = update
         self.device = device
         self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.at_home = WeakTensorKeyDictionary()
-        self.away = False
+        self.on_host = WeakTensorKeyDictionary()
+        self.loaded = False
 
     def fill(self) -> None:
         """Moves everything to the host, with the optimiser's state, which is made on the device."""
-        self.bring()
+        self.load()
         self.update.allocate()
-        self.leave()
+        self.unload()
 
-    def bring(self) -> None:
+    def load(self) -> None:
         """The block is about to compute: waits for what is on its way."""
-        self.send_for()
+        self.prefetch()
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
             for tensor in tensors_of(self.block, self.update):
                 tensor.data.record_stream(torch.cuda.current_stream(self.device))
 
-    def send_for(self) -> None:
+    def prefetch(self) -> None:
         """The block is the next: its copies set off, beside whatever computes."""
-        if self.away:
+        if self.loaded:
             return
         with torch.cuda.stream(self.stream):
             for tensor in tensors_of(self.block, self.update):
-                if tensor not in self.at_home:
-                    self.at_home[tensor] = self._pinned(tensor.data)
-                tensor.data = self.at_home[tensor].to(self.device, non_blocking=True, copy=True)
-        self.away = True
+                if tensor not in self.on_host:
+                    self.on_host[tensor] = self._pinned(tensor.data)
+                tensor.data = self.on_host[tensor].to(self.device, non_blocking=True, copy=True)
+        self.loaded = True
 
-    def leave(self) -> None:
+    def unload(self) -> None:
         """The block has computed: its values come home, once it is done and beside whatever computes next."""
-        if not self.away:
+        if not self.loaded:
             return
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             for tensor in tensors_of(self.block, self.update):
-                if tensor not in self.at_home:
-                    self.at_home[tensor] = self._pinned(torch.empty_like(tensor.data, device="cpu"))
-                self.at_home[tensor].copy_(tensor.data, non_blocking=True)
+                if tensor not in self.on_host:
+                    self.on_host[tensor] = self._pinned(torch.empty_like(tensor.data, device="cpu"))
+                self.on_host[tensor].copy_(tensor.data, non_blocking=True)
                 if self.stream is not None:
                     tensor.data.record_stream(self.stream)
-                tensor.data = self.at_home[tensor]
-        self.away = False
+                tensor.data = self.on_host[tensor]
+        self.loaded = False
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         home = tensor.to("cpu")

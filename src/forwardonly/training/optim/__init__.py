@@ -1,0 +1,48 @@
+"""The optimisers by name, and which parameter of a block goes to which."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from forwardonly.names import nearest
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.optim.groups import parameter_groups
+from forwardonly.training.optim.muon import Muon
+
+NOT_FOR_BLOCKS = ("LBFGS", "SparseAdam", "Optimizer")  # want a closure, or sparse gradients, or are the base class
+
+TABLE: dict[str, type[torch.optim.Optimizer]] = {
+    name.lower(): cls
+    for name, cls in vars(torch.optim).items()
+    if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and name not in NOT_FOR_BLOCKS
+} | {"muon": Muon}
+"""Every optimiser by the name that `optimiser` takes, in lower case: torch's, and our Muon."""
+
+MOMENTUM = 0.9  # of torch's optimisers that take one; theirs is 0. Muon's default is its own
+
+__all__ = ["TABLE", "Muon", "make_optimiser", "parameter_groups"]
+
+
+def make_optimiser(name: str, groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser of that name for groups of parameters; its fused form where there is one.
+
+    Raises:
+        ValueError: there is no optimiser of that name.
+    """
+    if name.lower() not in TABLE:
+        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), TABLE)}")
+    cls = TABLE[name.lower()]
+    takes = inspect.signature(cls).parameters
+    options: dict[str, Any] = {"lr": config.learning_rate}
+    if "weight_decay" in takes:
+        options["weight_decay"] = config.weight_decay
+    if "momentum" in takes:
+        named = name.lower() == config.optimiser.lower()  # and not one that moves read-outs beside it
+        if named and config.momentum is not None:
+            options["momentum"] = config.momentum
+        elif cls is not Muon:
+            options["momentum"] = MOMENTUM
+    if "fused" in takes:  # an Adam step over 3 M weights takes 1.4 ms instead of 22 on two CPU cores
+        options["fused"] = True
+    return cls(groups, **options)

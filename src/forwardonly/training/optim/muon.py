@@ -1,9 +1,13 @@
 """Muon: momentum made orthogonal before each step, for the weights of hidden layers.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the three coefficients below, momentum with Nesterov's
-correction. PyTorch's own takes matrices alone; here a convolution's filters are the rows of one.
-Ours: a step is measured by a weight's length, and the length stays what it was at the start, so that one rate suits all
-blocks, and neither decay nor the gradient's size matters. Behind a norm the length means nothing anyway.
+correction. What differs from `torch.optim.Muon`:
+
+- it takes weights of any number of dimensions, not matrices alone: a convolution's filters are the rows of one;
+- the learning rate is a share of the weight's own length, and each step leaves that length as it was, so that one rate
+  suits all blocks and neither weight decay nor the size of the gradient matters (ours; behind a norm the length means
+  nothing anyway);
+- momentum is 0.6 by default, and 3 iterations in float32 make the direction orthogonal, not 0.95 and 5 in bfloat16.
 """
 
 from collections.abc import Callable, Iterable

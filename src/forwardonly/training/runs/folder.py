@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from forwardonly.network.network import Network
-from forwardonly.network.storage import CONFIG, RESULT, read_config, save, write_atomically, write_json
+from forwardonly.network.storage import CONFIG, FORMAT, RESULT, read_config, save, write_atomically, write_json
 from forwardonly.training.runs import checkpoint
 from forwardonly.version import __version__
 
@@ -27,7 +27,7 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
     versions = {"forwardonly": __version__, "torch": torch.__version__, "python": platform.python_version()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, {"versions": versions, **config})
+        write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, **config})
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
@@ -68,7 +68,7 @@ def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]],
         ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.
     """
     config = read_config(folder)
-    save(network, folder, **{key: value for key, value in config.items() if key != "network"})
+    save(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
     try:
         _write_metrics(folder, history)
         write_json(folder / RESULT, result)

@@ -8,61 +8,78 @@ single process.
 
 import copy
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from forwardonly.network.block import Block
-from forwardonly.network.network import Network
-from forwardonly.rules import PeerGoodness
-from forwardonly.system.precision import Precision
-from forwardonly.training.batch import Batch, tensors_in
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
-from forwardonly.training.distributed.team import Team
-from forwardonly.training.step import check_shared, learn_row
+from forwardonly.training.distributed.messages import Pipe
+from forwardonly.training.feed import Position
+from forwardonly.training.session import Session
+from forwardonly.training.step import Context, train_step
+from forwardonly.training.strategies.base import Strategy
 from forwardonly.training.update import Update
 
 T = TypeVar("T")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
-_HEADER = 72  # numbers in a header: room for seven tensors of up to six dimensions
-_PARTS = 16  # a message's tags, more than the tensors in it
 
 
-def spread(
-    network: Network, config: TrainingConfig, team: Team, prepare: Callable[[], Batch], precision: Precision
-) -> list[slice]:
+class Pipeline(Strategy):
+    """The blocks of this process's stage."""
+
+    def __init__(self, session: Session):
+        super().__init__(session)
+        team, feed = session.team, session.feed
+        self.pipe = Pipe(team, session.device)
+        start = Position(0, 0, 0, 0)
+        self.placement = spread(session, lambda: feed(feed.order(0, 0)[: feed.batch_size], start))
+        self.own = self.placement[team.stage]
+
+    def step(self, batch: Tensor, position: Position) -> Tensor:
+        session, losses, own = self.session, self.losses(), self.own
+        started = session.schedule.started(position.run_step)
+        learning = slice(own.start, min(own.stop, started))
+        if learning.start >= learning.stop:  # and the stage before sends nothing
+            return losses
+        updates = session.updates[learning]
+        session.schedule.set_rate(updates, position.run_step)
+        arrived = session.feed(batch, position) if session.team.stage == 0 else self.pipe.receive(not position.last)
+        context = session.context(session.feed.dropout_seed(position), own.start)
+        losses[learning], passed = train_step(self.row[learning], updates, arrived, context)
+        if session.team.stage + 1 < session.team.stages and started > own.stop:
+            self.pipe.send(passed)
+        return losses
+
+    def finish(self) -> None:
+        self.pipe.flush()
+
+
+def spread(session: Session, prepare: Callable[[], Batch]) -> list[slice]:
     """Which blocks each stage has: rows of blocks such that the slowest stage is as fast as can be.
 
     The leading process measures a step of each block, and `prepare`, which makes a batch and is the first stage's work
-    as well, and says it to all.
-
-    Raises:
-        ValueError: the network cannot be spread over so many processes.
+    as well, and broadcasts what it found.
     """
-    depth = len(network.row)
-    if team.stages == 1:
-        return [slice(0, depth)]
-    check_shared(network, config.schedule, team.stages, "processes", "use --parallel data")
-    costs = torch.zeros(depth, dtype=torch.float64, device=network.device)
+    network, team = session.network, session.team
+    costs = torch.zeros(len(network.row), dtype=torch.float64, device=network.device)
     if team.leads:
         seconds, batch = _quickest(prepare, network.device)
-        costs.copy_(torch.tensor(step_seconds(network.row, config, batch, precision)))
+        context = Context(session.precision)
+        costs.copy_(torch.tensor(step_seconds(network.row, session.config, batch, context)))
         costs[0] += seconds
     return balance(team.all_reduce(costs).tolist(), team.stages)
 
 
-def step_seconds(row: Sequence[Block], config: TrainingConfig, batch: Batch, precision: Precision) -> list[float]:
+def step_seconds(row: Sequence[Block], config: TrainingConfig, batch: Batch, context: Context) -> list[float]:
     """Seconds of one training step of each block on a batch; the blocks and their weights stay as they are."""
     seconds = []
     for index, block in enumerate(row):
         trial = copy.deepcopy(block)
-        step = partial(learn_row, [trial], [Update(trial, config)], batch, precision, first=index)
+        step = partial(train_step, [trial], [Update(trial, config)], batch, context._replace(first=index))
         best, (_, batch) = _quickest(step, batch.labels.device)
         seconds.append(best)
     return seconds
@@ -81,127 +98,6 @@ def balance(costs: Sequence[float], stages: int) -> list[slice]:
             ends[stage, end] = min(choices)
     starts = ends[stages, len(costs)][1]
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(costs)], strict=True)]
-
-
-@dataclass
-class _Message:
-    """Tensors on their way, and what to wait for."""
-
-    parts: list[Tensor]
-    works: "list[dist.Work | None]"
-
-    def wait(self) -> list[Tensor]:
-        for work in self.works:
-            if work is not None:
-                work.wait()
-        return self.parts
-
-
-class Pipe:
-    """The connections of one stage: batches come from the stage before it and go to the one behind it.
-
-    Up to two batches are under way in each direction, so that sending and receiving go on while the blocks compute.
-    All batches have the shapes of the first one.
-    """
-
-    def __init__(self, team: Team, device: torch.device):
-        self.team = team
-        self.device = device
-        self._layout: list[int] = []
-        self._received = 0
-        self._sent = 0
-        self._coming: deque[_Message] = deque()
-        self._going: deque[_Message] = deque()
-
-    def receive(self, more: bool) -> Batch:
-        """The next batch; `more` says that another one follows before the processes meet."""
-        with self.team.peers():
-            if not self._layout:
-                header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
-                dist.recv(header, self.team.rank - 1)
-                self._layout = header.tolist()
-            while len(self._coming) < (2 if more else 1):
-                self._coming.append(self._ask())
-            return _batch(self._coming.popleft().wait(), self._layout)
-
-    def send(self, batch: Batch) -> None:
-        """Starts to send a batch on; waits if two are still under way."""
-        parts = [_as_it_lies(part) for part in _parts(batch)]
-        with self.team.peers():
-            if self._sent == 0:
-                dist.send(torch.tensor(_header(batch), device=self.device), self.team.rank + 1)
-            while len(self._going) >= 2:
-                self._going.popleft().wait()
-            works = [dist.isend(part, self.team.rank + 1, tag=self._tag(self._sent, k)) for k, part in enumerate(parts)]
-            self._going.append(_Message(parts, works))
-        self._sent += 1
-
-    def flush(self) -> None:
-        """Everything sent has arrived when this returns."""
-        with self.team.peers():
-            while self._going:
-                self._going.popleft().wait()
-
-    def _ask(self) -> _Message:
-        """Starts to receive a batch."""
-        parts = [
-            torch.empty(shape, dtype=dtype, device=self.device, memory_format=order)
-            for shape, dtype, order in _shapes(self._layout)
-        ]
-        works = [
-            dist.irecv(_as_it_lies(part), self.team.rank - 1, tag=self._tag(self._received, k))
-            for k, part in enumerate(parts)
-        ]
-        self._received += 1
-        return _Message(parts, works)
-
-    def _tag(self, message: int, part: int) -> int:
-        return message % 4 * _PARTS + part  # four, for two may be under way and another two asked for
-
-
-def _parts(batch: Batch) -> list[Tensor]:
-    signal = tensors_in(batch.signal)
-    return [*signal, batch.labels, *(batch.peers or ())]
-
-
-def _batch(parts: list[Tensor], layout: list[int]) -> Batch:
-    count, hears = layout[0], layout[1]
-    signal = parts[0] if count == 0 else tuple(parts[:count])
-    labels, *peers = parts[max(count, 1) :]
-    return Batch(signal, labels, PeerGoodness(*peers) if hears else None)
-
-
-def _header(batch: Batch) -> list[int]:
-    """How to read what follows: tensors in the signal (0 for a bare one), whether goodness is peers, types, orders in
-    memory and shapes.
-    """
-    numbers = [0 if isinstance(batch.signal, Tensor) else len(batch.signal), int(batch.peers is not None)]
-    for part in _parts(batch):
-        numbers += [_DTYPES.index(part.dtype), int(_channels_last(part)), part.dim(), *part.shape]
-    assert len(numbers) < _HEADER
-    return [*numbers, *[-1] * (_HEADER - len(numbers))]
-
-
-def _shapes(layout: list[int]) -> list[tuple[list[int], torch.dtype, torch.memory_format]]:
-    shapes, at = [], 2
-    while layout[at] >= 0:
-        kind, last, dimensions = layout[at : at + 3]
-        order = torch.channels_last if last else torch.contiguous_format
-        shapes.append((layout[at + 3 : at + 3 + dimensions], _DTYPES[kind], order))
-        at += 3 + dimensions
-    return shapes
-
-
-def _channels_last(part: Tensor) -> bool:
-    """Whether maps (B, K, H, W) lie in memory as (B, H, W, K)."""
-    return part.dim() == 4 and not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last)
-
-
-def _as_it_lies(part: Tensor) -> Tensor:
-    """The same values in the order of the memory: sorting maps by channel and back would cost each stage a pass over
-    them, and the convolution behind them another one.
-    """
-    return part.permute(0, 2, 3, 1) if _channels_last(part) else part.contiguous()
 
 
 def _quickest(work: Callable[[], T], device: torch.device) -> tuple[float, T]:

@@ -1,13 +1,13 @@
-"""Workers: threads of one process that carry batches down the row, one behind the other.
+"""Threads of one process that carry batches down the row, one behind the other.
 
 No gradient comes back to a block, so one that has learned from a batch is free for the next. Two threads that split
-every operation between them wait for each other at each, and small maps divide badly; here each computes its own batch
-at another block. Blocks meet the batches in order and each in the same weights as ever, so the bits are those of one
-worker with as many threads as each of these has.
+every operation between them wait for each other at each, and small feature maps divide badly; here each computes its
+own batch at another block. Blocks meet the batches in order and each in the same weights as ever, so the bits are those
+of one worker with as many threads as each of these has.
 """
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -15,17 +15,56 @@ from functools import partial
 from typing import Self
 
 import torch
+from torch import Tensor
 
-from forwardonly.bodies.dropout import drops
-from forwardonly.network.network import Network
-from forwardonly.training.config import TrainingConfig
-from forwardonly.training.distributed.team import Team
-from forwardonly.training.step import check_shared
+from forwardonly.training.feed import Position
+from forwardonly.training.session import Session
+from forwardonly.training.step import train_step
+from forwardonly.training.strategies.base import Strategy
 
 PREPARING = -1  # the place before the first block
+ALL = float("inf")  # a batch that has arrived has left every place
 
-Turn = Callable[[int], AbstractContextManager[None]]
-"""For a place in the row: a context in which the batch is there, alone, as soon as all batches before it have been."""
+Slot = Callable[[int], AbstractContextManager[None]]
+"""For a place in the row: a context in which the batch is there alone, as soon as the batch before it has left."""
+
+
+class Threads(Strategy):
+    """As many batches under way as there are workers, each at another block."""
+
+    def __init__(self, session: Session):
+        super().__init__(session)
+        self.workers = Workers(session.config.workers)
+
+    @contextmanager
+    def epoch(self, position: Position) -> Iterator[None]:
+        with self.workers:
+            yield
+
+    def step(self, batch: Tensor, position: Position) -> Tensor:
+        losses = self.losses()
+        self.workers.begin(partial(self._carry, batch, position, losses))
+        return losses
+
+    def finish(self) -> None:
+        self.workers.finish()
+
+    def _carry(self, batch: Tensor, position: Position, losses: Tensor, slot: Slot) -> None:
+        """Takes one batch down the row, and writes its losses."""
+        session = self.session
+        started = session.schedule.started(position.run_step)
+        updates = session.updates[:started]
+
+        @contextmanager
+        def at_its_rate(index: int) -> Iterator[None]:
+            with slot(index):
+                session.schedule.set_rate([updates[index]], position.run_step)
+                yield
+
+        with slot(PREPARING):
+            first = session.feed(batch, position)
+        context = session.context(seed=None)._replace(slot=at_its_rate)
+        losses[:started] = train_step(self.row[:started], updates, first, context)[0]
 
 
 class Workers:
@@ -42,8 +81,8 @@ class Workers:
     def __enter__(self) -> Self:
         self._going: deque[Future[None]] = deque()
         self._begun = 0
-        self._passed: Counter[int] = Counter()  # how many batches each place has seen
-        self._last = float("inf")  # the number of the last batch that may go on
+        self._left: dict[int, float] = {}  # the last place that each batch under way has left
+        self._last = ALL  # the number of the last batch that may go on
         self._threads = torch.get_num_threads()
         torch.set_num_threads(max(1, self._threads // self.count))  # before the pool's own begin
         self._pool = ThreadPoolExecutor(self.count)
@@ -58,11 +97,11 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self._threads)
 
-    def begin(self, work: Callable[[Turn], None]) -> None:
-        """Has a worker carry the next batch: `work` is given its turns. Waits while more than enough are under way."""
+    def begin(self, work: Callable[[Slot], None]) -> None:
+        """Has a worker carry the next batch: `work` is given its slots. Waits while more than enough are under way."""
         while len(self._going) > self.count:
             self._going.popleft().result()
-        self._going.append(self._pool.submit(self._carry, work, self._begun))
+        self._going.append(self._pool.submit(self._work, work, self._begun))
         self._begun += 1
 
     def finish(self) -> None:
@@ -74,43 +113,32 @@ class Workers:
         while self._going:
             self._going.popleft().result()
 
-    def _carry(self, work: Callable[[Turn], None], number: int) -> None:
+    def _work(self, work: Callable[[Slot], None], number: int) -> None:
         try:
-            work(partial(self._turn, number))
+            work(partial(self._slot, number))
         except BaseException:
             self._stop_after(number)
             raise
+        self._leave(number, ALL)
 
     def _stop_after(self, number: int) -> None:
         with self._moved:
             self._last = min(self._last, number)
             self._moved.notify_all()
 
-    @contextmanager
-    def _turn(self, number: int, place: int) -> Iterator[None]:
+    def _leave(self, number: int, place: float) -> None:
         with self._moved:
-            self._moved.wait_for(lambda: self._passed[place] == number or number > self._last)
+            self._left[number] = place
+            if place == ALL:
+                self._left.pop(number - 1, None)
+            self._moved.notify_all()
+
+    @contextmanager
+    def _slot(self, number: int, place: int) -> Iterator[None]:
+        before = ALL if number == 0 else PREPARING - 1
+        with self._moved:
+            self._moved.wait_for(lambda: self._left.get(number - 1, before) >= place or number > self._last)
             if number > self._last:
                 raise RuntimeError("A batch before this one was stopped.")
         yield
-        with self._moved:
-            self._passed[place] += 1
-            self._moved.notify_all()
-
-
-def check_workers(network: Network, config: TrainingConfig, device: torch.device, team: Team) -> None:
-    """Raises ValueError unless the network's blocks can be trained by the config's workers."""
-    count = config.workers
-    if count == 1:
-        return
-    check_shared(network, config.schedule, count, "workers", "choose 1")
-    never = {
-        "several processes": not team.alone,
-        "a GPU": device.type != "cpu",
-        "a memory budget": config.memory_budget is not None,
-        "compiled blocks": config.compile,
-        "dropout, whose draws depend on who is first,": any(map(drops, network.modules())),
-    }
-    for what, so in never.items():
-        if so:
-            raise ValueError(f"{count} workers do not go together with {what}: choose 1.")
+        self._leave(number, place)

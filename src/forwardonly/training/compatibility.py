@@ -1,0 +1,102 @@
+"""What goes with what: one table of the pairs of features that exclude each other, and what to do instead.
+
+Everything else works together; a test walks every pair of features and finds it either works or is refused from here.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import torch
+
+from forwardonly.bodies.dropout import drops
+from forwardonly.network.network import Network
+
+
+class Setting(NamedTuple):
+    """What a run is made of, as far as it is known: a config is checked by itself before there is a network."""
+
+    config: Any
+    """A `TrainingConfig`, which calls this module and so is not imported here; `team` likewise."""
+    network: Network | None = None
+    device: torch.device | None = None
+    team: Any = None
+
+
+class Feature(NamedTuple):
+    """Something that a run can have: in words, and whether a setting has it."""
+
+    words: str
+    used: Callable[[Setting], bool]
+
+
+FEATURES: Mapping[str, Feature] = {
+    "greedy": Feature("blocks that train one after another", lambda s: s.config.schedule == "greedy"),
+    "delay": Feature("blocks that start late", lambda s: s.config.delay > 0),
+    "workers": Feature("several workers", lambda s: s.config.workers > 1),
+    "budget": Feature("a memory budget", lambda s: s.config.memory_budget is not None),
+    "compile": Feature("compiled blocks", lambda s: s.config.compile),
+    "replicas": Feature("several processes", lambda s: s.team is not None and s.team.replicas > 1),
+    "stages": Feature("processes that share the blocks", lambda s: s.team is not None and s.team.stages > 1),
+    "gpu": Feature("a GPU", lambda s: s.device is not None and s.device.type != "cpu"),
+    "dropout": Feature("dropout", lambda s: s.network is not None and any(map(drops, s.network.modules()))),
+    "classifier": Feature(
+        "a label classifier, which hard negatives and prediction by softmax need",
+        lambda s: s.network is not None and s.network.label_classifier is not None,
+    ),
+    "all-peers": Feature(
+        "a rule whose blocks read the goodness of all others",
+        lambda s: s.network is not None and s.network.row[0].needs_peers == "all",
+    ),
+}
+
+REFUSED: Mapping[tuple[str, str], str] = {
+    ("greedy", "delay"): "choose delay 0, or schedule simultaneous",
+    ("greedy", "workers"): "choose 1 worker: one block is at work at a time",
+    ("greedy", "budget"): "choose schedule simultaneous",
+    ("greedy", "stages"): "let the processes share the data, with stages 1",
+    ("delay", "all-peers"): "choose delay 0: such blocks start together",
+    ("workers", "budget"): "choose 1 worker",
+    ("workers", "compile"): "choose 1 worker",
+    ("workers", "replicas"): "choose 1 worker",
+    ("workers", "stages"): "choose 1 worker",
+    ("workers", "gpu"): "choose 1 worker",
+    ("workers", "dropout"): "choose 1 worker: the draws would depend on which comes first",
+    ("workers", "classifier"): "choose 1 worker, or rule options that do without it",
+    ("workers", "all-peers"): "choose 1 worker, or a rule that reads the goodness of earlier blocks",
+    ("stages", "classifier"): "let the processes share the data, or choose rule options that do without it",
+    ("stages", "all-peers"): "let the processes share the data, or choose a rule that reads earlier blocks",
+    ("budget", "compile"): "leave out compile",
+    ("budget", "replicas"): "train in one process",
+    ("budget", "stages"): "train in one process",
+    ("budget", "classifier"): "choose uniform negatives and prediction by goodness",
+    ("budget", "all-peers"): "choose a rule that reads the goodness of earlier blocks",
+}
+"""Pairs of features that do not go together, in the order of FEATURES, and what to do instead."""
+
+
+def check(setting: Setting) -> None:
+    """Raises ValueError, one sentence, if a setting has two features that do not go together."""
+    used = [name for name, feature in FEATURES.items() if feature.used(setting)]
+    for pair in combinations(used, 2):
+        if pair in REFUSED:
+            raise ValueError(refusal(*pair))
+
+
+def check_counts(setting: Setting, images: int) -> None:
+    """Raises ValueError if there are fewer blocks or images than workers or processes to share them."""
+    config, network, team = setting.config, setting.network, setting.team
+    assert network is not None and team is not None
+    sharing = ((config.workers, "workers", "choose 1"), (team.stages, "processes", "choose stages 1"))
+    for count, whose, instead in sharing:
+        if len(network.row) < count:
+            raise ValueError(f"{count} {whose} cannot share {len(network.row)} block(s): {instead}.")
+    batch = min(config.batch_size, images)
+    if batch < team.replicas:
+        raise ValueError(f"A batch of {batch} images cannot be shared by {team.replicas} processes.")
+
+
+def refusal(one: str, other: str) -> str:
+    """The sentence that refuses a pair."""
+    words = f"{FEATURES[one].words} and {FEATURES[other].words} do not go together: {REFUSED[one, other]}."
+    return words[0].upper() + words[1:]

@@ -1,0 +1,116 @@
+"""What reaches the first block: images drawn and augmented, with labels written into them where the rule wants that."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from forwardonly.data import Images
+from forwardonly.labels import wrong_labels
+from forwardonly.network.network import Network
+from forwardonly.rules import ContrastiveRule
+from forwardonly.system.precision import Precision, autocast
+from forwardonly.training.batch import Batch
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.distributed.team import Team
+from forwardonly.training.randomness import generator_at, seed_at
+from forwardonly.training.schedule import Schedule
+from forwardonly.training.update import Update
+
+
+class Position(NamedTuple):
+    """Which step of a run this is."""
+
+    phase: int
+    """The block that learns, in greedy training."""
+    epoch: int
+    step: int
+    """Of the epoch."""
+    run_step: int
+    """Of the run, or of the block's run in greedy training: what the schedule counts."""
+    last: bool = False
+    """Whether processes sync after it."""
+
+
+class Feed:
+    """Makes batches for the first block.
+
+    Args:
+        network: its label classifier, if it has one, learns from each batch before the blocks do.
+        images: of training, on the device.
+        batch_size: images in a step, over all processes.
+        seed: of every draw; a batch depends on it and on the position, and on nothing else.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        images: Images,
+        config: TrainingConfig,
+        schedule: Schedule,
+        precision: Precision,
+        batch_size: int,
+        seed: int,
+        team: Team,
+    ):
+        self.network = network
+        self.images = images
+        self.augment = config.augment
+        self.schedule = schedule
+        self.precision = precision
+        self.batch_size = batch_size
+        self.seed = seed
+        self.team = team
+        classifier = network.label_classifier
+        self.classifier_update = None if classifier is None else team.update(classifier, config, batch_size)
+        self.fixed: Tensor | None = None
+        if getattr(network.rule, "negatives", "uniform") == "fixed":
+            self.fixed = wrong_labels(images.labels, network.classes, generator_at(images.labels.device, seed))
+
+    def order(self, phase: int, epoch: int) -> Tensor:
+        """The epoch's order of the images, (N,); a batch that holds them all has none."""
+        device = self.images.labels.device
+        if self.batch_size == len(self.images):
+            return torch.arange(self.batch_size, device=device)
+        generator = generator_at(device, self.seed, phase, epoch)
+        return torch.randperm(len(self.images), generator=generator, device=device)
+
+    def dropout_seed(self, position: Position) -> int:
+        """Of the draws that blocks make themselves in a step."""
+        return seed_at(self.seed, position.phase, position.epoch, position.step, self.team.replica)
+
+    def __call__(self, chosen: Tensor, position: Position) -> Batch:
+        """This replica's part of the batch of the images at `chosen` (B,); all is drawn for the whole batch first."""
+        network, part = self.network, self.team.part(self.batch_size)
+        place = (position.phase, position.epoch, position.step)
+        images, labels = self.images.images[chosen], self.images.labels[chosen]
+        generator = generator_at(labels.device, self.seed, *place)
+        if self.augment is not None:
+            images = self.augment(images, generator, epoch=position.epoch, indices=chosen)
+        wrong = None if self.fixed is None else self.fixed[chosen]
+        if wrong is None and isinstance(network.rule, ContrastiveRule) and self.classifier_update is None:
+            wrong = wrong_labels(labels, network.classes, generator)
+        images, labels, wrong = images[part], labels[part], None if wrong is None else wrong[part]
+        logits = None
+        if self.classifier_update is not None:
+            self.schedule.set_rate([self.classifier_update], position.run_step)
+            logits = train_label_classifier(network, self.classifier_update, images, labels, self.precision)
+            if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
+                generator = generator_at(labels.device, self.seed, *place, self.team.replica)
+        return Batch(network.present(images, labels, generator, wrong, logits), labels)
+
+
+def train_label_classifier(
+    network: Network, update: Update, images: Tensor, labels: Tensor, precision: Precision
+) -> Tensor:
+    """One training step of the network's label classifier; the blocks it reads are behind walls and do not move.
+
+    Returns its logits (B, C) of the images after the step, which `Network.present` can draw wrong labels by.
+    """
+    assert network.label_classifier is not None
+    with autocast(precision, labels.device):
+        passed = network.read(network.prepare(images))
+        loss = network.label_classifier.loss(passed, labels)
+    update(loss)
+    with torch.no_grad(), autocast(precision, labels.device):
+        return network.label_classifier(passed).sum(0)

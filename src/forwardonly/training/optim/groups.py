@@ -1,0 +1,37 @@
+"""Which parameter of a block goes to which optimiser, and with which options of its own."""
+
+from typing import Any
+
+from torch import nn
+
+from forwardonly.rules import Rule
+from forwardonly.training.config import TrainingConfig
+
+
+def parameter_groups(module: nn.Module, config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
+    """Groups of trained parameters by the name of their optimiser: all in one, but those that a rule has options for.
+
+    `optimiser` among a rule's options names another than the config's, `relative_rate` is a multiple of the config's
+    rate. Muon is for the weights of hidden layers, a rule's own among them: what has one dimension, and a rule's
+    read-outs without options, goes to SGD.
+    """
+    rule = getattr(module, "rule", None)
+    special, readouts = (rule.optimiser_options(), rule.readouts) if isinstance(rule, Rule) else ({}, frozenset[str]())
+    plain: dict[str, list[nn.Parameter]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, parameter in module.named_parameters():
+        own = name.removeprefix("rule.")
+        options = special.get(own)
+        if not parameter.requires_grad:
+            continue
+        if options is None:
+            hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts
+            optimiser = "sgd" if config.optimiser.lower() == "muon" and not hidden else config.optimiser
+            plain.setdefault(optimiser, []).append(parameter)
+        else:
+            other = {"params": [parameter], **options}
+            if "relative_rate" in other:
+                other["lr"] = config.learning_rate * other.pop("relative_rate")
+            groups.setdefault(other.pop("optimiser", config.optimiser), []).append(other)
+    together = {name: [{"params": parameters}] for name, parameters in plain.items()}
+    return {name: together.get(name, []) + groups.get(name, []) for name in together | groups}

@@ -1,0 +1,50 @@
+"""When blocks learn, and how fast: which have started, and the learning rate of each step."""
+
+import math
+from collections.abc import Sequence
+
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.update import Update
+
+
+class Schedule:
+    """The schedule of a run; of each block's run where blocks train one after another.
+
+    Args:
+        config: its epochs, delay and learning rates.
+        steps_per_epoch: batches in an epoch.
+        depth: number of blocks.
+    """
+
+    def __init__(self, config: TrainingConfig, steps_per_epoch: int, depth: int):
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.steps = config.epochs * steps_per_epoch
+        shares = (config.delay * index / max(depth - 1, 1) for index in range(depth))
+        self.first_steps = [min(round(self.steps * share), self.steps - 1) for share in shares]
+        """The step in which each block starts to learn."""
+
+    def started(self, step: int) -> int:
+        """How many blocks, from the first on, learn in a step."""
+        return sum(first <= step for first in self.first_steps)
+
+    def rate_factor(self, step: int) -> float:
+        """Learning rate of a step as a share of the highest one; a block that starts late joins at the others' rate."""
+        config, progress = self.config, step / self.steps
+        if progress < config.warmup:
+            return progress / config.warmup
+        if config.lr_schedule == "constant":
+            return 1.0
+        left = 1 - (progress - config.warmup) / (1 - config.warmup)
+        share = left if config.lr_schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+        return config.final_rate + (1 - config.final_rate) * share
+
+    def set_rate(self, updates: Sequence[Update], step: int) -> None:
+        """Gives updates the learning rate of a step."""
+        for update in updates:
+            update.set_rate(self.rate_factor(step))
+
+    def steps_in_epoch(self, epoch: int) -> list[int]:
+        """In how many steps of an epoch each block learns."""
+        done = (epoch + 1) * self.steps_per_epoch
+        return [max(0, min(done - first, self.steps_per_epoch)) for first in self.first_steps]
