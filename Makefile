@@ -16,6 +16,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 demo: .venv/demo.stamp
 	rm -rf runs/demo
 	$(BIN)/forwardonly train --out runs/demo
+	@echo "the program is $(BIN)/forwardonly; source $(BIN)/activate makes it plain forwardonly"
 
 install: .venv/all.stamp
 

@@ -18,7 +18,7 @@ class FixedDirections(fo.rules.OnePassRule):
 
     normalises = True
 
-    def setup(self, shape: tuple[int, ...], place: fo.rules.BlockPosition) -> None:
+    def setup(self, shape: tuple[int, ...], position: fo.rules.BlockPosition) -> None:
         self.directions = nn.Buffer(F.normalize(torch.randn(self.classes, shape[0]), dim=1))
 
     def scores(self, activation: Tensor) -> Tensor:

@@ -1,17 +1,20 @@
 """Every code block in README and docs runs: Python blocks of a page one after another, shell lines through bash.
 
 A block titled as a file is written to that file. `text` blocks are for looking at: layouts, and what does not end or
-installs.
+installs. The site builds with warnings as errors, and no link on it, in the README or in the log is dead.
 """
 
 import contextlib
+import inspect
 import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -94,13 +97,113 @@ def _bash(line):
     assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site's folder, and what mkdocs said while it built it: with warnings as errors, and none hidden."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    api = (tmp_path / "site/api/index.html").read_text()
-    assert "ForwardOnlyClassifier" in api and "learn" in api
-    for page in (tmp_path / "site").rglob("*.html"):
-        text = page.read_text()
-        assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', text), f"{page} loads from elsewhere"
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return folder, said
+
+
+@pytest.fixture(scope="module")
+def links(site):
+    """Of each page of the site: what it refers to, and its anchors."""
+    return {page: _Links.of(page) for page in site[0].rglob("*.html")}
+
+
+class _Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.targets, self.anchors, self.loaded = [], {""}, []
+
+    @classmethod
+    def of(cls, page):
+        parser = cls()
+        parser.feed(page.read_text(encoding="utf-8"))
+        return parser
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+        for name in ("href", "src"):
+            if given.get(name):
+                self.targets.append(given[name])
+                if tag in ("script", "link", "img"):
+                    self.loaded.append(given[name])
+
+
+def test_the_site_builds_without_a_warning(site):
+    _, said = site
+    assert "WARNING" not in said, said
+
+
+def test_the_site_loads_nothing_from_elsewhere(links):
+    for page, found in links.items():
+        assert not [each for each in found.loaded if urlsplit(each).netloc], page
+
+
+def test_every_link_of_the_site_leads_somewhere(site, links):
+    folder, _ = site
+    dead = []
+    for page, found in links.items():
+        for target in found.targets:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            base = folder if parts.path.startswith("/") else page.parent  # 404.html does
+            path = (base / unquote(parts.path).lstrip("/")).resolve() if parts.path else page
+            path = path / "index.html" if path.is_dir() else path
+            if not path.exists():
+                dead.append(f"{page.relative_to(folder)}: {target}")
+            elif path.suffix == ".html" and unquote(parts.fragment) not in links[path].anchors:
+                dead.append(f"{page.relative_to(folder)}: no anchor for {target}")
+    assert not dead, "\n".join(dead)
+
+
+IN_REPOSITORY = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples/README.md",
+    *(ROOT / "log").rglob("*.md"),
+]
+LINK = re.compile(r"\]\(<?([^)\s>]+)>?[^)]*\)")
+
+
+@pytest.mark.parametrize("page", IN_REPOSITORY, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_of_a_page_outside_the_site_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in LINK.findall(re.sub(r"`[^`\n]*`", "", text)):
+        parts = urlsplit(target)
+        if parts.scheme or parts.netloc:
+            continue
+        path = page.parent / unquote(parts.path) if parts.path else page
+        assert path.exists(), f"{page}: {target}"
+        if parts.fragment and path.suffix == ".md":
+            assert parts.fragment in _headings(path), f"{page}: no heading for {target}"
+
+
+def _headings(page):
+    """The anchors that GitHub and mkdocs make of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.replace("`", "").strip().lower()).replace(" ", "-") for title in titles}
+
+
+PACKAGES = (fo, fo.rules, fo.bodies, fo.training, fo.measure, fo.data)
+
+
+def test_the_api_page_has_every_public_class_and_function(links, site):
+    anchors = links[site[0] / "api/index.html"].anchors
+    paths = {}  # of each object, for one may be public in two places and is documented once
+    for package in PACKAGES:
+        for name in package.__all__:
+            thing = getattr(package, name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                own = f"{thing.__module__}.{thing.__qualname__}"
+                paths.setdefault(own, {own}).add(f"{package.__name__}.{name}")
+    missing = [own for own, each in paths.items() if not each & anchors]
+    assert not missing, f"docs/api.md lacks {missing}"
+    assert "forwardonly.estimator.ForwardOnlyClassifier" in anchors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -25,24 +26,28 @@ from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system.precision import choose_device
 
+DTYPES = [np.float32, np.uint8]  # what is neither becomes the former
 CHUNK = 256  # rows that are scored at a time, always as many, so that a row's scores do not depend on its neighbours
 
 
 class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
     """A multilayer perceptron trained without backpropagation.
 
-    Features are shifted and scaled together to zero mean and unit deviation, which suits pixels; where each has a
-    unit of its own put a `StandardScaler` before. Contrastive rules get a column for each class in front of the
-    features, to write the label into.
+    Whole numbers of type uint8 are pixels, and are read as `forwardonly train` and `forwardonly.fit` read images: the
+    same data, rule and options give the same weights. Other features are shifted and scaled together to zero mean and
+    unit deviation; where each has a unit of its own put a `StandardScaler` before. Contrastive rules get a column for
+    each class in front of the features, to write the label into.
 
     Args:
         rule: name of the learning rule (see `forwardonly.rules.TABLE`).
         hidden: units of each layer.
         rule_options: options of the rule, by name.
         dropout: share of each layer's inputs that is dropped in training.
-        batch_size: rows in a step; None takes a sixteenth of the rows, at least 8 and at most 128.
-        epochs, optimiser, learning_rate, weight_decay: as in `forwardonly.training.TrainingConfig`; None takes the
-            rule's own default.
+        epochs: passes over the rows; None takes the rule's default, as for the options below.
+        batch_size: rows in a step; None takes the rule's default, but at most a sixteenth of the rows (8 at least).
+        optimiser: muon, or the name of a class in torch.optim.
+        learning_rate: highest learning rate.
+        weight_decay: of the optimiser.
         precision: arithmetic of training, auto, fp32 or bf16; predictions are always computed in fp32.
         device: where to train and predict: auto, cpu, cuda or cuda:N.
         random_state: seed of initial weights and every draw in training.
@@ -87,21 +92,10 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: options or data that make no sense, or labels of one class only.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
+        X, y = validate_data(self, X, y, dtype=DTYPES)
         check_classification_targets(y)
         self._begin(X, np.unique(y))
-        rows = self._rows(X)
-        indices = torch.from_numpy(np.searchsorted(self.classes_, y))
-        names = tuple(str(each) for each in self.classes_)
-        run = fo.fit(
-            self.network_,
-            fo.data.Features(rows, indices, names, "X"),
-            seed=self._seed,
-            epochs=self.epochs,
-            batch_size=self._batch(len(X)),
-            device=self.device,
-            **self._step_options(),
-        )
+        run = fo.fit(self.network_, self._data(X, y), seed=self._seed, device=self.device, **self._training_options())
         self.history_ = run.history
         self.network_.eval()
         return self
@@ -110,14 +104,15 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         """One pass over a batch of rows, going on from what was learned before.
 
         Args:
-            X, y: as in `fit`; the first batch decides how features are scaled.
+            X: as in `fit`; the first batch decides how features are scaled.
+            y: as in `fit`.
             classes: all labels there will be; needed in the first call.
 
         Raises:
             ValueError: as `fit`, or no `classes` in the first call, or others later.
         """
         first = not hasattr(self, "network_")
-        X, y = validate_data(self, X, y, dtype=np.float32, reset=first)
+        X, y = validate_data(self, X, y, dtype=DTYPES, reset=first)
         check_classification_targets(y)
         if first:
             if classes is None:
@@ -130,12 +125,14 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         strange = np.setdiff1d(y, self.classes_)
         if len(strange):
             raise ValueError(f"The label {strange[0]!r} is not among the classes {self.classes_.tolist()}.")
+        data, options = self._data(X, y), self._training_options()
+        self.network_.prepare.fit(data.images)
         if not hasattr(self, "_online"):
-            self._online = fo.training.Online(self.network_, seed=self._seed, **self._step_options())
-        rows, indices = self._rows(X), torch.from_numpy(np.searchsorted(self.classes_, y))
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self._seed + self._online.steps))
-        for chosen in order.split(self._batch(len(X))):
-            self._online.learn(rows[chosen], indices[chosen])
+            self._online = fo.training.Online(self.network_, seed=self._seed, **options)
+        batch_size = fo.training.TrainingConfig.resolve(self.network_.rule, data, options).batch_size
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self._seed + self._online.steps))
+        for chosen in order.split(batch_size):
+            self._online.learn(data.images[chosen], data.labels[chosen])
         self.network_.eval()
         return self
 
@@ -174,6 +171,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             "classes_dtype": self.classes_.dtype.str,
             "features": self.n_features_in_,
             "feature_names": list(getattr(self, "feature_names_in_", [])),
+            "pixels": self._pixels,
             "shift": self._shift,
             "scale": self._scale,
         }
@@ -196,6 +194,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             if kept["feature_names"]:
                 classifier.feature_names_in_ = np.array(kept["feature_names"], dtype=object)
             classifier._shift, classifier._scale = float(kept["shift"]), float(kept["scale"])
+            classifier._pixels = bool(kept["pixels"])
         except (KeyError, TypeError) as problem:
             raise ValueError(f"{folder} was not written by ForwardOnlyClassifier.save: {problem!r}.") from None
         classifier._seed = 0
@@ -209,37 +208,48 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         if self.rule not in fo.rules.TABLE:
             raise ValueError(f"Unknown rule {self.rule!r}: {nearest(self.rule, fo.rules.TABLE)}")
         self.classes_ = classes
-        self._seed = int(check_random_state(self.random_state).randint(2**31))
-        self._shift = float(X.mean(dtype=np.float64))
-        self._scale = float(X.std(dtype=np.float64)) or 1.0
+        drawn = not isinstance(self.random_state, numbers.Integral)
+        self._seed = int(check_random_state(self.random_state).randint(2**31) if drawn else self.random_state)
+        self._pixels = X.dtype == np.uint8
+        self._shift = 0.0 if self._pixels else float(X.mean(dtype=np.float64))
+        self._scale = 255.0 if self._pixels else float(X.std(dtype=np.float64)) or 1.0
         rule = fo.rules.TABLE[self.rule](classes=len(classes), **(self.rule_options or {}))
         width = X.shape[1] + (len(classes) if isinstance(rule, ContrastiveRule) else 0)
         network = fo.mlp((1, 1, width), tuple(self.hidden), rule=rule, dropout=self.dropout, seed=self._seed)
-        network.prepare.fitted.fill_(True)  # features are scaled here, and a run must not do it again
+        if not self._pixels:
+            network.prepare.fitted.fill_(True)  # features are scaled here, and a run must not do it again
         self.network_ = network.to(choose_device(self.device))
         if hasattr(self, "_online"):
             del self._online
 
-    def _step_options(self) -> dict[str, Any]:
+    def _training_options(self) -> dict[str, Any]:
         return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
             "optimiser": self.optimiser,
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
             "precision": self.precision,
         }
 
-    def _batch(self, rows: int) -> int:
-        return min(128, max(8, rows // 16)) if self.batch_size is None else self.batch_size
+    def _data(self, X: np.ndarray, y: np.ndarray) -> fo.data.Images:
+        """Rows and labels as training takes them."""
+        kind = fo.data.Images if self._pixels and X.dtype == np.uint8 else fo.data.Features
+        indices = torch.from_numpy(np.searchsorted(self.classes_, y))
+        return kind(self._rows(X), indices, tuple(str(each) for each in self.classes_), "X")
 
     def _rows(self, X: np.ndarray) -> Tensor:
         """Features (N, D) as the network takes them, (N, 1, 1, D), behind blank columns for a label if need be."""
-        rows = torch.from_numpy((X - np.float32(self._shift)) / np.float32(self._scale))
+        if self._pixels and X.dtype == np.uint8:
+            rows = torch.from_numpy(X)
+        else:
+            rows = torch.from_numpy((X.astype(np.float32) - np.float32(self._shift)) / np.float32(self._scale))
         blank = self.network_.shape[2] - rows.shape[1]
         return torch.nn.functional.pad(rows, (blank, 0)).view(len(rows), 1, 1, -1)
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
         rows = self._rows(X)
         whole = torch.nn.functional.pad(rows, (0, 0) * 3 + (0, -len(rows) % CHUNK))
         device = self.network_.device
