@@ -119,7 +119,7 @@ def accuracy(results: Results, name: str) -> str:
 
 def published(_: Results, table: str, row: str) -> str:
     """A paper's figure, as the recipe of its table has it."""
-    from forwardonly.experiments.recipes import TABLE  # noqa: PLC0415, as pictures need no recipes
+    from forwardonly.experiments.recipes import TABLE  # here, as pictures need no recipes
 
     for line in TABLE[table]("full").rows if table in TABLE else ():
         if line.name == row and line.paper is not None:
@@ -140,7 +140,9 @@ STATISTICS: dict[str, tuple[Callable[..., float | str], int]] = {
     "std": (_deviation, 2),
     "seeds": (lambda results, name: len(results.group(name)), 0),
     "block": (
-        lambda results, name, k: statistics.mean(100 * line["block_accuracy"][int(k) - 1] for line in results.group(name)),
+        lambda results, name, k: statistics.mean(
+            100 * line["block_accuracy"][int(k) - 1] for line in results.group(name)
+        ),
         1,
     ),
     "gap": (lambda results, name, other: results.mean(other) - results.mean(name), 2),

@@ -39,6 +39,7 @@ def main() -> None:
     options.add_argument("--alone", action=argparse.BooleanOptionalAction, help="whether nothing else ran meanwhile")
     options.add_argument("--precision", choices=("bf16", "fp32"), help="of a timing that does not say")
     options.add_argument("--paper", nargs=3, metavar=("TABLE", "SCALE", "ROW"), help="the recipe's row that these are")
+    options.add_argument("--history", action="store_true", help="keep the accuracies after each epoch too")
     options.add_argument("--note")
     chosen = options.parse_args()
     if bool(chosen.runs) == bool(chosen.timing):
@@ -102,9 +103,18 @@ def run_line(folder: Path, at: str, chosen: argparse.Namespace) -> dict[str, Any
         line["paper"] = {"table": table, "scale": scale, "row": row, "value": published(table, scale, row)}
     if "total_seconds" in result:
         line["total_seconds"] = result["total_seconds"]
+    if chosen.history:
+        line["history"] = history(folder)
     if chosen.note:
         line["note"] = chosen.note
     return line
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Accuracy on the validation images after each epoch at which it was measured."""
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = ("epoch", "validation_accuracy", "block_accuracy")
+    return [{name: row[name] for name in kept} for row in rows if row.get("validation_accuracy") is not None]
 
 
 def timing_line(content: Mapping[str, Any], at: str, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -125,7 +135,9 @@ def timing_line(content: Mapping[str, Any], at: str, chosen: argparse.Namespace)
             ratios[RATIOS.get(short, short.replace("_", "-"))] = value
     arms = content.get("arms") or {name: {"seconds": own} for name, own in content.get("seconds", {}).items()}
     known = ("date", "command", "note", "kind", "machine", "options", "ratios", "arms", "seconds")
-    config = settings or {name: own for name, own in content.items() if name not in known and not name.endswith("ratio")}
+    config = settings or {
+        name: own for name, own in content.items() if name not in known and not name.endswith("ratio")
+    }
     line = {
         "id": chosen.id,
         "commit": at,
@@ -186,7 +198,7 @@ def published(table: str, scale: str, row: str) -> float | None:
     Raises:
         ValueError: there is no such table or row.
     """
-    from forwardonly.experiments.recipes import TABLE  # noqa: PLC0415, as only this option needs recipes
+    from forwardonly.experiments.recipes import TABLE  # here, as only this option needs recipes
 
     if table not in TABLE:
         raise ValueError(f"There is no table {table!r}, but these: {', '.join(TABLE)}.")

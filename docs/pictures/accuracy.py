@@ -1,10 +1,10 @@
-"""Draws docs/pictures/accuracy.svg from the committed result files: python docs/pictures/accuracy.py
+"""Draws docs/pictures/accuracy.svg from the lines of results/: python docs/pictures/accuracy.py
 
 Forward-only in one colour, backprop in another; filled marks are ours, hollow ones published. Published figures are
 those of the papers that the method pages cite, on their own nets.
 """
 
-import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,10 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from lines import Results
+from render import PAIRS
+
 plt.rcParams["svg.hashsalt"] = "accuracy"  # or the names in the file, and so the file, would be new each time
 INK, LOCAL, BACKPROP = "#8a8f98", "#c4500a", "#1f78b4"  # grey that reads on white and on black
 
@@ -75,16 +78,14 @@ def main() -> None:
 
 
 def ours() -> list[tuple[str, float, float | None]]:
-    """Each net that has a name in a result file: its name, the best local rule's mean accuracy, backprop's; in %."""
-    found: dict[str, dict[str, float]] = {}
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for entry in content.get("results", []) if isinstance(content, dict) else []:
-            if "net" in entry:
-                arm = "backprop" if "--rule backprop" in entry["command"] else "local"
-                best = found.setdefault(entry["net"], {})
-                best[arm] = max(best.get(arm, 0.0), 100 * entry["mean"])
-    return [(net, best["local"], best.get("backprop")) for net, best in sorted(found.items()) if "local" in best]
+    """Each net of the results' table: its name, the best local rule's mean accuracy, backprop's if known; in %."""
+    results = Results()
+    found: dict[str, tuple[float, float | None]] = {}
+    for pair in PAIRS:
+        local = results.mean(pair.local)
+        if local > found.get(name := f"{pair.data}, {pair.net}", (0.0, None))[0]:
+            found[name] = (local, results.mean(pair.backprop) if pair.backprop else None)
+    return [(net, *accuracies) for net, accuracies in sorted(found.items())]
 
 
 if __name__ == "__main__":
