@@ -18,6 +18,8 @@ from forwardonly.experiments.recipes import SCALES, TABLE, Row
 
 BLOCK = re.compile(r"(<!-- begin:(\S+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!--f (.+?)-->).*?(<!--/-->)")
+BEGINS = re.compile(r"^\s*(?:[-*>] +)?<!--f (.+?)-->", re.MULTILINE)
+"""A figure at the start of a line: Markdown takes the line for HTML and ends the paragraph there."""
 NOT_MEASURED = "not measured"
 OTHER = "other options"
 """The scale of lines that stand beside a paper's figure but were not trained by the recipe's own options."""
@@ -133,46 +135,35 @@ def headline(results: Results) -> str:
     rows = []
     for pair in (pair for name in HEADLINE for pair in PAIRS if pair.local == name):
         assert pair.backprop is not None
-        time = f"{results.ratio(pair.whole_run):.2f}" if pair.whole_run else fast_time(results, pair)
-        rows.append(
-            [
-                pair.data,
-                pair.net,
-                f"`{pair.rule}`",
-                accuracy(results, pair.local),
-                accuracy(results, pair.backprop),
-                time,
-            ]
-        )
+        accuracies = [accuracy(results, group) for group in (pair.local, pair.backprop)]
+        net = "six convolutions, half as wide" if pair.net == HALF else pair.net
+        rows.append([pair.data, net, f"`{pair.rule}`", *accuracies, time_of(results, pair)])
     return table(["data", "net", "rule", "test %", "backprop, test %", "time / backprop"], rows)
 
 
-def fast_time(results: Results, pair: Pair) -> str:
-    """The ratio of times of two runs that had the machine to themselves, else nothing."""
+def time_of(results: Results, pair: Pair) -> str:
+    """The ratio of times with its processor: a timing of whole runs, or two runs that had the machine to themselves."""
     assert pair.backprop is not None
-    alone = all(line["alone"] for group in (pair.local, pair.backprop) for line in results.group(group))
-    return f"{results.seconds(pair.local) / results.seconds(pair.backprop):.2f}" if alone else ""
+    if pair.whole_run:
+        line = results.timing(pair.whole_run)
+        return f"{line['ratios']['backprop']:.2f} ({processor(line['machine'])})"
+    lines = [*results.group(pair.local), *results.group(pair.backprop)]
+    if not all(line["alone"] for line in lines):
+        return ""
+    return f"{results.seconds(pair.local) / results.seconds(pair.backprop):.2f} ({processor(lines[0]['machine'])})"
 
 
 def best(results: Results) -> str:
-    """The best rule of each kind, with backprop beside it."""
+    """The best rule of each kind, with backprop beside it; six columns, for more do not fit the site's page."""
     rows = []
     for pair in PAIRS:
         (line, *_) = results.group(pair.local)
         theirs = accuracy(results, pair.backprop) if pair.backprop else NOT_MEASURED
-        rows.append(
-            [
-                pair.data,
-                pair.net,
-                pair.kind,
-                f"`{pair.rule}`",
-                str(line["config"]["training"]["epochs"]),
-                accuracy(results, pair.local),
-                seeds(results, pair.local),
-                theirs,
-            ]
-        )
-    return table(["data", "net", "kind", "rule", "epochs", "test %", "seeds", "backprop, test %"], rows)
+        epochs = str(line["config"]["training"]["epochs"])
+        rule = f"`{pair.rule}`, {pair.kind}"
+        cells = [accuracy(results, pair.local), seeds(results, pair.local), theirs, epochs]
+        rows.append([f"{pair.data}, {pair.net}", rule, *cells])
+    return table(["data, net", "rule, kind", "test %", "seeds", "backprop, test %", "epochs"], rows)
 
 
 def whole_runs(results: Results) -> str:
@@ -244,26 +235,22 @@ def processes(results: Results) -> str:
 
 
 FAST = {
-    "mnist-fast": ("MNIST, four convolutions of a quarter of the width", "mnist-fast --scale full", "projection"),
-    "fashion-fast": ("Fashion-MNIST, six convolutions of half the width", "fashion-fast --scale full", "best"),
-    "cifar-10-fast/quick": ("CIFAR-10, six convolutions of half the width", "cifar-10-fast --scale quick", "best"),
-    "cifar-10-fast/full": ("CIFAR-10, six convolutions", "cifar-10-fast --scale full", "best"),
+    "mnist-fast": ("MNIST, four convolutions of a quarter of the width", "projection"),
+    "fashion-fast": ("Fashion-MNIST, six convolutions, half as wide", "best"),
+    "cifar-10-fast/quick": ("CIFAR-10, six convolutions, half as wide", "best"),
+    "cifar-10-fast/full": ("CIFAR-10, six convolutions", "best"),
 }
 
 
 def fast(results: Results) -> str:
     """Time to accuracy: whole runs from the files to the test figure."""
     rows = []
-    for name, (net, command, rule) in FAST.items():
+    for name, (net, rule) in FAST.items():
         ours, theirs = f"{name}/{rule}", f"{name}/backprop"
-        cells = [
-            text for group in (ours, theirs) for text in (accuracy(results, group), f"{results.seconds(group):.0f}")
-        ]
+        cells = [text for of in (ours, theirs) for text in (accuracy(results, of), f"{results.seconds(of):.0f}")]
         (line,) = results.group(ours)
-        rows.append([net, f"`{rule}`", *cells, processor(line["machine"]), f"`forwardonly reproduce {command}`"])
-    return table(
-        ["data and net", "rule", "test %", "seconds", "backprop, test %", "seconds", "processor", "command"], rows
-    )
+        rows.append([f"{net}, `{rule}`", *cells, processor(line["machine"])])
+    return table(["data, net, rule", "test %", "seconds", "backprop, test %", "seconds", "processor"], rows)
 
 
 def reproduced(name: str) -> Callable[[Results], str]:
@@ -354,6 +341,9 @@ def rendered(text: str, results: Results) -> str:
     Raises:
         ValueError: it asks for one that there is not.
     """
+
+    if first := BEGINS.search(text):
+        raise ValueError(f"{first[1]!r} begins a line, which ends the paragraph: put a word in front of it.")
 
     def block(found: re.Match[str]) -> str:
         if found[2] not in TABLES:

@@ -84,7 +84,7 @@ def test_pages_show_what_the_lines_say():
 def test_every_group_is_on_a_page_or_in_a_picture():
     render = module("render")
     asked = {group for pair in render.PAIRS for group in (pair.local, pair.backprop)}
-    asked |= {f"{name}/{rule}" for name, (_, _, own) in render.FAST.items() for rule in (own, "backprop")}
+    asked |= {f"{name}/{rule}" for name, (_, own) in render.FAST.items() for rule in (own, "backprop")}
     text = "\n".join(path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "docs/pictures").glob("*.py")))
     for line in RUNS:
         group = lines.group_of(line)
