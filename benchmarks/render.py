@@ -234,6 +234,17 @@ def processes(results: Results) -> str:
     return table(["two processes", "times as fast as one", "% of the time waiting"], rows)
 
 
+def parallel_model(results: Results) -> str:
+    """Seconds of an epoch on one to four processes of two cores: what the cost model says, and measured."""
+    arms = results.timing("parallel/four-processes")["arms"]
+    rows = []
+    for count in range(1, 5):
+        names = ["alone", "alone"] if count == 1 else [f"layers {count}", f"data {count}"]
+        cells = [f"{arms[name][what]:.2f}" for name in names for what in ("predicted", "seconds")]
+        rows.append([str(count), *cells])
+    return table(["processes", "pipeline: the model", "measured", "data: the model", "measured"], rows)
+
+
 FAST = {
     "mnist-fast": ("MNIST, four convolutions of a quarter of the width", "projection"),
     "fashion-fast": ("Fashion-MNIST, six convolutions, half as wide", "best"),
@@ -324,6 +335,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "steps": steps,
     "memory": memory,
     "processes": processes,
+    "parallel-model": parallel_model,
     "fast": fast,
     **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
 }

@@ -91,6 +91,12 @@ def test_every_group_is_on_a_page_or_in_a_picture():
         assert group in asked or "paper" in line or group in text, f"no page uses {group}"
 
 
+def test_every_timing_is_in_a_table_or_on_a_page():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (*PAGES, BENCHMARKS / "render.py"))
+    for line in TIMINGS:
+        assert line["id"] in text or line["kind"] == "whole-run", f"no page uses {line['id']}"
+
+
 def prose(text):
     """A page without code, tables and what the renderer wrote."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
