@@ -41,7 +41,7 @@ clean:
 
 .venv/all.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing forwardonly, PyTorch and the developer's tools into .venv (a minute or two)"
-	$(INSTALL) -e '.[all]'
+	$(INSTALL) -e '.[all,docs,dev]'
 	@touch $@ .venv/demo.stamp
 
 $(BIN)/python:

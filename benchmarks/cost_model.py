@@ -2,8 +2,9 @@
 
     python benchmarks/cost_model.py RESULT.json --processes 2 4 8 --link 1.25e9 --latency 5e-5
 
-RESULT.json is what `benchmarks/parallel.py` wrote. The table that is printed holds for as many machines of one core
-each as there are processes, with links of so many bytes a second between neighbours; `docs/scaling.md` explains it.
+RESULT.json is what `benchmarks/parallel.py` wrote; without one, the pieces in `results/timings.jsonl` are taken. The
+table that is printed holds for as many machines of one core each as there are processes, with links of so many bytes a
+second between neighbours; `docs/scaling.md` explains it.
 """
 
 import argparse
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from lines import Results
 
 from forwardonly.training.strategies.pipeline import balance
 
@@ -101,13 +104,16 @@ def data(work: Work, link: Link, processes: int, steps: int, cores: float = floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path, help="what benchmarks/parallel.py wrote")
+    parser.add_argument("result", type=Path, nargs="?", help="what benchmarks/parallel.py wrote")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--link", type=float, default=1.25e9, help="bytes a second; the default is 10 Gbit/s")
     parser.add_argument("--latency", type=float, default=5e-5, help="seconds")
     parser.add_argument("--steps", type=int, default=390, help="steps of an epoch")
     arguments = parser.parse_args()
-    work = Work.of(json.loads(arguments.result.read_text())["pieces"])
+    if arguments.result is None:
+        work = Work.of(Results().timing("parallel/two-processes")["arms"]["pieces"])
+    else:
+        work = Work.of(json.loads(arguments.result.read_text())["pieces"])
     link = Link(arguments.link, arguments.latency)
     one = alone(work, arguments.steps)
     print("processes  layers   data   times as fast as one")

@@ -1,6 +1,6 @@
 """Forward-Forward on MNIST to a goal: this library against a loop as the usual public scripts have it, in one run.
 
-    python benchmarks/ff_to_accuracy.py --goal 0.98 --out benchmarks/results/ff-to-98.json
+    python benchmarks/ff_to_accuracy.py --goal 0.98 --out ff-to-98.json
 
 Both train 784-500-500 on 50,000 images until 98 % of 10,000 held-out ones are right, side by side, each in a process of
 its own with one thread; the seconds are those of training alone, as CPU time, which other work on the machine disturbs

@@ -1,6 +1,6 @@
 """A network that does not fit in the memory it is given: 200 blocks, trained within a budget.
 
-    python benchmarks/memory_budget.py --budget 600MiB --out benchmarks/results/memory-budget.json
+    python benchmarks/memory_budget.py --budget 600MiB --out memory-budget.json
 
 Runs `forwardonly train` in a fresh process with `--memory-budget` and, for comparison, in another without, and notes
 the most memory that each process had resident (VmHWM), the accuracy and the seconds; the bytes of the weights

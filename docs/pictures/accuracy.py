@@ -1,10 +1,10 @@
-"""Draws docs/pictures/accuracy.svg from the committed result files: python docs/pictures/accuracy.py
+"""Draws docs/pictures/accuracy.svg from the lines of results/: python docs/pictures/accuracy.py
 
 Forward-only in one colour, backprop in another; filled marks are ours, hollow ones published. Published figures are
 those of the papers that the method pages cite, on their own nets.
 """
 
-import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,34 +13,48 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from lines import Results, published
+from render import PAIRS
+
 plt.rcParams["svg.hashsalt"] = "accuracy"  # or the names in the file, and so the file, would be new each time
+results = Results()
 INK, LOCAL, BACKPROP = "#8a8f98", "#c4500a", "#1f78b4"  # grey that reads on white and on black
 
 
 class Published(NamedTuple):
-    """A line of the figure that papers fill: test accuracies in %, the local one and backprop's if it is given."""
+    """A line of the figure that papers fill: the rows of a recipe that have its accuracies, or these in %."""
 
     net: str
-    local: float
-    backprop: float | None
+    table: str | None
+    local: str | float
+    backprop: str | float | None = None
+
+    def figures(self) -> tuple[float, float | None]:
+        """The local rule's accuracy and backprop's, if there is one."""
+        ours, theirs = (
+            float(published(results, self.table, row)) if isinstance(row, str) and self.table else row
+            for row in (self.local, self.backprop)
+        )
+        assert isinstance(ours, float) and not isinstance(theirs, str)
+        return ours, theirs
 
 
 PUBLISHED = [
-    Published("MNIST, FF, 4 x 2000 (Hinton)", 98.64, None),
-    Published("CIFAR-10, FF (Hinton)", 59.0, 62.0),
-    Published("CIFAR-10, HFF, CNN", 83.08, None),
-    Published("CIFAR-10, fixed groups, ResNet-17", 86.22, None),
-    Published("CIFAR-10, learnable assignment, ResNet-17", 89.37, None),
-    Published("CIFAR-10, prediction, VGG8b", 91.60, 94.01),
-    Published("CIFAR-10, similarity, VGG8b", 94.42, 94.01),
+    Published("MNIST, FF, 4 x 2000 (Hinton)", None, 98.64),
+    Published("CIFAR-10, FF (Hinton)", None, 59.0, 62.0),
+    Published("CIFAR-10, HFF, CNN", "hff", "hyperspherical, cifar-10, CNN"),
+    Published("CIFAR-10, fixed groups, ResNet-17", "deeperforward", "channel-static, cifar-10"),
+    Published("CIFAR-10, learnable assignment, ResNet-17", "lcca", "channel-learnable, cifar-10"),
+    Published("CIFAR-10, prediction, VGG8b", "local-errors", "projection, cifar-10", "backprop, cifar-10"),
+    Published("CIFAR-10, similarity, VGG8b", "local-errors", "similarity, cifar-10", "backprop, cifar-10"),
 ]
 
 
 def main() -> None:
     """One row a net, best rule and backprop on it; logit scale, so that 99.0 and 99.5 stand apart."""
     rows = [(name, local, backprop, True) for name, local, backprop in ours()]
-    rows += [(line.net, line.local, line.backprop, False) for line in PUBLISHED]
+    rows += [(line.net, *line.figures(), False) for line in PUBLISHED]
     figure, axes = plt.subplots(figsize=(7.5, 0.34 * len(rows) + 1.2), layout="constrained")
     for height, (_, local, backprop, measured) in enumerate(reversed(rows)):
         apart = 0.0 if backprop is None else 0.16  # equal accuracies would hide each other
@@ -75,16 +89,15 @@ def main() -> None:
 
 
 def ours() -> list[tuple[str, float, float | None]]:
-    """Each net that has a name in a result file: its name, the best local rule's mean accuracy, backprop's; in %."""
-    found: dict[str, dict[str, float]] = {}
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for entry in content.get("results", []) if isinstance(content, dict) else []:
-            if "net" in entry:
-                arm = "backprop" if "--rule backprop" in entry["command"] else "local"
-                best = found.setdefault(entry["net"], {})
-                best[arm] = max(best.get(arm, 0.0), 100 * entry["mean"])
-    return [(net, best["local"], best.get("backprop")) for net, best in sorted(found.items()) if "local" in best]
+    """Each net of the results' table: its name, the best local rule's mean accuracy, backprop's if known; in %.
+
+    Of a net that has a rule with backprop beside it only such rules are shown.
+    """
+    found: dict[str, tuple[float, float | None]] = {}
+    for pair in sorted(PAIRS, key=lambda pair: (pair.backprop is not None, results.mean(pair.local))):
+        theirs = None if pair.backprop is None else results.mean(pair.backprop)
+        found[f"{pair.data}, {pair.net}"] = (results.mean(pair.local), theirs)
+    return [(net, *accuracies) for net, accuracies in sorted(found.items())]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Draws docs/pictures/free-riding.svg from the committed result file: python docs/pictures/free_riding.py
+"""Draws docs/pictures/free-riding.svg from the lines of results/: python docs/pictures/free_riding.py
 
 Starvation and separation of each block of four, Fashion-MNIST, without a remedy and with each that was run; means over
 seeds.
 """
 
-import json
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +12,10 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from lines import Results
+
+plt.rcParams["svg.hashsalt"] = "free-riding"  # or the names in the file, and so the file, would be new each time
 INK = "#8a8f98"  # grey that reads on white and on black
 REMEDIES = {
     "none": ("#c4500a", "o"),
@@ -26,15 +29,13 @@ PANELS = {"starvation": "starvation", "separation": "separation from the hardest
 
 def main() -> None:
     """Two panels, a line a remedy."""
-    arms = json.loads((ROOT / "benchmarks/results/free-riding-quick.json").read_text())["arms"]
+    results = Results()
     figure, panels = plt.subplots(1, 2, figsize=(7.5, 3.2), layout="constrained")
     for axes, (quantity, label) in zip(panels, PANELS.items(), strict=True):
         for remedy, (colour, marker) in REMEDIES.items():
-            if (name := f"{remedy}, 4 layers, fashion-mnist") not in arms:
-                continue
-            seeds = [run["blocks"] for run in arms[name]["free_riding"]]
-            means = [sum(block[quantity] for block in blocks) / len(blocks) for blocks in zip(*seeds, strict=True)]
-            axes.plot(range(1, len(means) + 1), means, color=colour, marker=marker, ms=5, lw=1.4, label=remedy)
+            name = f"free-riding/quick/4-layers/{remedy}"
+            means = [results.free_riding(name, quantity, block) for block in range(1, 5)]
+            axes.plot(range(1, 5), means, color=colour, marker=marker, ms=5, lw=1.4, label=remedy)
         axes.set_xlabel("block", color=INK)
         axes.set_xticks(range(1, 5))
         axes.set_title(label, color=INK, fontsize=10)
@@ -44,7 +45,7 @@ def main() -> None:
             spine.set_color(INK)
     panels[1].axhline(0, color=INK, lw=0.6)
     panels[0].legend(frameon=False, labelcolor=INK, fontsize=9)
-    figure.savefig(ROOT / "docs/pictures/free-riding.svg", transparent=True, metadata={"Date": None})
+    figure.savefig(Path(__file__).with_name("free-riding.svg"), transparent=True, metadata={"Date": None})
 
 
 if __name__ == "__main__":

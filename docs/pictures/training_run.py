@@ -1,6 +1,5 @@
-"""Draws docs/pictures/training-run.svg from a run folder: python docs/pictures/training_run.py RUN"""
+"""Draws docs/pictures/training-run.svg from the lines of results/: python docs/pictures/training_run.py"""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,13 +8,18 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from lines import Results
+
+plt.rcParams["svg.hashsalt"] = "training-run"  # or the names in the file, and so the file, would be new each time
 INK = "#8a8f98"  # grey that reads on white and on black, for the README is shown on both
+RUN = "hyperspherical/fashion-mnist/mlp-2x1000/validated/seed1"
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Validation accuracy of each block and of the network, epoch by epoch."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    config = json.loads((folder / "config.json").read_text())
+    (line,) = Results().group(RUN)
+    rows = line["history"]
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     epochs = [row["epoch"] + 1 for row in rows]
     for index in range(len(rows[0]["block_accuracy"])):
@@ -23,7 +27,7 @@ def main(folder: Path) -> None:
     axes.plot(epochs, [100 * row["validation_accuracy"] for row in rows], label="network", lw=2.2)
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy, %")
-    axes.set_title(f"{config['network']['rule']['name']} on {config['data']['name']}", color=INK)
+    axes.set_title(f"{line['config']['rule']['name']} on {line['config']['data']['name']}", color=INK)
     axes.tick_params(colors=INK)
     for text in (axes.xaxis.label, axes.yaxis.label):
         text.set_color(INK)
@@ -31,8 +35,8 @@ def main(folder: Path) -> None:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(INK)
     axes.legend(frameon=False, labelcolor=INK)
-    figure.savefig(Path(__file__).with_name("training-run.svg"), transparent=True)
+    figure.savefig(Path(__file__).with_name("training-run.svg"), transparent=True, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,0 +1,163 @@
+"""The lines of `results/`, and the figures that pages take from them by name.
+
+An expression is a statistic, a name and sometimes an argument; `results/README.md` lists them. The name of a run's line
+is its `id`; the `id` without its seed names the group of all seeds. A group speaks for the seeds by whose test images
+nothing was chosen, so none with `chosen_by` "test" is in a figure.
+"""
+
+import json
+import shlex
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "results" / "runs.jsonl"
+TIMINGS = ROOT / "results" / "timings.jsonl"
+
+Line = Mapping[str, Any]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All lines of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def group_of(line: Line) -> str:
+    """A run's id without its seed."""
+    return str(line["id"]).rpartition("/")[0]
+
+
+class Results:
+    """What the two files hold, for pages to ask."""
+
+    def __init__(self, runs: Sequence[Line] | None = None, timings: Sequence[Line] | None = None) -> None:
+        self.runs = read(RUNS) if runs is None else runs
+        self.timings = {line["id"]: line for line in (read(TIMINGS) if timings is None else timings)}
+
+    def group(self, name: str) -> list[Line]:
+        """The lines of a group that speak for it, or the one line of that id.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = [line for line in self.runs if group_of(line) == name and line["chosen_by"] != "test"]
+        found = found or [line for line in self.runs if line["id"] == name]
+        if not found:
+            raise ValueError(f"{RUNS.name} has no group {name!r} with a seed that chose nothing.")
+        return found
+
+    def timing(self, name: str) -> Line:
+        """The timing of that id.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.timings:
+            raise ValueError(f"{TIMINGS.name} has no line {name!r}.")
+        return self.timings[name]
+
+    def mean(self, name: str) -> float:
+        """Mean test accuracy in %."""
+        return statistics.mean(100 * float(line["test_accuracy"]) for line in self.group(name))
+
+    def deviation(self, name: str) -> float | None:
+        """Standard deviation of the test accuracy over seeds in points, None of one seed."""
+        accuracies = [100 * float(line["test_accuracy"]) for line in self.group(name)]
+        return statistics.stdev(accuracies) if len(accuracies) > 1 else None
+
+    def seconds(self, name: str) -> float:
+        """Mean seconds of a run, from the data set's files where that was measured."""
+        return statistics.mean(float(line.get("total_seconds") or line["seconds"]) for line in self.group(name))
+
+    def ratio(self, name: str, which: str | None = None) -> float:
+        """A ratio of a timing: the one named, else that to backprop, else the only one."""
+        ratios = self.timing(name)["ratios"]
+        which = which or ("backprop" if "backprop" in ratios else next(iter(ratios), ""))
+        if which not in ratios:
+            raise ValueError(f"{name} has no ratio {which!r}, but these: {', '.join(ratios)}.")
+        return float(ratios[which])
+
+    def value(self, name: str, path: str) -> float:
+        """A number of a timing's arms, such as `ours.seconds.all`."""
+        found: Any = self.timing(name)["arms"]
+        for part in path.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                raise ValueError(f"{name} has no {path!r} in its arms.")
+            found = found[part]
+        return float(found)
+
+    def free_riding(self, name: str, quantity: str, block: int | None = None) -> float:
+        """Mean over seeds of what the diagnosis of free-riding measured, of a block if it has one a block."""
+        values = [line["free_riding"][quantity] for line in self.group(name)]
+        return statistics.mean(float(value if block is None else value[block - 1]) for value in values)
+
+    def figure(self, expression: str) -> str:
+        """The text that an expression stands for.
+
+        Raises:
+            ValueError: it is not one, or names nothing.
+        """
+        words = shlex.split(expression)
+        places = int(words.pop()[1:]) if len(words) > 2 and words[-1].startswith("@") else None
+        if len(words) < 2 or words[0] not in STATISTICS:
+            raise ValueError(f"{expression!r} is not STATISTIC NAME: the statistics are {', '.join(STATISTICS)}.")
+        statistic, usual = STATISTICS[words[0]]
+        try:
+            value = statistic(self, *words[1:])
+        except TypeError:
+            raise ValueError(f"{expression!r} has too few or too many words for {words[0]!r}.") from None
+        return value if isinstance(value, str) else f"{value:.{usual if places is None else places}f}"
+
+
+def accuracy(results: Results, name: str) -> str:
+    """Mean ± standard deviation in %, or the one figure of one seed."""
+    deviation = results.deviation(name)
+    return f"{results.mean(name):.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def published(_: Results, table: str, row: str) -> str:
+    """A paper's figure, as the recipe of its table has it."""
+    from forwardonly.experiments.recipes import TABLE  # here, as pictures need no recipes
+
+    for line in TABLE[table]("full").rows if table in TABLE else ():
+        if line.name == row and line.paper is not None:
+            return f"{line.paper:.10g}"
+    raise ValueError(f"No recipe has a published figure of {row!r} in {table!r}.")
+
+
+def _deviation(results: Results, name: str) -> float:
+    found = results.deviation(name)
+    if found is None:
+        raise ValueError(f"{name} is one seed, which has no deviation.")
+    return found
+
+
+STATISTICS: dict[str, tuple[Callable[..., float | str], int]] = {
+    "accuracy": (accuracy, 2),
+    "mean": (Results.mean, 2),
+    "std": (_deviation, 2),
+    "seeds": (lambda results, name: len(results.group(name)), 0),
+    "block": (
+        lambda results, name, k: statistics.mean(
+            100 * line["block_accuracy"][int(k) - 1] for line in results.group(name)
+        ),
+        1,
+    ),
+    "gap": (lambda results, name, other: results.mean(other) - results.mean(name), 2),
+    "minutes": (lambda results, name: results.seconds(name) / 60, 0),
+    "seconds": (Results.seconds, 0),
+    "time": (lambda results, name, other: results.seconds(name) / results.seconds(other), 2),
+    "starvation": (lambda results, name, k: results.free_riding(name, "starvation", int(k)), 3),
+    "separation": (lambda results, name, k: results.free_riding(name, "separation", int(k)), 2),
+    "slope": (lambda results, name: results.free_riding(name, "law_slope"), 2),
+    "ratio": (Results.ratio, 2),
+    "percent": (lambda results, name, which=None: 100 * results.ratio(name, which), 0),
+    "value": (Results.value, 1),
+    "share": (lambda results, name, path: 100 * results.value(name, path), 1),
+    "mib": (lambda results, name, path: results.value(name, path) / 2**20, 0),
+    "machine": (lambda results, name: str(results.timing(name)["machine"]), 0),
+    "paper": (published, 0),
+}
+"""Each statistic: what it is of a name and its arguments, and how many decimals it has where `@N` says nothing."""

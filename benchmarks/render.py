@@ -1,0 +1,402 @@
+"""Writes every generated table and figure into README.md and the pages of docs/: python benchmarks/render.py [--check]
+
+A table stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`, a figure between `<!--f EXPRESSION-->` and
+`<!--/-->`; `results/README.md` says what an expression is. With --check nothing is written: each page that differs from
+what the lines of `results/` say is named, and the exit status is 1.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lines import ROOT, Results, accuracy
+
+from forwardonly.experiments.recipes import SCALES, TABLE, Row
+
+BLOCK = re.compile(r"(<!-- begin:(\S+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!--f (.+?)-->).*?(<!--/-->)")
+BEGINS = re.compile(r"^\s*(?:[-*>] +)?<!--f (.+?)-->", re.MULTILINE)
+"""A figure at the start of a line: Markdown takes the line for HTML and ends the paragraph there."""
+NOT_MEASURED = "not measured"
+OTHER = "other options"
+"""The scale of lines that stand beside a paper's figure but were not trained by the recipe's own options."""
+
+
+class Pair(NamedTuple):
+    """A local rule and backprop on one net: what tables call them, and the groups of their lines."""
+
+    data: str
+    net: str
+    kind: str
+    rule: str
+    local: str
+    backprop: str | None
+    whole_run: str | None = None
+    """The timing of whole runs that stands for both."""
+
+
+MLP = "784-1000-1000"
+SIX, HALF = "six convolutions", "six, half as wide"
+PAIRS = [
+    Pair("MNIST", MLP, "prototypes", "hyperspherical", "hyperspherical/mnist/mlp-2x1000", "backprop/mnist/mlp-2x1000"),
+    Pair("MNIST", "784-1000-1000-1000", "goodness", "ff", "ff/mnist/mlp-3x1000", "backprop/mnist/mlp-3x1000"),
+    Pair("MNIST", HALF, "auxiliary head", "best", "best/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "plain head", "projection", "projection/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "channels", "channel-learnable", "channel-learnable/mnist/six-half", "backprop/mnist/six-half"),
+    Pair(
+        "Fashion-MNIST",
+        MLP,
+        "prototypes",
+        "hyperspherical",
+        "hyperspherical/fashion-mnist/mlp-2x1000",
+        "backprop/fashion-mnist/mlp-2x1000",
+    ),
+    Pair("Fashion-MNIST", HALF, "auxiliary head", "best", "fashion-fast/best", "fashion-fast/backprop"),
+    Pair("Fashion-MNIST", HALF, "plain head", "projection", "projection/fashion-mnist/six-half", None),
+    Pair("Fashion-MNIST", SIX, "auxiliary head", "best", "best/fashion-mnist/six", None),
+    Pair(
+        "Fashion-MNIST",
+        "four convolutions",
+        "channels",
+        "channel-learnable",
+        "channel-learnable/fashion-mnist/cnn",
+        None,
+    ),
+    Pair(
+        "CIFAR-10",
+        "3072-1000-1000-1000",
+        "prototypes",
+        "hyperspherical",
+        "hyperspherical/cifar-10/mlp-3x1000",
+        "backprop/cifar-10/mlp-3x1000",
+    ),
+    Pair(
+        "CIFAR-10",
+        SIX,
+        "auxiliary head",
+        "best",
+        "best/cifar-10/six",
+        "backprop/cifar-10/six",
+        "whole-run/best/six/two-workers-fp32",
+    ),
+    Pair(
+        "CIFAR-10",
+        SIX,
+        "plain head",
+        "bilinear",
+        "bilinear/cifar-10/six",
+        "backprop/cifar-10/six",
+        "whole-run/bilinear/six/two-workers-fp32",
+    ),
+    Pair("CIFAR-10", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-10/six", None),
+    Pair(
+        "CIFAR-10",
+        "ResNet-17, a quarter as wide",
+        "channels",
+        "channel-learnable",
+        "channel-learnable/cifar-10/resnet17-quarter",
+        "backprop/cifar-10/resnet17-quarter",
+    ),
+]
+"""The best rule of each kind on each data set and net."""
+HEADLINE = [
+    "hyperspherical/mnist/mlp-2x1000",
+    "best/mnist/six-half",
+    "hyperspherical/fashion-mnist/mlp-2x1000",
+    "fashion-fast/best",
+    "bilinear/cifar-10/six",
+    "best/cifar-10/six",
+]
+"""The rows of the README's table, by the group of the local rule."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def seeds(results: Results, group: str) -> str:
+    """The seeds of a group's figure."""
+    return ", ".join(str(line["seed"]) for line in results.group(group))
+
+
+def processor(machine: str) -> str:
+    """The part of a machine's name that tells it from the others of these files."""
+    found = re.search(r"Zen \d|Xeon", machine)
+    return found[0] if found else machine
+
+
+def headline(results: Results) -> str:
+    """The README's table."""
+    rows = []
+    for pair in (pair for name in HEADLINE for pair in PAIRS if pair.local == name):
+        assert pair.backprop is not None
+        accuracies = [accuracy(results, group) for group in (pair.local, pair.backprop)]
+        net = "six convolutions, half as wide" if pair.net == HALF else pair.net
+        rows.append([pair.data, net, f"`{pair.rule}`", *accuracies, time_of(results, pair)])
+    return table(["data", "net", "rule", "test %", "backprop, test %", "time / backprop"], rows)
+
+
+def time_of(results: Results, pair: Pair) -> str:
+    """The ratio of times with its processor: a timing of whole runs, or two runs that had the machine to themselves."""
+    assert pair.backprop is not None
+    if pair.whole_run:
+        line = results.timing(pair.whole_run)
+        return f"{line['ratios']['backprop']:.2f} ({processor(line['machine'])})"
+    lines = [*results.group(pair.local), *results.group(pair.backprop)]
+    if not all(line["alone"] for line in lines):
+        return ""
+    return f"{results.seconds(pair.local) / results.seconds(pair.backprop):.2f} ({processor(lines[0]['machine'])})"
+
+
+def best(results: Results) -> str:
+    """The best rule of each kind, with backprop beside it; six columns, for more do not fit the site's page."""
+    rows = []
+    for pair in PAIRS:
+        (line, *_) = results.group(pair.local)
+        theirs = accuracy(results, pair.backprop) if pair.backprop else NOT_MEASURED
+        epochs = str(line["config"]["training"]["epochs"])
+        rule = f"`{pair.rule}`, {pair.kind}"
+        cells = [accuracy(results, pair.local), seeds(results, pair.local), theirs, epochs]
+        rows.append([f"{pair.data}, {pair.net}", rule, *cells])
+    return table(["data, net", "rule, kind", "test %", "seeds", "backprop, test %", "epochs"], rows)
+
+
+def whole_runs(results: Results) -> str:
+    """Ratios of the times of whole runs on the six blocks."""
+    rows = []
+    for line in sorted(results.timings.values(), key=lambda line: str(line["id"])):
+        if line["kind"] == "whole-run":
+            config = line["config"]
+            how = f"{line['threads']} threads" if line["threads"] > 1 else "1 thread"
+            how = f"{config['workers']} workers" if config["workers"] > 1 else how
+            rule = f"`{config['rule']['name']}`" + (", `--delay 0`" if not config["training"]["delay"] else "")
+            rows.append([rule, how, f"{line['ratios']['backprop']:.2f}", processor(line["machine"]), line["precision"]])
+    return table(["rule", "how", "time / backprop", "processor", "arithmetic"], rows)
+
+
+STEPS = {
+    "step/projection/conv-8": ("`projection`", "8 convolutions of 128 channels"),
+    "step/projection/mlp-8x2000": ("`projection`", "8 layers of 2000 units"),
+    "step/projection/six": ("`projection`", "six convolutions"),
+    "step/channel-learnable/resnet17-half": ("`channel-learnable`", "ResNet-17, half as wide"),
+    "step/ff-uniform/mlp-8x2000": ("`ff --rule.negatives uniform`", "8 layers of 2000 units"),
+    "step/ff/mlp-8x2000": ("`ff`", "8 layers of 2000 units"),
+    "step/bilinear/six/one-thread": ("`bilinear`", "six convolutions"),
+    "step/bilinear/six/two-threads": ("`bilinear`", "six convolutions"),
+    "step/best/six/one-thread": ("`best`", "six convolutions"),
+    "step/best/six/two-threads": ("`best`", "six convolutions"),
+}
+
+
+def steps(results: Results) -> str:
+    """Ratios of the times of one training step."""
+    rows = []
+    for name, (rule, net) in STEPS.items():
+        line = results.timing(name)
+        ratios = [f"{line['ratios'][arm]:.2f}" for arm in ("backprop", "backprop-checkpointed")]
+        rows.append([rule, net, str(line["config"]["batch"]), str(line["threads"]), *ratios])
+    return table(["rule", "net", "batch", "threads", "step / backprop", "/ backprop with checkpoints"], rows)
+
+
+def memory(results: Results) -> str:
+    """Peak memory above that of the code, against depth."""
+    line = results.timing("memory/projection/conv-32")
+    code = line["arms"]["code"]["peak_bytes"]
+    names = {
+        "ours": "local rule",
+        "backprop": "backprop",
+        "backprop-checkpointed": "backprop with checkpoints",
+        "backprop-accumulated": "backprop in 4 micro-batches",
+    }
+    rows = []
+    for arm, name in names.items():
+        above = [f"{(line['arms'][arm]['peak_bytes'][depth] - code) / 2**20:.0f}" for depth in ("2", "32")]
+        rows.append([name, *above, "" if arm == "ours" else f"{line['ratios'][arm]:.2f}"])
+    return table(["", "MiB, 2 convolutions", "MiB, 32 convolutions", "local rule / this, 32"], rows)
+
+
+def processes(results: Results) -> str:
+    """How much faster two processes are than one."""
+    line = results.timing("parallel/two-processes")
+    names = {
+        "data": "data parallel",
+        "layers": "a pipeline of blocks",
+        "backprop-1f1b": "backprop's pipeline, 1F1B of 8 micro-batches",
+    }
+    rows = [
+        [name, f"{line['ratios'][arm]:.2f}", f"{100 * line['arms'][arm]['waits']:.0f}"] for arm, name in names.items()
+    ]
+    return table(["two processes", "times as fast as one", "% of the time waiting"], rows)
+
+
+def parallel_model(results: Results) -> str:
+    """Seconds of an epoch on one to four processes of two cores: what the cost model says, and measured."""
+    arms = results.timing("parallel/four-processes")["arms"]
+    rows = []
+    for count in range(1, 5):
+        names = ["alone", "alone"] if count == 1 else [f"layers {count}", f"data {count}"]
+        cells = [f"{arms[name][what]:.2f}" for name in names for what in ("predicted", "seconds")]
+        rows.append([str(count), *cells])
+    return table(["processes", "pipeline: the model", "measured", "data: the model", "measured"], rows)
+
+
+FAST = {
+    "mnist-fast": ("MNIST, four convolutions of a quarter of the width", "projection"),
+    "fashion-fast": ("Fashion-MNIST, six convolutions, half as wide", "best"),
+    "cifar-10-fast/quick": ("CIFAR-10, six convolutions, half as wide", "best"),
+    "cifar-10-fast/full": ("CIFAR-10, six convolutions", "best"),
+}
+
+
+def fast(results: Results) -> str:
+    """Time to accuracy: whole runs from the files to the test figure."""
+    rows = []
+    for name, (net, rule) in FAST.items():
+        ours, theirs = f"{name}/{rule}", f"{name}/backprop"
+        cells = [text for of in (ours, theirs) for text in (accuracy(results, of), f"{results.seconds(of):.0f}")]
+        (line,) = results.group(ours)
+        rows.append([f"{net}, `{rule}`", *cells, processor(line["machine"])])
+    return table(["data, net, rule", "test %", "seconds", "backprop, test %", "seconds", "processor"], rows)
+
+
+def reproduced(name: str) -> Callable[[Results], str]:
+    """The table of a paper's recipe: its figures, and ours at each scale that has lines."""
+
+    def rendered(results: Results) -> str:
+        kept = {line["paper"]["scale"] for line in results.runs if line.get("paper", {}).get("table") == name}
+        scales = [scale for scale in (*SCALES[name], OTHER) if scale in kept]
+        elsewhere = {row.name for row in TABLE["deeperforward"]("full").rows} if name == "lcca" else set()
+        rows: dict[str, list[str]] = {}
+        for scale in dict.fromkeys("full" if scale == OTHER else scale for scale in scales or ("full",)):
+            for row in TABLE[name](scale).rows:
+                ours = [_ours(results, name, kept, row) for kept in scales]
+                shown = any(ours) if row.paper is None else row.name not in elsewhere
+                if shown and (row.paper is not None or not row.name.startswith("starvation")):
+                    paper = "" if row.paper is None else _number(row.paper, name)
+                    rows[row.name] = [paper, *(text or "–" for text in ours or [NOT_MEASURED])]
+        head = [f"ours, {scale}" if scale == OTHER else f"ours, `--scale {scale}`" for scale in scales] or ["ours"]
+        return table(["", "paper", *head], [[row, *cells] for row, cells in rows.items()])
+
+    return rendered
+
+
+def _ours(results: Results, name: str, scale: str, row: Row) -> str:
+    """What we have for a row of a recipe, "" if nothing."""
+    parts = re.fullmatch(
+        r"(slope of log R on P|starvation of block (\d+)|deepest separation|test accuracy \(%\)), (.+)", row.name
+    )
+    arm = parts[3] if parts else row.name
+    of = [
+        line
+        for line in results.runs
+        if line.get("paper", {}).get("table") == name
+        and line["paper"]["scale"] == scale
+        and line["paper"]["row"] == arm
+        and line["chosen_by"] != "test"
+    ]
+    if not of:
+        return ""
+    group = str(of[0]["id"]).rpartition("/")[0]
+    count = f" (n = {len(of)})"
+    if not parts or parts[1].startswith("test"):
+        return accuracy(results, group) + count
+    if parts[1].startswith("slope"):
+        known = all(line["free_riding"]["law_slope"] is not None for line in of)
+        return results.figure(f"slope {group} @2") + count if known else ""
+    quantity, block = ("starvation", int(parts[2])) if parts[2] else ("separation", len(of[0]["block_accuracy"]))
+    return f"{results.free_riding(group, quantity, block):.3f}" + count
+
+
+def _number(value: float, name: str) -> str:
+    """A paper's figure with as many decimals as the paper has."""
+    places = 1 if name.startswith(("networkff", "lorberbom")) else 2
+    return f"{value:.3g}" if name == "free-riding" else f"{value:.{places}f}"
+
+
+PAPERS = (
+    "networkff-mnist",
+    "networkff-fashion",
+    "lorberbom",
+    "free-riding",
+    "hff",
+    "lcca",
+    "deeperforward",
+    "local-errors",
+)
+TABLES: dict[str, Callable[[Results], str]] = {
+    "headline": headline,
+    "best": best,
+    "whole-runs": whole_runs,
+    "steps": steps,
+    "memory": memory,
+    "processes": processes,
+    "parallel-model": parallel_model,
+    "fast": fast,
+    **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
+}
+"""Every generated table by the name between its marks."""
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables and figures."""
+    return [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "notes")]
+
+
+def rendered(text: str, results: Results) -> str:
+    """A page with its tables and figures as the lines have them.
+
+    Raises:
+        ValueError: it asks for one that there is not.
+    """
+
+    if first := BEGINS.search(text):
+        raise ValueError(f"{first[1]!r} begins a line, which ends the paragraph: put a word in front of it.")
+
+    def block(found: re.Match[str]) -> str:
+        if found[2] not in TABLES:
+            raise ValueError(f"There is no table {found[2]!r}, but these: {', '.join(TABLES)}.")
+        return f"{found[1]}{TABLES[found[2]](results)}{found[3]}"
+
+    return FIGURE.sub(lambda found: f"{found[1]}{results.figure(found[2])}{found[3]}", BLOCK.sub(block, text))
+
+
+def stale(results: Results, *, write: bool) -> list[str]:
+    """One line a page that is not as it should be; written anew if asked."""
+    found = []
+    for path in pages():
+        old = path.read_text(encoding="utf-8")
+        try:
+            new = rendered(old, results)
+        except ValueError as problem:
+            raise ValueError(f"{path.relative_to(ROOT)}: {problem}") from None
+        if new != old:
+            found.append(f"{path.relative_to(ROOT)} is not what results/ says")
+            if write:
+                path.write_text(new, encoding="utf-8")
+    return found
+
+
+def main() -> None:
+    """Renders all pages, or compares them."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page is stale")
+    chosen = options.parse_args()
+    try:
+        found = stale(Results(), write=not chosen.check)
+    except ValueError as problem:
+        sys.exit(str(problem))
+    if chosen.check and found:
+        sys.exit("\n".join([*found, "run: python benchmarks/render.py"]))
+    print(
+        "\n".join(line.replace(" is not what results/ says", " rendered") for line in found)
+        or "all pages are up to date"
+    )
+
+
+if __name__ == "__main__":
+    main()
