@@ -165,7 +165,7 @@ def pieces(arguments: argparse.Namespace) -> dict[str, Any]:
     network = build(arguments)
     train = images(arguments.batch)
     network.prepare.fit(train.images)
-    recipe = TrainingConfig.for_rule(network.rule)
+    recipe = TrainingConfig.resolve(network.rule)
     precision = choose_precision(arguments.precision, network.device)
 
     def present(count: int) -> Tensor:

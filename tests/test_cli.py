@@ -116,7 +116,7 @@ def test_help_shows_the_options_of_the_chosen_rule(forwardonly):
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
 def test_defaults_in_the_help_are_those_of_the_rule(rule):
     shown = cli.importlib.import_module("forwardonly.cli.train").options(["--rule", rule]).training
-    assert shown == fo.training.TrainingConfig.for_rule(fo.rules.TABLE[rule](classes=2))
+    assert shown == fo.training.TrainingConfig.resolve(fo.rules.TABLE[rule](classes=2))
 
 
 @pytest.mark.parametrize("rule", fo.rules.TABLE)

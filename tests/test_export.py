@@ -57,7 +57,7 @@ def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
     images = images_of(net.shape)
     options = {"optimiser": optimiser, "learning_rate": RATE[optimiser], "weight_decay": 0.01, "clip": 1.0}
     step = training_step(net, batch_size=16, **options)
-    recipe = TrainingConfig.for_rule(net.rule, **options)
+    recipe = TrainingConfig.resolve(net.rule, **options)
     updates = [Update(block, recipe) for block in net.row]
     state = step.state
     for k in range(3):

@@ -5,8 +5,10 @@ import torch
 
 import forwardonly as fo
 from forwardonly.system.precision import autocast
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
-from forwardonly.training.step import learn_all
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
 LOCAL_RULES = [name for name, rule in fo.rules.TABLE.items() if not rule.end_to_end]
@@ -23,7 +25,7 @@ def step(net, images, *, scale_loss_of=None):
         rule = net.row[scale_loss_of].rule
         loss = rule.loss
         rule.loss = lambda *given: 3 * loss(*given)
-    learn_all(net.row, updates, incoming, images.labels, "fp32")
+    whole_step(net.row, updates, Batch(incoming, images.labels), Context("fp32"))
 
 
 def network(images, rule_name, depth=3, width=12):
@@ -61,7 +63,7 @@ def saved_bytes(images, rule_name, depth, dtype="fp32"):
     updates = [Update(block, TrainingConfig()) for block in net.row]
     incoming = net.present(images.images, images.labels, torch.Generator().manual_seed(0))
     with fo.measure.SavedBytes() as saved, autocast(dtype, torch.device("cpu")):
-        learn_all(net.row, updates, incoming, images.labels, dtype)
+        whole_step(net.row, updates, Batch(incoming, images.labels), Context(dtype))
     return saved.peak
 
 

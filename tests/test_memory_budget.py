@@ -1,4 +1,4 @@
-"""Training within a given amount of memory: batches in parts, blocks that wait, tensors in files."""
+"""Training within a given amount of memory: micro-batches, offloaded blocks, tensors in files."""
 
 import copy
 import json
@@ -15,11 +15,12 @@ from forwardonly.cli import main
 from forwardonly.network.storage import packed
 from forwardonly.system import mapped
 from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes
-from forwardonly.training import Team, TrainingConfig
+from forwardonly.training import TrainingConfig
 from forwardonly.training.batch import Batch
 from forwardonly.training.memory import budget
 from forwardonly.training.memory.offload import HostStore, Offload, tensors_of
-from forwardonly.training.step import learn_all, learn_row
+from forwardonly.training.step import Context, train_step
+from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
 CPU = torch.device("cpu")
@@ -43,35 +44,30 @@ def batch(network, count=7):
     return Batch(network.present(images, labels, wrong=(labels + 1) % network.classes), labels)
 
 
-def updates(network, **recipe):
-    return [Update(block, TrainingConfig(precision="fp32", **recipe)) for block in network.row]
+def updates(network, **config):
+    return [Update(block, TrainingConfig(precision="fp32", **config)) for block in network.row]
 
 
 @pytest.mark.parametrize("rule", ["projection", "hyperspherical", "ff", "backprop"])
 @pytest.mark.parametrize("part", [1, 3, 7, 100])
-@pytest.mark.parametrize("settled", [False, True])
-def test_parts_of_a_batch_add_up_to_its_one_step(rule, part, settled):
+def test_micro_batches_add_up_to_one_step(rule, part):
     networks = [conv(rule), conv(rule)]
     told = []
     for network, size in zip(networks, (None, part), strict=True):
         moves = updates(network, optimiser="sgd", learning_rate=0.1)
-        moves[0].settled = settled
-        before = [parameter.clone() for parameter in network.row[0].parameters()]
-        losses, behind = learn_row(network.row, moves, batch(network), "fp32", part=size)
+        losses, behind = train_step(network.row, moves, batch(network), Context("fp32", micro_batch=size))
         told.append((losses, behind.signal))
-        after = network.row[0].parameters()
-        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True)) == settled
     assert torch.allclose(told[0][0], told[1][0], rtol=1e-5)
     assert torch.allclose(told[0][1], told[1][1], rtol=1e-5, atol=1e-6)
     for whole, added in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.allclose(whole, added, rtol=1e-4, atol=1e-6)
 
 
-def test_a_block_hears_the_right_images_in_parts():
+def test_a_block_reads_the_right_peers_in_micro_batches():
     networks = [conv("cumulative"), conv("cumulative")]
     assert networks[0].rule.needs_peers == "earlier"
     whole, parts = (
-        learn_row(network.row, updates(network), batch(network), "fp32", part=part)[0]
+        train_step(network.row, updates(network), batch(network), Context("fp32", micro_batch=part))[0]
         for network, part in zip(networks, (None, 2), strict=True)
     )
     assert torch.allclose(whole, parts, rtol=1e-5)
@@ -83,31 +79,33 @@ def test_a_part_needs_less_than_the_whole():
         network = conv(depth=1)
         moves, whole = updates(network), batch(network, 64)
         with AllocatedBytes(known=[whole.signal, whole.labels]) as held:
-            learn_row(network.row, moves, whole, "fp32", part=part)
+            train_step(network.row, moves, whole, Context("fp32", micro_batch=part))
         peaks.append(held.peak)
     assert peaks[1] < 0.75 * peaks[0]
 
 
 def room_of(kind, network, moves):
     room = Offload(network.row, moves, CPU)
-    if kind is HostStore:  # an accelerator's shelf, with the CPU in the accelerator's place
+    if kind is HostStore:  # an accelerator's store, with the CPU in the accelerator's place
         room.stores = [HostStore(block, move, CPU) for block, move in zip(network.row, moves, strict=True)]
     return room
 
 
 @pytest.mark.parametrize("kind", [None, HostStore])
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd", "nadam", "muon"])
-def test_waiting_changes_no_bit(kind, optimiser):
-    plain, waits = (fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=RULES["projection"]).train() for _ in range(2))
-    for network in (plain, waits):
+def test_offloading_changes_no_bit(kind, optimiser):
+    plain, offloaded = (
+        fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=RULES["projection"]).train() for _ in range(2)
+    )
+    for network in (plain, offloaded):
         moves = updates(network, optimiser=optimiser, learning_rate=0.01)
-        room = room_of(kind, network, moves) if network is waits else torch.no_grad
+        room = room_of(kind, network, moves) if network is offloaded else torch.no_grad
         signal, labels = batch(network)[:2]
-        with room if network is waits else torch.enable_grad():
-            losses = [learn_all(network.row, moves, signal, labels, "fp32") for _ in range(3)]
+        with room if network is offloaded else torch.enable_grad():
+            losses = [whole_step(network.row, moves, Batch(signal, labels), Context("fp32")) for _ in range(3)]
         network.last = losses[-1]
-    assert torch.equal(plain.last, waits.last)
-    for one, two in zip(plain.state_dict().values(), waits.state_dict().values(), strict=True):
+    assert torch.equal(plain.last, offloaded.last)
+    for one, two in zip(plain.state_dict().values(), offloaded.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 
 
@@ -126,7 +124,7 @@ def test_only_the_working_block_and_the_next_are_on_the_accelerator():
 
         for block in network.row:
             block.body.register_forward_hook(lambda *_: seen.append(away()))
-        learn_all(network.row, moves, signal, labels, "fp32")
+        whole_step(network.row, moves, Batch(signal, labels), Context("fp32"))
         room.empty()
         assert away() == [False] * 4
     assert seen == [[k in (index, index + 1) for k in range(4)] for index in range(4)]
@@ -173,7 +171,7 @@ def test_state_made_beforehand_is_the_same(optimiser):
         for move in moves if early else []:
             move.allocate()
         for _ in range(3):
-            learn_all(network.row, moves, *batch(network)[:2], "fp32")
+            whole_step(network.row, moves, batch(network), Context("fp32"))
         ends.append(network.state_dict())
     for one, two in zip(*(end.values() for end in ends), strict=True):
         assert torch.equal(one, two)
@@ -218,8 +216,8 @@ def test_a_file_in_pieces_is_one_that_safetensors_reads():
 
 def plan_of(digits, size, **options):
     network = fo.mlp(digits.train.shape, [64] * 6, rule=fo.rules.Projection(classes=10))
-    recipe = TrainingConfig(memory_budget=size, precision="fp32", **options)
-    return budget.make_plan(network, digits.train, recipe, CPU, Team())
+    config = TrainingConfig(memory_budget=size, precision="fp32", **options)
+    return budget.make_plan(network, digits.train, config, CPU)
 
 
 def test_plans_from_large_to_small(digits, monkeypatch):
@@ -233,20 +231,17 @@ def test_plans_from_large_to_small(digits, monkeypatch):
         except ValueError as problem:
             assert "smallest memory budget" in str(problem)  # which of the sizes are too small is not known
         else:
-            costs[kilobytes] = (plan.waits, -plan.part)
+            costs[kilobytes] = (plan.offload, -plan.micro_batch)
     assert list(costs.values()) == sorted(costs.values(), reverse=True)
     assert costs[max(costs)] == (False, -128)
     assert costs[min(costs)][0]
-    assert {part for waits, part in costs.values() if not waits} <= {-32, -64, -128}
+    assert {part for offload, part in costs.values() if not offload} <= {-32, -64, -128}
 
 
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("projection", {"schedule": "greedy"}, "one after another"),
-        ("projection", {"compile": True}, "leave out compile"),
         ("ff", {}, "uniform negatives"),
-        ("cff-adaptive", {"rule": {"negatives": "uniform"}}, "hear all others"),
     ],
 )
 def test_what_cannot_be_done_in_parts_is_said(digits, rule, options, message):
@@ -286,7 +281,7 @@ def test_a_network_larger_than_the_budget_trains_within_it(tmp_path, precision):
     assert trained.returncode == 0, trained.stderr
     result = json.loads(trained.stdout)
     assert result["peak_memory_bytes"] <= parse_bytes(size)
-    assert result["plan"]["waits"]
+    assert result["plan"]["offload"]
     assert fo.load(tmp_path / "run").row[79].body[1].weight.shape == (500, 500)
 
 
@@ -299,10 +294,8 @@ class Stopped(Exception):
     """Somebody pulled the plug."""
 
 
-def test_a_run_whose_blocks_wait_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "forwardonly.training.fit.make_plan", lambda *_: budget.MemoryPlan(part=50, waits=True, predicted=90)
-    )
+def test_a_run_whose_blocks_are_offloaded_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("forwardonly.training.fit.make_plan", lambda *_: budget.MemoryPlan(50, True, 90))
 
     def train(folder, stop=None, **more):
         network = fo.mlp(digits.train.shape, [16, 16, 16], rule=fo.rules.Projection(classes=10))

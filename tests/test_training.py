@@ -188,9 +188,9 @@ def test_options_that_make_no_sense_are_refused(images, options, sentence):
 
 def test_a_rules_clip_can_be_switched_off():
     rule = fo.rules.ChannelStatic(classes=4)
-    assert TrainingConfig.for_rule(rule).clip == 1.0
-    assert TrainingConfig.for_rule(rule, epochs=None).epochs == TrainingConfig().epochs
-    assert TrainingConfig.for_rule(rule, clip=None).clip is None
+    assert TrainingConfig.resolve(rule).clip == 1.0
+    assert TrainingConfig.resolve(rule, epochs=None).epochs == TrainingConfig().epochs
+    assert TrainingConfig.resolve(rule, clip=None).clip is None
 
 
 def test_labels_beyond_the_networks_classes_are_refused(images):

@@ -17,7 +17,7 @@ import forwardonly as fo
 from forwardonly.training import LostPeer, Team, TrainingConfig, join
 from forwardonly.training.batch import Batch
 from forwardonly.training.distributed.heartbeat import Heartbeat
-from forwardonly.training.step import learn_row
+from forwardonly.training.step import Context, train_step
 from forwardonly.training.strategies.pipeline import _as_it_lies, _header, _shapes, balance, spread
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
@@ -95,7 +95,7 @@ def test_preparing_a_batch_counts_as_work_of_the_first_stage():
         time.sleep(seconds)
         return Batch(torch.rand(8, 16), torch.arange(8) % 3)
 
-    recipe = TrainingConfig.for_rule(net.rule)
+    recipe = TrainingConfig.resolve(net.rule)
     assert spread(net, recipe, team, lambda: prepare(0.5), "fp32") == [slice(0, 1), slice(1, 4)]
 
 
@@ -136,7 +136,7 @@ def test_gradients_are_added_up_while_the_next_block_computes(monkeypatch):
     monkeypatch.setattr("forwardonly.training.distributed.team.dist.all_reduce", lambda gradient, **_: Adding(gradient))
     for block in net.row:
         block.register_forward_pre_hook(note)
-    learn_row(net.row, updates, Batch(torch.rand(8, 16), torch.arange(8) % 3), "fp32")
+    train_step(net.row, updates, Batch(torch.rand(8, 16), torch.arange(8) % 3), Context("fp32"))
     team.finish()
     assert events == [
         ("computes", 0), ("starts to add", 0),

@@ -144,7 +144,7 @@ def test_gamma_is_stepped_by_plain_descent_at_its_own_rate(images):
     ]
     updates = [fo.training.update.Update(block, fo.training.TrainingConfig(optimiser="adam")) for block in row]
     first = net.present(images.images, images.labels, wrong=wrong)
-    fo.training.loop.learn_all(row, updates, first, images.labels, "fp32")
+    fo.training.loop.whole_step(row, updates, Batch(first, images.labels), Context("fp32"))
     assert [block.rule.gamma.item() for block in row] == pytest.approx(expected, rel=1e-5)
 
 

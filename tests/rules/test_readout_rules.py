@@ -47,16 +47,16 @@ def test_the_best_rule_is_auxiliary_with_a_recipe_that_it_can_be_told(maps):
             torch.manual_seed(0)
             losses.append(rule.for_block(maps.shape[1:], position).loss(torch.tensor(maps), labels))
         assert torch.equal(*losses)
-    config = fo.training.TrainingConfig.for_rule(Best(classes=3), epochs=2)
+    config = fo.training.TrainingConfig.resolve(Best(classes=3), epochs=2)
     assert (config.batch_size, config.optimiser, config.lr_schedule, config.delay) == (250, "muon", "linear", 0.3)
-    assert config == fo.training.TrainingConfig.for_rule(plain, epochs=2, **Best.training_defaults)
+    assert config == fo.training.TrainingConfig.resolve(plain, epochs=2, **Best.training_defaults)
 
 
 def test_the_best_rules_blocks_may_learn_one_after_another():
-    config = fo.training.TrainingConfig.for_rule(Best(classes=3), schedule="greedy")
+    config = fo.training.TrainingConfig.resolve(Best(classes=3), schedule="greedy")
     assert (config.schedule, config.delay, config.optimiser) == ("greedy", 0.0, "muon")
     with pytest.raises(ValueError, match="delay must be 0"):
-        fo.training.TrainingConfig.for_rule(Best(classes=3), schedule="greedy", delay=0.3)
+        fo.training.TrainingConfig.resolve(Best(classes=3), schedule="greedy", delay=0.3)
 
 
 def test_grid_pool_covers_odd_maps():
