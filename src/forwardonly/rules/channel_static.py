@@ -32,8 +32,7 @@ def group_scores(activation: Tensor, groups: Tensor, classes: int, goodness: Goo
 
 @dataclass(kw_only=True, eq=False)
 class ChannelStatic(OnePassRule):
-    """Cross-entropy of the goodness of channel groups. No parameters; the buffer `groups` (K,) has each channel's class.
-    """
+    """Cross-entropy of the goodness of channel groups. No parameters; the buffer `groups` (K,) assigns the channels."""
 
     goodness: Literal["mean", "squared"] = "mean"
     """Goodness of a channel: its mean activation (DeeperForward) or mean square (CwC)."""

@@ -1,9 +1,9 @@
 """Cumulative goodness and the remedies for free-riding. Yousefiramandi 2026, arXiv 2605.06240.
 
-The loss of a block is that of its own margin m = g(x, y+) - g(x, y-) and the detached sum P of the margins of all blocks
-before it: softplus(-beta M), M = m + gamma P. Where P is already large the gradient vanishes and the block learns
-nothing: free-riding. Given: the loss, beta = 4, gamma = 0.7, and each remedy. Reconstruction: the gate's "previous
-cumulative goodness" is the sum of the earlier blocks' goodness on that stream.
+The loss of a block is softplus(-beta M) of its cumulative margin M = m + gamma P, where m = g(x, y+) - g(x, y-) is its
+own margin and P the detached sum of the margins of all blocks before it. Where P is already large the gradient vanishes
+and the block learns nothing: free-riding. Given: the loss, beta = 4, gamma = 0.7, and each remedy. Reconstruction: the
+gate's "previous cumulative goodness" is the sum of the earlier blocks' goodness on that stream.
 
 Shapes: B batch, L blocks.
 """
@@ -38,8 +38,7 @@ def depth_weight(position: BlockPosition) -> float:
 
 
 def missing_share(margin: Tensor, cumulative: Tensor, beta: float) -> Tensor:
-    """lambda_i = max(0, 1 - sigmoid(-beta M) / sigmoid(-beta m)), detached: the share of m's gradient that P takes away.
-    """
+    """lambda_i = max(0, 1 - sigmoid(-beta M) / sigmoid(-beta m)), detached: the share that m's gradient lost."""
     log_ratio = F.logsigmoid(-beta * cumulative) - F.logsigmoid(-beta * margin)
     return (1 - log_ratio.exp()).clamp_min(0).detach()
 
@@ -89,7 +88,7 @@ class Cumulative(ContrastiveRule):
         return loss.mean()
 
     def margins(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's own margin m, the sum P of those of the blocks before it, and the cumulative margin M; each (B,)."""
+        """The block's own margin m, the sum P of earlier blocks' margins, and the cumulative margin M; each (B,)."""
         margin = positive - negative
         if peers is None or self.remedy == "per-block":
             return margin, torch.zeros_like(margin), margin

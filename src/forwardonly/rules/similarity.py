@@ -4,7 +4,7 @@ Signals", arXiv 1901.06656.
 Activations of the same class should be similar, those of different classes dissimilar. Given: a layer of the loss's
 own, a 3x3 convolution for feature maps; the cosine similarity of its centred outputs, for feature maps of each
 channel's standard deviation over space; the mean squared difference from the similarity of one-hot labels; 0.99 of it
-plus 0.01 of the cross-entropy of a linear classifier. Reconstruction: a linear layer for flat activations.
+plus 0.01 of the cross-entropy of a linear classifier.
 
 Shapes: B batch, C classes, K channels, D features.
 """
@@ -60,7 +60,7 @@ class Similarity(Projection):
             self.transform = nn.Linear(shape[0], shape[0], bias=False)
 
     def compared(self, activation: Tensor) -> Tensor:
-        """Features whose similarity is matched, (B, K) in float32: each channel's deviation over space, or flat features."""
+        """Features to be compared, (B, K) in float32: each channel's deviation over space, or flat features."""
         transformed = float32(self.transform(activation))
         if transformed.dim() == 2 or transformed.shape[2] * transformed.shape[3] == 1:
             return transformed.flatten(1)
