@@ -19,6 +19,7 @@ from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
 from forwardonly.network.storage import CONFIG, RESULT, read_config, write_json
+from forwardonly.rules import preset_options, rule_class
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
@@ -100,7 +101,11 @@ def _with_groups(plain: Train, kept: dict[str, Any], schedule: str) -> Any:
     groups: dict[str, tuple[type[Any], str, dict[str, Any]]] = {
         "training": (TrainingConfig, "", {**augmented, **own, **kept.get("training", {})}),
         "body_options": (body, "", _values(kept, "body")),
-        "rule_options": (own_options(rule, without=("classes",)), "rule", _values(kept, "rule")),
+        "rule_options": (
+            own_options(rule_class(rule), without=("classes",)),
+            "rule",
+            {**preset_options(rule), **_values(kept, "rule")},
+        ),
     }
     names = [
         (kind, Annotated[str, tyro.conf.arg(metavar="{" + ",".join(table) + "}")])

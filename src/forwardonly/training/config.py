@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from forwardonly.data import Augment
 from forwardonly.names import check_choices, nearest
-from forwardonly.rules import Rule
+from forwardonly.rules import Preset, Rule, training_defaults
 from forwardonly.system.memory import parse_bytes
 
 
@@ -122,7 +122,7 @@ class TrainingConfig:
         return None if chosen == Augment() else chosen
 
 
-def defaults_of(rule: Rule | type[Rule], schedule: str) -> dict[str, Any]:
+def defaults_of(rule: Rule | type[Rule] | Preset, schedule: str) -> dict[str, Any]:
     """The training options that suit a rule, but for those that blocks which train one after another cannot have."""
     staggering = ("delay", "settle") if schedule == "greedy" else ()
-    return {name: value for name, value in rule.training_defaults.items() if name not in staggering}
+    return {name: value for name, value in training_defaults(rule).items() if name not in staggering}
