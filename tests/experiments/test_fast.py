@@ -25,7 +25,7 @@ def test_both_arms_are_the_same_command_but_for_the_rule(name, scale):
         parsed.append(parse(train.options(words), words, prog="forwardonly train", description=""))
     local, backprop = parsed
     assert backprop.rule == "backprop" != local.rule
-    assert local.training == replace(backprop.training)
+    assert local.training == replace(backprop.training, delay=local.training.delay)  # of its late blocks
     assert local.body_options == backprop.body_options
     assert local.validation == 0  # all training images are learned from; what was chosen was chosen before
     assert len(table.rows) == 3 * len(table.arms)
