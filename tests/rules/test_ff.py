@@ -68,8 +68,13 @@ def test_options_that_make_no_sense_are_refused(option):
 
 @pytest.mark.parametrize(
     ("negatives", "predict", "needed"),
-    [("hard", "goodness", True), ("uniform", "softmax", True), ("uniform", "goodness", False)]
-    + [("fixed", "goodness", False), ("fixed", "softmax", True)],
+    [
+        ("hard", "goodness", True),
+        ("uniform", "goodness", False),
+        ("uniform", "softmax", True),
+        ("fixed", "goodness", False),
+        ("fixed", "softmax", True),
+    ],
 )
 def test_a_label_classifier_is_for_hard_negatives_and_softmax_prediction(negatives, predict, needed):
     assert ForwardForward(classes=10, negatives=negatives, predict=predict).needs_label_classifier == needed
