@@ -7,11 +7,12 @@ from typing import Any
 from forwardonly.names import nearest, refuse_unknown
 from forwardonly.rules.auxiliary import Auxiliary
 from forwardonly.rules.backprop import Backprop
-from forwardonly.rules.base import BlockPosition, ContrastiveRule, OnePassRule, PeerGoodness, Rule
+from forwardonly.rules.base import BlockPosition, OnePassRule, PeerGoodness, Rule
 from forwardonly.rules.bilinear import Bilinear
 from forwardonly.rules.channel_learnable import ChannelLearnable
 from forwardonly.rules.channel_static import ChannelStatic
 from forwardonly.rules.collaborative import CollaborativeAdaptive, CollaborativeFixed
+from forwardonly.rules.contrastive import ContrastiveRule
 from forwardonly.rules.cumulative import Cumulative
 from forwardonly.rules.ff import ForwardForward
 from forwardonly.rules.hyperspherical import Hyperspherical

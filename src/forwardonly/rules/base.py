@@ -1,13 +1,12 @@
 """The interface of a learning rule: the local objective of a block, and the signal that the block passes on.
 
 There are two families. A *one-pass* rule computes scores for all classes from one activation. A *contrastive* rule
-computes one number, the goodness, and learns by comparing a positive with a negative stream.
+(`contrastive.py`) computes one number, the goodness, and learns by comparing a positive with a negative stream.
 
 Shapes: B batch, C classes, L blocks; an activation is (B, D) or (B, K, H, W).
 """
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from forwardonly.names import check_choices
 from forwardonly.ops.norms import mean_square
 
 PeersNeeded = Literal["none", "earlier", "all"]
+"""The other blocks whose goodness a loss needs."""
 
 
 @dataclass(frozen=True)
@@ -128,56 +128,6 @@ class OnePassRule(Rule):
 
     def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, None]:
         return self.loss(activation, labels), None
-
-
-@dataclass(kw_only=True, eq=False)
-class ContrastiveRule(Rule):
-    """A rule that compares the goodness of a positive and a negative stream."""
-
-    label_value: float | None = None
-    """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
-    label_placement: Literal["first", "everywhere"] = "first"
-    """Placement of the label code: in the first features, or as a wave over the whole image, visible to
-    convolutions."""
-    normalise_input: bool = False
-    """Normalise each image before the label code is written into it."""
-    size: Literal["rms", "length"] = "rms"
-    """Normalise images and activations to a root mean square of 1, or to a length of 1 as Hinton does."""
-
-    @property
-    def needs_peers(self) -> PeersNeeded:
-        """The other blocks whose goodness the loss needs."""
-        return "none"
-
-    def normalise(self, values: Tensor) -> Tensor:
-        """Images or activations (B, ...) divided by their root mean square or their length."""
-        unit = unit_rms(values)
-        return unit if self.size == "rms" else unit / math.sqrt(values[0].numel())
-
-    def pass_on(self, activation: Tensor) -> Tensor:
-        return self.normalise(activation)
-
-    def goodness(self, activation: Tensor) -> Tensor:
-        """The goodness of each example, (B,) in float32."""
-        raise NotImplementedError
-
-    def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None) -> Tensor:
-        """The block's own loss from its goodness on both streams, each (B,); a scalar in float32."""
-        raise NotImplementedError
-
-    def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, PeerGoodness]:
-        """See `Rule`; `activation` (2B, ...) is the positive stream followed by the negative one."""
-        own = self.streams(activation)
-        return self.loss(own.positive, own.negative, peers), PeerGoodness(own.positive.detach(), own.negative.detach())
-
-    def streams(self, activation: Tensor) -> PeerGoodness:
-        """The goodness (B,) of both halves of an activation (2B, ...), still attached to the graph."""
-        positive, negative = self.goodness(activation).chunk(2)
-        return PeerGoodness(positive, negative)
-
-    def unaided(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """The loss without peers, the reference for measuring free-riding."""
-        return self.loss(positive, negative, None)
 
 
 def float32(activation: Tensor) -> Tensor:

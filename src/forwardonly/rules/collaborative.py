@@ -5,7 +5,7 @@ The loss of a block is that of its collective goodness, G_l + gamma_l sum alpha_
 at 1 and is learned by gradient descent with a learning rate of 0.01 (adaptive, equation 7). The paper leaves the rest
 open, so it is ours and an option: alpha = 1, no gradient through the other blocks' goodness, and a threshold subtracted
 from the collective goodness, which equation 8 does not have. The defaults of Forward-Forward's options are the tuned
-ones of `ForwardForward`; the paper's are sharpness 1, fixed negatives and images that are not normalised.
+ones of `ForwardForward`; `sharpness=1` makes the paper's loss, `negatives="fixed"` belongs to its protocol.
 
 Shapes: B batch, L blocks.
 """

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.rules.base import BlockPosition, ContrastiveRule, PeerGoodness, PeersNeeded
+from forwardonly.rules.base import BlockPosition, PeerGoodness, PeersNeeded
+from forwardonly.rules.contrastive import ContrastiveRule
 from forwardonly.rules.ff import goodness, margin_loss
 
 Remedy = Literal["none", "per-block", "gated", "depth-scaled", "mgc"]

@@ -3,8 +3,8 @@
 Each block learns a high goodness for images with their right label and a low one for images with a wrong label. Given:
 the goodness, the threshold loss, length normalisation, label embedding, hard negatives, both ways of predicting. The
 margin loss is that of SymBa (arXiv 2303.08418), fixed negatives are those of NetworkFF (arXiv 2512.17531). Ours:
-`sharpness`, normalised images and the label's value, found on a validation split (log/). The paper's settings are
-`sharpness=1, negatives="uniform", normalise_input=False, label_value=None`.
+`sharpness`, normalised images and the label's value, found on a validation split (log/). The plainest reading of the
+paper is `sharpness=1, negatives="uniform", normalise_input=False, label_value=None`.
 
 Shapes: B batch, D features.
 """
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forwardonly.ops.norms import mean_square
-from forwardonly.rules.base import ContrastiveRule, PeerGoodness
+from forwardonly.rules.base import PeerGoodness
+from forwardonly.rules.contrastive import ContrastiveRule
 
 
 def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
