@@ -47,8 +47,8 @@ PRESETS: dict[str, Preset] = {
             }
         ),
         training=MappingProxyType({**MUON, "delay": 0.3}),
-        says="Auxiliary heads and a training config for convolutional networks with batch norm, chosen for accuracy and "
-        "time on CIFAR-10.",
+        says="Auxiliary heads and a training config for convolutional networks with batch norm, chosen for accuracy "
+        "and time on CIFAR-10.",
     )
 }
 """Every preset by its name."""
