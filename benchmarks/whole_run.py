@@ -42,7 +42,13 @@ def main() -> None:
     rule: fo.rules.Rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **chosen.options)
     backprop = fo.rules.Backprop(classes=rule.classes, label_smoothing=0.05)
     rules: dict[str, fo.rules.Rule] = {chosen.rule: rule, "backprop": backprop}
-    training = {**rule.training_defaults, "crop": 2, "flip": "alternating", **chosen.training, "epochs": chosen.epochs}
+    training = {
+        **fo.rules.training_defaults(rule),
+        "crop": 2,
+        "flip": "alternating",
+        **chosen.training,
+        "epochs": chosen.epochs,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in rules}
     result: dict[str, Any] = {
         "date": date.today().isoformat(),

@@ -9,7 +9,9 @@ import forwardonly as fo
 from forwardonly.bench import depth, speed, start
 from forwardonly.bench.naive import NaiveForwardForward
 from forwardonly.cli import main
-from forwardonly.training import TrainingConfig, loop
+from forwardonly.network import block
+from forwardonly.training import TrainingConfig
+from forwardonly.training.feed import train_label_classifier
 
 QUICK = ["--batch", "8", "--size", "8", "--threads", "1", "--precision", "fp32", "--json"]
 START = {"rule": "hyperspherical", "hidden": (8,), "batch": 16, "device": "cpu", "threads": 1}
@@ -116,10 +118,10 @@ def test_a_step_of_hard_negatives_trains_the_reader_that_draws_them(monkeypatch)
     drawn = []
 
     def watched(network, *rest):
-        drawn.append(loop.read(network, *rest))
+        drawn.append(train_label_classifier(network, *rest))
         return drawn[-1]
 
-    monkeypatch.setattr(speed, "read", watched)
+    monkeypatch.setattr(speed, "train_label_classifier", watched)
     step = speed.training_step(work("ff"))
     step(), step()
     assert len(drawn) == 2
@@ -142,7 +144,8 @@ def test_peak_memory_is_of_a_fresh_process():
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # PyTorch's compiler, at itself
 def test_compiled_blocks_learn_the_same(monkeypatch):
-    monkeypatch.setattr(loop, "compiled_judge", lambda: torch.compile(loop.judge, backend="aot_eager", dynamic=False))
+    compiled = torch.compile(block._judge, backend="aot_eager", dynamic=False)
+    monkeypatch.setattr(block, "_compiled_judge", lambda: compiled)
     losses = []
     for compile in (False, True):
         step = speed.training_step(work("hyperspherical", compile=compile))

@@ -12,7 +12,7 @@ from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Whitening
 from forwardonly.network.network import activation_shapes
 
-RULES = [name for name, rule in fo.rules.TABLE.items() if issubclass(rule, fo.rules.OnePassRule)]
+RULES = [name for name, entry in fo.rules.TABLE.items() if issubclass(fo.rules.rule_class(entry), fo.rules.OnePassRule)]
 SMALL = {
     "mlp": {"hidden": (30, 30)},
     "cnn": {"width": 0.1},

@@ -125,9 +125,9 @@ def forge(folder, change):
         lambda kept: kept.update(updates=[]),
         lambda kept: kept.update(network=kept["updates"]),
         lambda kept: kept["network"].popitem(),
-        lambda kept: kept["place"].update(epoch=-1),
-        lambda kept: kept["place"].update(epoch="1"),
-        lambda kept: kept["place"].update(step=10**9),
+        lambda kept: kept["progress"].update(epoch=-1),
+        lambda kept: kept["progress"].update(epoch="1"),
+        lambda kept: kept["progress"].update(step=10**9),
         lambda kept: kept.update(losses=torch.zeros(1)),
         lambda kept: kept["updates"][0]["optimisers"][0]["param_groups"][0].update(lr="fast"),
         lambda kept: kept["updates"][0]["optimisers"][0]["param_groups"][0].pop("betas"),
@@ -166,7 +166,7 @@ def test_checkpoints_within_an_epoch_go_on_to_the_same_bits(images, tmp_path):
     whole = fit(images, tmp_path / "whole", checkpoint_every=2)
     with pytest.raises(KeyError):
         fit(images, tmp_path / "cut", checkpoint_every=2, progress=stop_after(8))
-    assert checkpoint.read(tmp_path / "cut")["place"]["step"] == 2
+    assert checkpoint.read(tmp_path / "cut")["progress"]["step"] == 2
     again = fit(images, tmp_path / "cut", checkpoint_every=2, resume=True)
     assert all(torch.equal(t, whole.network.state_dict()[n]) for n, t in again.network.state_dict().items())
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
@@ -234,12 +234,12 @@ def spoil_after(net, step, value=math.nan):
 @pytest.mark.parametrize("rule_name", sorted(set(fo.rules.TABLE) - {"backprop"}))
 def test_what_is_not_finite_stops_every_rule_with_block_epoch_and_step(images, tmp_path, rule_name, value):
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.TABLE[rule_name](classes=4))
-    hears_all = getattr(net.rule, "needs_peers", "none") == "all"  # then the first block's loss hangs on the second one
-    named = rf"(loss|weight) of block {'[01]' if hears_all else 1} became .* in epoch 1, (by )?step \d"
+    reads_all = getattr(net.rule, "needs_peers", "none") == "all"  # then the first block's loss hangs on the second one
+    named = rf"(loss|weight) of block {'[01]' if reads_all else 1} became .* in epoch 1, (by )?step \d"
     with pytest.raises(fo.training.NonFiniteLoss, match=named):
         fo.fit(net, images, epochs=4, batch_size=16, out=tmp_path, progress=spoil_after(net, 7, value))
     kept = checkpoint.read(tmp_path)
-    assert kept["place"]["epoch"] == 1 and kept["place"]["step"] == 0
+    assert kept["progress"]["epoch"] == 1 and kept["progress"]["step"] == 0
     assert all(bool(torch.isfinite(t).all()) for t in kept["network"].values() if t.is_floating_point())
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["epoch"] == 0
@@ -251,4 +251,4 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_kept(images, tmp_pa
         fo.training.NonFiniteLoss, match="weight of block 1 became NaN or infinite in epoch 1, by step 4"
     ):
         fo.fit(net, images, epochs=4, batch_size=16, out=tmp_path, progress=spoil_after(net, 10))
-    assert checkpoint.read(tmp_path)["place"]["epoch"] == 1
+    assert checkpoint.read(tmp_path)["progress"]["epoch"] == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 import forwardonly as fo
 from forwardonly import cli
+from forwardonly.cli import train
 from forwardonly.cli.screen import Screen
 
 SMALL = ["--hidden", "40", "--batch-size", "64"]
@@ -115,8 +117,9 @@ def test_help_shows_the_options_of_the_chosen_rule(forwardonly):
 
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
 def test_defaults_in_the_help_are_those_of_the_rule(rule):
-    shown = cli.importlib.import_module("forwardonly.cli.train").options(["--rule", rule]).training
-    assert shown == fo.training.TrainingConfig.resolve(fo.rules.TABLE[rule](classes=2))
+    chosen = train.options(["--rule", rule])
+    shown = {name: value for group in train.GROUPS for name, value in asdict(getattr(chosen, group)).items()}
+    assert shown == asdict(fo.training.TrainingConfig.resolve(fo.rules.make(rule, classes=2)))
 
 
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
@@ -163,7 +166,7 @@ def test_options_of_rule_body_and_recipe_reach_the_run(forwardonly):
     assert config["training"]["optimiser"] == "sgd" and config["seed"] == 3
 
 
-def test_a_rule_whose_late_blocks_wait_trains_one_block_after_another_where_asked(forwardonly, elsewhere):
+def test_a_rule_whose_blocks_start_late_trains_one_after_another_where_asked(forwardonly, elsewhere):
     line = ["train", "--data", "digits", "--rule", "best", "--hidden", "20", "20", "--epochs", "1", "--out"]
     assert forwardonly(*line, "together")[0] == forwardonly(*line, "in-turn", "--schedule", "greedy")[0] == 0
     recipes = [json.loads((elsewhere / out / "config.json").read_text())["training"] for out in ("together", "in-turn")]

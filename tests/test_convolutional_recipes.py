@@ -2,6 +2,8 @@
 classes.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_sets_that_are_not_here_are_exercised_on_generated_ones(data, tmp_path):
         )
         images_of = fo.data.load(chosen.data)
         rule = fo.rules.TABLE[row.rule](classes=classes)
-        network = fo.build(chosen.body_options, images_of.train.shape, rule=rule)
+        network = fo.build(fo.bodies.CNN(**asdict(chosen.network)), images_of.train.shape, rule=rule)
         run = fo.fit(network, images_of.train, test=images_of.test, epochs=1, batch_size=classes, precision="fp32")
         assert 0 <= run.result["test_accuracy"] <= 1
 

@@ -13,8 +13,10 @@ from forwardonly import cli
 from forwardonly.export import export_network, export_training_step, training_step
 from forwardonly.export.decompositions import avg_pool2d_backward, convolution_backward, max_pool2d_backward
 from forwardonly.export.step import race
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
-from forwardonly.training.step import learn_all
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
 RATE = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
@@ -57,7 +59,7 @@ def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
     images = images_of(net.shape)
     options = {"optimiser": optimiser, "learning_rate": RATE[optimiser], "weight_decay": 0.01, "clip": 1.0}
     step = training_step(net, batch_size=16, **options)
-    recipe = TrainingConfig.resolve(net.rule, **options)
+    recipe = TrainingConfig.resolve(net.rule, given=options)
     updates = [Update(block, recipe) for block in net.row]
     state = step.state
     for k in range(3):
@@ -67,7 +69,8 @@ def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
         if "wrong_labels" in step.inputs:
             given["wrong_labels"] = wrong
         losses, state = step(state, **given)
-        expected = learn_all(net.row, updates, net.present(some.images, some.labels, wrong=wrong), some.labels, "fp32")
+        first = Batch(net.present(some.images, some.labels, wrong=wrong), some.labels)
+        expected = whole_step(net.row, updates, first, Context("fp32"))
         torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
     ours = net.state_dict()
     compared = [name for name in state if name in ours]

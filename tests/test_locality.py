@@ -11,7 +11,7 @@ from forwardonly.training.step import Context
 from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
-LOCAL_RULES = [name for name, rule in fo.rules.TABLE.items() if not rule.end_to_end]
+LOCAL_RULES = [name for name, entry in fo.rules.TABLE.items() if not fo.rules.rule_class(entry).end_to_end]
 FLAT_RULES = [  # a rule that hears all blocks must keep all their graphs until the last one has spoken
     name for name in LOCAL_RULES if getattr(fo.rules.TABLE[name](classes=4), "needs_peers", "none") != "all"
 ]

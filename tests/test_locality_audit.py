@@ -32,9 +32,9 @@ def test_a_hole_in_the_wall_is_found(images, monkeypatch):
 
 def test_a_leak_names_its_blocks_and_its_parameter(images):
     net = network(images, "projection")
-    net.row[2].rule.head.weight = net.row[0].rule.head.weight  # one weight in two blocks
+    net.row[2].rule.classifier.weight = net.row[0].rule.classifier.weight  # one weight in two blocks
     found = fo.measure.leaks(net, images)
-    assert fo.measure.Leak(perturbed=2, moved=0, parameter="rule.head.weight") in found
+    assert fo.measure.Leak(perturbed=2, moved=0, parameter="rule.classifier.weight") in found
     assert {leak.perturbed for leak in found} == {2}
 
 

@@ -1,6 +1,7 @@
 """Training within a given amount of memory: micro-batches, offloaded blocks, tensors in files."""
 
 import copy
+import importlib
 import json
 import os
 import subprocess
@@ -295,7 +296,8 @@ class Stopped(Exception):
 
 
 def test_a_run_whose_blocks_are_offloaded_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("forwardonly.training.fit.make_plan", lambda *_: budget.MemoryPlan(50, True, 90))
+    module = importlib.import_module("forwardonly.training.fit")
+    monkeypatch.setattr(module, "make_plan", lambda *_: budget.MemoryPlan(50, True, 90))
 
     def train(folder, stop=None, **more):
         network = fo.mlp(digits.train.shape, [16, 16, 16], rule=fo.rules.Projection(classes=10))
@@ -314,5 +316,5 @@ def test_a_run_whose_blocks_are_offloaded_goes_on_to_the_same_bits(digits, tmp_p
     for one, two in zip(whole.network.state_dict().values(), rest.network.state_dict().values(), strict=True):
         assert torch.equal(one, two)
     assert whole.result["test_accuracy"] == rest.result["test_accuracy"]
-    assert whole.result["plan"] == {"part": 50, "waits": True, "predicted": 90}
+    assert whole.result["plan"] == {"micro_batch": 50, "offload": True, "predicted": 90}
     assert not whole.network.row[0]._forward_pre_hooks

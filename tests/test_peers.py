@@ -129,11 +129,11 @@ def test_wrong_labels_drawn_once_stay(images, monkeypatch):
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])
 def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path, schedule):
-    """Gamma's own optimiser and the cache are part of the state."""
+    """Gamma's optimiser and the cache are part of the state."""
     options = {"epochs": 4, "batch_size": 40, "schedule": schedule, "momentum": 0.5}
 
     def network():
-        rule = fo.rules.CollaborativeAdaptive(classes=4, gamma_optimiser="adam", negatives="fixed")
+        rule = fo.rules.CollaborativeAdaptive(classes=4, negatives="fixed")
         return fo.mlp(images.shape, [12, 10], rule=rule)
 
     class Killed(Exception):

@@ -50,9 +50,11 @@ def test_batch_norms_and_muon_too():
     images = fo.data.Images(pictures, torch.arange(96) % 4, ("a", "b", "c", "d"), "random")
     runs = []
     for workers in (1, 3):
-        rule = fo.rules.Best(classes=4, channels=8)
+        rule = fo.rules.make("best", classes=4, channels=8)
         net = fo.build(fo.bodies.Six(width=0.125), images.shape, rule=rule, seed=1)
-        runs.append(fo.fit(net, images, epochs=3, workers=workers, **{**rule.training_defaults, "batch_size": 16}))
+        runs.append(
+            fo.fit(net, images, epochs=3, workers=workers, **{**fo.rules.training_defaults(rule), "batch_size": 16})
+        )
     assert same(*runs)
 
 

@@ -13,6 +13,8 @@ try:
 except ImportError as missing:
     raise ImportError("The Hub needs huggingface_hub: pip install 'forward-only[hub]'") from missing
 
+from forwardonly import rules
+from forwardonly.names import name_in
 from forwardonly.network.network import Network
 from forwardonly.network.storage import CONFIG, MODEL, load, read_config, read_result, save, write_atomically
 
@@ -140,5 +142,6 @@ The command that trains such a network; `config.json` holds every option of this
 def _given(network: Network) -> dict[str, Any]:
     """The rule's options that are not its defaults."""
     options: dict[str, Any] = network.rule.options()
-    default = type(network.rule)(classes=network.classes).options()
+    made = rules.TABLE.get(name_in(rules.TABLE, network.rule), type(network.rule))
+    default = made(classes=network.classes).options()
     return {name: value for name, value in options.items() if value != default[name]}

@@ -1,14 +1,17 @@
-"""Names in our tables: finding a thing's own, and what to say of one we do not know."""
+"""Names in the tables of rules, bodies and the like: the name of a thing, and what to say of an unknown one."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
 
-def name_in(table: Mapping[str, type], thing: object) -> str:
-    """The name under which a thing's class stands in a table, or the class's own name if it is a user's."""
-    return next((name for name, cls in table.items() if type(thing) is cls), type(thing).__name__)
+def name_in(table: Mapping[str, object], thing: object) -> str:
+    """The name under which a table has the preset or the class that made `thing`, or else the name of its class."""
+    preset = getattr(thing, "preset", None)
+    if preset in table:
+        return str(preset)
+    return next((name for name, entry in table.items() if type(thing) is entry), type(thing).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -18,8 +21,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
 
 
+def refuse_unknown(kind: str, name: str, options: Iterable[str], known: Collection[str]) -> None:
+    """Raises ValueError if an option of a rule, body or the like is not among its known ones."""
+    for option in options:
+        if option not in known:
+            raise ValueError(f"The {kind} {name!r} has no option {option!r}: {nearest(option, known)}")
+
+
 def check_choices(options: Any) -> None:
-    """Raises ValueError if an option of a dataclass for which words are listed, as a `Literal`, is none of them."""
+    """Raises ValueError if an option of a dataclass that is a `Literal` of words has none of them as its value."""
     for field in fields(options):
         value, words = getattr(options, field.name), get_args(field.type)
         if words and isinstance(words[0], str) and value not in words:

@@ -151,15 +151,14 @@ def same(folder: Path) -> dict[str, Any]:
     """Every way of sharing a run, against one process alone."""
     results: dict[str, Any] = {}
     data: dict[str, Any] = {}
-    layers, both = {"mode": "layers"}, {"mode": "layers", "stages": 2}
+    layers, three, both = {"stages": 2}, {"stages": 3}, {"stages": 2}
     row = fo.bodies.Conv(depth=4, channels=5)
     cases: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {
-        "mlp": ({}, [(2, layers), (3, layers), (2, data), (3, data), (4, both)]),
-        "peers": ({"rule": "cumulative"}, [(3, layers), (3, data), (4, both)]),
-        "dropout": ({"dropout": 0.3}, [(2, layers), (3, layers)]),
-        "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, layers)]),
-        "settling": ({"settle": 0.4}, [(2, layers), (2, data)]),
-        "waiting": ({"delay": 0.4}, [(2, layers), (3, layers), (2, data)]),
+        "mlp": ({}, [(2, layers), (3, three), (2, data), (3, data), (4, both)]),
+        "peers": ({"rule": "cumulative"}, [(3, three), (3, data), (4, both)]),
+        "dropout": ({"dropout": 0.3}, [(2, layers), (3, three)]),
+        "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, three)]),
+        "delay": ({"delay": 0.4}, [(2, layers), (3, three), (2, data)]),
         "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "epochs": 1}, [(2, layers)]),
         "uneven": ({"rule": "ff", "clip": 1.0}, [(3, data)]),
     }
@@ -170,7 +169,7 @@ def same(folder: Path) -> dict[str, Any]:
             alone = folder / case
             train(fo.training.Team(), alone, **options)
             for world, how in grids:
-                name = f"{case}, {' '.join(map(str, how.values())) or 'data'}, {world}"
+                name = f"{case}, {how.get('stages', 1)} stages, {world}"
                 out = folder / name
                 work = partial(train, folder=out, **options)
                 crew = Crew(shared, folder, world, work, **how)
@@ -190,7 +189,7 @@ def kill(folder: Path, **how: Any) -> dict[str, Any]:
     """
     world = how.pop("world")
     options: dict[str, Any] = {"epochs": 6, "dropout": 0.2, "rule": "cumulative", "checkpoint_every": 4}
-    if how.get("mode") != "layers" and world > 1:
+    if how.get("stages", 1) == 1 and world > 1:
         options["dropout"] = 0.0
     chance = random.Random(0)
     kills, at, runs = 0, [], 0
@@ -248,10 +247,10 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "same": same,
     "kill-alone": lambda folder: kill(folder, world=1),
     "kill-data": lambda folder: kill(folder, world=2),
-    "kill-layers": lambda folder: kill(folder, world=2, mode="layers"),
-    "kill-both": lambda folder: kill(folder, world=4, mode="layers", stages=2),
+    "kill-layers": lambda folder: kill(folder, world=2, stages=2),
+    "kill-both": lambda folder: kill(folder, world=4, stages=2),
     "lose-data": lose,
-    "lose-layers": lambda folder: lose(folder, mode="layers"),
+    "lose-layers": lambda folder: lose(folder, stages=3),
 }
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ import forwardonly as fo
 from forwardonly.training import LostPeer, Team, TrainingConfig, join
 from forwardonly.training.batch import Batch
 from forwardonly.training.distributed.heartbeat import Heartbeat
+from forwardonly.training.distributed.messages import _as_it_lies, _header, _shapes
+from forwardonly.training.session import open_session
 from forwardonly.training.step import Context, train_step
-from forwardonly.training.strategies.pipeline import _as_it_lies, _header, _shapes, balance, spread
+from forwardonly.training.strategies.pipeline import balance, spread
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks its processes")
 
@@ -36,7 +38,7 @@ def crew(scenario, folder):
 
 def test_many_processes_give_the_weights_of_one(tmp_path):
     seen = crew("same", tmp_path)
-    assert len(seen) == 19
+    assert len(seen) == 17
     for name, found in seen.items():
         assert "weights" in found, (name, found)
         if "layers" in name and "layers 2" not in name:
@@ -89,14 +91,16 @@ def test_the_balance_is_as_good_as_any(seeds=20):
 def test_preparing_a_batch_counts_as_work_of_the_first_stage():
     net = fo.mlp((1, 4, 4), [8, 8, 8, 8], rule=fo.rules.Projection(classes=3))
     team = Team(world=2, stages=2)
-    team.summed = lambda costs: costs
+    team.all_reduce = lambda costs: costs
 
     def prepare(seconds):
         time.sleep(seconds)
         return Batch(torch.rand(8, 16), torch.arange(8) % 3)
 
-    recipe = TrainingConfig.resolve(net.rule)
-    assert spread(net, recipe, team, lambda: prepare(0.5), "fp32") == [slice(0, 1), slice(1, 4)]
+    config = TrainingConfig(precision="fp32", device="cpu")
+    images = fo.data.Images(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.arange(8) % 3, ("a", "b", "c"), "blank")
+    session = open_session(net, images, config, torch.device("cpu"), 0, team)
+    assert spread(session, lambda: prepare(0.5)) == [slice(0, 1), slice(1, 4)]
 
 
 def test_a_batch_arrives_with_the_order_in_memory_that_it_had():
@@ -161,8 +165,8 @@ def test_replicas_share_a_batch_without_gap_or_overlap():
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ({"mode": "layers"}, "There is only one process: start many with `torchrun"),
-        ({"stages": 2}, "stages are for --parallel layers"),
+        ({"stages": 2}, "There is only one process for 2 stages: start more with `torchrun"),
+        ({"stages": 0}, "There is only one process for 0 stages"),
         ({"timeout": 0.0}, "must be positive"),
     ],
 )
@@ -229,7 +233,7 @@ def test_torchrun_starts_a_run_again_after_a_worker_was_killed(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     many = subprocess.run(
-        [*start, str(killer), *options, "--parallel", "layers", "--out", str(tmp_path / "run")],
+        [*start, str(killer), *options, "--stages", "2", "--out", str(tmp_path / "run")],
         env=env, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert many.returncode == 0, many.stderr[-3000:]

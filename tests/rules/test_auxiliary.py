@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.rules import Auxiliary, Best, BlockPosition
+from forwardonly.rules import Auxiliary, BlockPosition
 
 
 def gelu(x):
@@ -48,9 +48,10 @@ def test_scores_are_a_linear_map_behind_convolutions_of_its_own():
         hidden = gelu(standardised(convolved(hidden, weight, centres(hidden, stride)), (0, 2, 3)))
     assert hidden.shape == (4, 5, 3, 3)
     logits = (
-        hidden.mean((2, 3)) @ rule.head.weight.detach().numpy().T.astype(np.float32) + rule.head.bias.detach().numpy()
+        hidden.mean((2, 3)) @ rule.classifier.weight.detach().numpy().T.astype(np.float32)
+        + rule.classifier.bias.detach().numpy()
     )
-    rule.head.float()  # scores are computed in float32
+    rule.classifier.float()  # scores are computed in float32
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
     labels = np.array([0, 1, 1, 0])
     expected = (np.log(np.exp(logits).sum(1)) - logits[np.arange(4), labels]).mean()
@@ -72,11 +73,11 @@ def means(maps, centres):
     ("sides", "pooled", "read"),
     [((15, 15), True, (3, 3)), ((6, 13), True, (3, 6)), ((16, 8), True, (8, 4)), ((5, 7), False, (5, 7))],
 )
-def test_heads_may_read_coarse_maps(sides, pooled, read):
+def test_a_tapered_head_behind_the_third_block_reads_coarse_maps(sides, pooled, read):
     maps = np.random.default_rng(0).normal(size=(4, 3, *sides))
     torch.manual_seed(0)
-    rule = Auxiliary(classes=2, convolutions=2, coarse=True, channels=5, depth=0, features=5)
-    rule = rule.for_block((3, *sides), BlockPosition(0, 1)).double()
+    rule = Auxiliary(classes=2, convolutions=2, head="tapered", channels=5, depth=0, features=5)
+    rule = rule.for_block((3, *sides), BlockPosition(2, 4)).double()
     hidden = means(maps, coarser(maps)) if pooled else maps
     for part in rule.convolved:
         if isinstance(part, torch.nn.Conv2d):
@@ -84,31 +85,31 @@ def test_heads_may_read_coarse_maps(sides, pooled, read):
             places = centres(hidden, 1) if small else coarser(hidden)
             hidden = gelu(standardised(convolved(hidden, part.weight.detach().numpy(), places), (0, 2, 3)))
     assert hidden.shape == (4, 5, *read)
-    logits = hidden.mean((2, 3)) @ rule.head.weight.detach().numpy().T + rule.head.bias.detach().numpy()
-    rule.head.float()
+    logits = hidden.mean((2, 3)) @ rule.classifier.weight.detach().numpy().T + rule.classifier.bias.detach().numpy()
+    rule.classifier.float()
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("index", "coarse"), [(0, False), (1, True), (2, True)])
-def test_the_first_blocks_heads_may_stay_fine_where_others_are_coarse(index, coarse):
-    def scores(**options):
+@pytest.mark.parametrize(("index", "full"), [(0, True), (1, True), (2, False), (3, False), (4, False)])
+def test_the_first_two_tapered_heads_are_full_ones(index, full):
+    def scores(head):
         torch.manual_seed(0)
-        rule = Auxiliary(classes=2, convolutions=2, channels=5, **options).for_block(
-            (3, 15, 15), BlockPosition(index, 3)
-        )
+        rule = Auxiliary(classes=2, convolutions=2, channels=5, head=head)
+        rule = rule.for_block((3, 15, 15), BlockPosition(index, 5))
         return rule.scores(torch.linspace(-1, 1, 4 * 3 * 15 * 15).cos().view(4, 3, 15, 15))
 
-    torch.testing.assert_close(scores(coarse=True, fine=1), scores(coarse=coarse))
-    assert not torch.allclose(scores(coarse=True, fine=1), scores(coarse=not coarse))
+    assert torch.equal(scores("tapered"), scores("uniform")) == full
 
 
-def test_the_last_blocks_may_be_judged_by_linear_maps():
-    network = fo.build(fo.bodies.CNN(width=0.1), (1, 16, 16), rule=Auxiliary(classes=3, channels=4, linear=2))
-    *others, before, last = (dict(block.rule.named_modules()) for block in network.row)
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_last_tapered_head_is_a_linear_classifier(depth):
+    rule = Auxiliary(classes=3, channels=4, head="tapered")
+    network = fo.build(fo.bodies.Conv(depth=depth, channels=26), (1, 2, 2), rule=rule)
+    *others, last = (dict(block.rule.named_modules()) for block in network.row)
     assert all(len(modules["convolved"]) and len(modules["hidden"]) for modules in others)
-    assert not any(len(modules[name]) for modules in (before, last) for name in ("convolved", "hidden"))
+    assert not any(len(last[name]) for name in ("convolved", "hidden"))
     activation = torch.randn(5, 26, 2, 2)
-    logits = activation.flatten(1) @ last["head"].weight.T + last["head"].bias
+    logits = activation.flatten(1) @ last["classifier"].weight.T + last["classifier"].bias
     torch.testing.assert_close(network.row[-1].rule.scores(activation), logits)
 
 
@@ -123,22 +124,15 @@ def test_maps_are_pooled_for_dense_hidden_layers():
     hidden = maps.reshape(6, 3, 2, 4, 2, 4).mean((3, 5)).reshape(6, 12)
     for dense in list(rule.hidden)[::3]:
         hidden = gelu(standardised(hidden @ dense.weight.detach().numpy().T, 0))
-    logits = hidden @ rule.head.weight.detach().numpy().T + rule.head.bias.detach().numpy()
-    rule.head.float()
+    logits = hidden @ rule.classifier.weight.detach().numpy().T + rule.classifier.bias.detach().numpy()
+    rule.classifier.float()
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_flat_activations_are_read_through_hidden_layers(digits):
     network = fo.mlp(digits.train.shape, [60, 60], rule=Auxiliary(classes=10, units=40, depth=1, label_smoothing=0.1))
-    assert [block.rule.head.in_features for block in network.row] == [40, 40]
+    assert [block.rule.classifier.in_features for block in network.row] == [40, 40]
     fo.fit(network, digits.train, epochs=15, batch_size=50)
-    assert fo.evaluate(network, digits.validation).accuracy > 0.95
-
-
-def test_best_learns_digits_by_its_own_recipe(digits):
-    rule = Best(classes=10, channels=16)
-    network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=rule)
-    fo.fit(network, digits.train, epochs=6, batch_size=50)
     assert fo.evaluate(network, digits.validation).accuracy > 0.95
 
 
@@ -156,8 +150,6 @@ def test_the_heads_gradient_stays_in_its_block():
         ("channels", 0, 1),
         ("depth", -1, 0),
         ("convolutions", -1, 0),
-        ("fine", -1, 0),
-        ("linear", -1, 0),
     ],
 )
 def test_a_head_of_no_size_is_one_clear_sentence(name, value, least):

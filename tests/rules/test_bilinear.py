@@ -72,7 +72,7 @@ def test_scores_are_linear_maps_joined_by_log_sum_exp():
     features = np.concatenate([grid_pool(torch.tensor(maps), 2), LENGTH * products(maps - CENTRE, 4, 5)], axis=1)
     with torch.no_grad():
         rule.logit_scale.fill_(0.3)
-    weight, bias = (value.detach().numpy() for value in (rule.head.weight, rule.head.bias))
+    weight, bias = (value.detach().numpy() for value in (rule.classifier.weight, rule.classifier.bias))
     scores = np.log(np.exp((np.exp(0.3) * (features @ weight.T) + bias).reshape(4, 3, 2)).sum(2))
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-4)
     labels = np.array([0, 1, 2, 0])
@@ -83,11 +83,11 @@ def test_scores_are_linear_maps_joined_by_log_sum_exp():
 
 def test_muon_moves_the_maps_and_keeps_their_length_so_the_scale_learns(digits):
     network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=Bilinear(classes=10))
-    before = [block.rule.head.weight.detach().clone() for block in network.row]
+    before = [block.rule.classifier.weight.detach().clone() for block in network.row]
     fo.fit(network, digits.train, epochs=1, batch_size=50)
     for block, weight in zip(network.row, before, strict=True):
-        assert not torch.equal(block.rule.head.weight, weight)
-        torch.testing.assert_close(block.rule.head.weight.norm(), weight.norm())
+        assert not torch.equal(block.rule.classifier.weight, weight)
+        torch.testing.assert_close(block.rule.classifier.weight.norm(), weight.norm())
         assert block.rule.logit_scale.item() > 0  # ten classes need more than a fresh map's length says
 
 
@@ -97,7 +97,7 @@ def test_the_maps_rate_is_a_multiple_of_the_blocks(optimiser):
     block = network.row[0]
     groups = parameter_groups(block, TrainingConfig(optimiser=optimiser, learning_rate=0.1))[optimiser]
     rates = {id(parameter): group.get("lr", 0.1) for group in groups for parameter in group["params"]}
-    assert rates[id(block.rule.head.weight)] == pytest.approx(0.3)
+    assert rates[id(block.rule.classifier.weight)] == pytest.approx(0.3)
     assert rates[id(block.body[0].weight)] == 0.1
 
 
@@ -106,7 +106,7 @@ def test_maps_of_rate_0_stay(digits):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     fo.fit(network, digits.train, epochs=1, batch_size=50)
     after = network.state_dict()
-    assert torch.allclose(after["blocks.0.rule.head.weight"], before["blocks.0.rule.head.weight"])
+    assert torch.allclose(after["blocks.0.rule.classifier.weight"], before["blocks.0.rule.classifier.weight"])
     assert not torch.allclose(after["blocks.0.body.0.weight"], before["blocks.0.body.0.weight"])
 
 
@@ -135,7 +135,7 @@ def test_its_one_map_sees_what_no_linear_map_of_means_can():
 
 def test_on_flat_activations_it_is_linear_maps_alone(digits):
     network = fo.mlp(digits.train.shape, [60, 60], rule=Bilinear(classes=10))
-    assert [block.rule.head.weight.shape for block in network.row] == [(80, 60), (80, 60)]
+    assert [block.rule.classifier.weight.shape for block in network.row] == [(80, 60), (80, 60)]
     fo.fit(network, digits.train, epochs=10, batch_size=50)
     assert fo.evaluate(network, digits.validation).accuracy > 0.93
 

@@ -7,6 +7,9 @@ import torch
 import forwardonly as fo
 from forwardonly.rules import CollaborativeAdaptive, CollaborativeFixed, ForwardForward, LayerCollaboration
 from forwardonly.rules.base import BlockPosition, PeerGoodness
+from forwardonly.training.batch import Batch
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
 
 DEPTH, OWN, BATCH = 3, 1, 7
 
@@ -104,7 +107,7 @@ def test_the_others_goodness_is_given_unless_asked_otherwise(goodness):
             assert (gradients[0][0] != 0).all() and (gradients[0][OWN] == 0).all()
 
 
-@pytest.mark.parametrize("peers", ["all", "earlier"])
+@pytest.mark.parametrize("which", ["all", "earlier"])
 def test_layer_collaboration_is_lorberboms(goodness, which):
     rule = LayerCollaboration(classes=10, peers=which, threshold=3.0, sharpness=1.0).for_block(
         (5,), BlockPosition(OWN, DEPTH)
@@ -122,7 +125,7 @@ def test_layer_collaboration_is_lorberboms(goodness, which):
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="3 x 3 of them, not 4"):
         CollaborativeFixed(classes=10, weights=(1.0,) * 4).for_block((5,), BlockPosition(0, 3))
-    with pytest.raises(ValueError, match="needs peers all"):
+    with pytest.raises(ValueError, match="needs peers='all'"):
         CollaborativeFixed(classes=10, peers="earlier", stop_gradient=False)
 
 
@@ -144,7 +147,7 @@ def test_gamma_is_stepped_by_plain_descent_at_its_own_rate(images):
     ]
     updates = [fo.training.update.Update(block, fo.training.TrainingConfig(optimiser="adam")) for block in row]
     first = net.present(images.images, images.labels, wrong=wrong)
-    fo.training.loop.whole_step(row, updates, Batch(first, images.labels), Context("fp32"))
+    whole_step(row, updates, Batch(first, images.labels), Context("fp32"))
     assert [block.rule.gamma.item() for block in row] == pytest.approx(expected, rel=1e-5)
 
 

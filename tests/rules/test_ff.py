@@ -66,6 +66,20 @@ def test_options_that_make_no_sense_are_refused(option):
         ForwardForward(classes=10, **{option: 0.0})
 
 
+@pytest.mark.parametrize(
+    ("negatives", "predict", "needed"),
+    [
+        ("hard", "goodness", True),
+        ("uniform", "goodness", False),
+        ("uniform", "softmax", True),
+        ("fixed", "goodness", False),
+        ("fixed", "softmax", True),
+    ],
+)
+def test_a_label_classifier_is_for_hard_negatives_and_softmax_prediction(negatives, predict, needed):
+    assert ForwardForward(classes=10, negatives=negatives, predict=predict).needs_label_classifier == needed
+
+
 def test_a_word_that_an_option_does_not_know_is_one_clear_sentence():
     with pytest.raises(ValueError, match="reduction must be one of mean, sum, not 'median'"):
         ForwardForward(classes=10, reduction="median")

@@ -1,13 +1,12 @@
-"""Projection, similarity, spatial and the contrastive term against numpy written from their equations."""
+"""Projection, similarity and spatial against numpy written from their equations."""
 
 import numpy as np
 import pytest
 import torch
 
-import forwardonly as fo
 from forwardonly.ops.pooling import grid_pool, grid_size
-from forwardonly.rules import Auxiliary, Best, BlockPosition, Hyperspherical, Projection, Similarity, Spatial
-from forwardonly.rules.contrast import supervised_contrastive
+from forwardonly.rules import BlockPosition, Hyperspherical, Projection, Similarity, Spatial
+from forwardonly.rules.similarity import similarity_loss
 
 
 @pytest.fixture
@@ -37,28 +36,6 @@ def quarters(maps):
     )
 
 
-def test_the_best_rule_is_auxiliary_with_a_recipe_that_it_can_be_told(maps):
-    head = {"convolutions": 3, "coarse": True, "fine": 2, "linear": 1, "channels": 128, "features": 64, "depth": 0}
-    plain = Auxiliary(classes=3, label_smoothing=0.05, **head)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    for position in (BlockPosition(0, 4), BlockPosition(2, 4), BlockPosition(3, 4)):  # a fine head, a coarse one, none
-        losses = []
-        for rule in (Best(classes=3), plain):
-            torch.manual_seed(0)
-            losses.append(rule.for_block(maps.shape[1:], position).loss(torch.tensor(maps), labels))
-        assert torch.equal(*losses)
-    config = fo.training.TrainingConfig.resolve(Best(classes=3), epochs=2)
-    assert (config.batch_size, config.optimiser, config.lr_schedule, config.delay) == (250, "muon", "linear", 0.3)
-    assert config == fo.training.TrainingConfig.resolve(plain, epochs=2, **Best.training_defaults)
-
-
-def test_the_best_rules_blocks_may_learn_one_after_another():
-    config = fo.training.TrainingConfig.resolve(Best(classes=3), schedule="greedy")
-    assert (config.schedule, config.delay, config.optimiser) == ("greedy", 0.0, "muon")
-    with pytest.raises(ValueError, match="delay must be 0"):
-        fo.training.TrainingConfig.resolve(Best(classes=3), schedule="greedy", delay=0.3)
-
-
 def test_grid_pool_covers_odd_maps():
     row = torch.arange(7.0).view(1, 1, 1, 7).expand(1, 1, 7, 7)
     assert grid_pool(row, 2).tolist() == [[1.5, 5.0, 1.5, 5.0]]  # means of 0..3 and 4..6
@@ -76,7 +53,7 @@ def test_grid_size_is_what_grid_pool_makes(side, grid):
 def test_projection_is_cross_entropy_of_a_pooled_linear_map(maps):
     rule = for_block(Projection(classes=3, features=4 * maps.shape[1]), maps.shape[1:])
     labels = np.arange(6) % 3
-    weight, bias = (value.detach().numpy() for value in (rule.head.weight, rule.head.bias))
+    weight, bias = (value.detach().numpy() for value in (rule.classifier.weight, rule.classifier.bias))
     scores = quarters(maps) @ weight.T + bias
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-5)
     loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
@@ -86,8 +63,8 @@ def test_projection_is_cross_entropy_of_a_pooled_linear_map(maps):
 @pytest.mark.parametrize("prediction", [0.01, 0.6])
 def test_similarity_matches_the_labels_similarities(maps, prediction):
     rule, labels = for_block(Similarity(classes=3, prediction=prediction), maps.shape[1:]), np.arange(6) % 3
-    seen = torch.nn.functional.conv2d(torch.tensor(maps), rule.lens.weight, padding=1).detach().numpy()
-    features = seen.reshape(6, 8, 36).std(2, ddof=1)
+    transformed = torch.nn.functional.conv2d(torch.tensor(maps), rule.transform.weight, padding=1).detach().numpy()
+    features = transformed.reshape(6, 8, 36).std(2, ddof=1)
     matching = ((similarities(features) - similarities(np.eye(3)[labels])) ** 2).mean()
     scores = rule.scores(torch.tensor(maps)).detach().numpy()
     expected = (1 - prediction) * matching + prediction * cross_entropy(scores, labels)
@@ -96,9 +73,19 @@ def test_similarity_matches_the_labels_similarities(maps, prediction):
 
 
 def test_similarity_loss_is_zero_where_features_are_the_labels():
-    rule = for_block(Similarity(classes=3, own_map=False, prediction=1e-9), (3,))
-    one_hot = torch.eye(3).repeat(2, 1)
-    assert rule.loss(one_hot, torch.arange(6) % 3).item() == pytest.approx(0.0, abs=1e-6)
+    labels = torch.arange(6) % 3
+    one_hot = torch.eye(3)[labels]
+    assert similarity_loss(one_hot, labels, 3).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_similarity_of_flat_activations_is_matched_after_a_linear_layer():
+    flat, labels = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), np.arange(6) % 3
+    rule = for_block(Similarity(classes=3), (8,))
+    features = flat @ rule.transform.weight.detach().numpy().T
+    matching = ((similarities(features) - similarities(np.eye(3)[labels])) ** 2).mean()
+    scores = rule.scores(torch.tensor(flat)).detach().numpy()
+    loss = rule.loss(torch.tensor(flat), torch.tensor(labels))
+    assert loss.item() == pytest.approx(0.99 * matching + 0.01 * cross_entropy(scores, labels), rel=1e-4)
 
 
 def test_spatial_is_a_fixed_projection_of_standardised_energy(maps):
@@ -127,48 +114,12 @@ def test_hyperspherical_reads_maps_through_its_auxiliary_convolution(maps):
     np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_contrastive_term_is_equation_2_of_khosla(temperature):
-    generator = np.random.default_rng(0)
-    features, labels = generator.normal(size=(7, 5)), np.array([0, 0, 0, 1, 1, 2, 0])  # 2 has no partner
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    terms = []
-    for i in range(7):
-        others = [a for a in range(7) if a != i]
-        whole = sum(np.exp(unit[i] @ unit[a] / temperature) for a in others)
-        partners = [p for p in others if labels[p] == labels[i]]
-        if partners:
-            terms.append(-np.mean([np.log(np.exp(unit[i] @ unit[p] / temperature) / whole) for p in partners]))
-    loss = supervised_contrastive(torch.tensor(features), torch.tensor(labels), temperature)
-    assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
-
-
-def test_contrastive_term_without_any_pair_is_zero_with_a_gradient():
-    features = torch.randn(3, 4, requires_grad=True)
-    loss = supervised_contrastive(features, torch.arange(3), 0.1)
-    loss.backward()
-    assert loss.item() == 0
-    assert torch.isfinite(features.grad).all()
-
-
-@pytest.mark.parametrize("rule", [Projection, Similarity, Spatial, Hyperspherical])
-def test_any_one_pass_rule_can_add_the_contrastive_term(maps, rule):
-    activation, labels = torch.tensor(maps), torch.arange(6) % 3
-    torch.manual_seed(0)
-    plain = for_block(rule(classes=3), maps.shape[1:])
-    more = for_block(rule(classes=3, contrast=0.5, contrast_temperature=0.2), maps.shape[1:])
-    more.load_state_dict(plain.state_dict())
-    term = supervised_contrastive(grid_pool(activation, 2), labels, 0.2)
-    difference = more.local_loss(activation, labels, None)[0] - plain.local_loss(activation, labels, None)[0]
-    torch.testing.assert_close(difference, 0.5 * term, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("shape", "features", "windows"), [((64, 15, 15), 2048, 25), ((256, 7, 7), 2048, 9), ((8, 6, 6), 16, 1)]
 )
 def test_projection_reads_about_as_many_features_as_it_is_told_to(shape, features, windows):
     rule = for_block(Projection(classes=3, features=features), shape)
-    assert rule.head.in_features == shape[0] * windows
+    assert rule.classifier.in_features == shape[0] * windows
 
 
 @pytest.mark.parametrize(

@@ -154,10 +154,14 @@ def options(argv: Sequence[str]) -> Any:
             raise ValueError(f"unknown {what} {name!r}: {nearest(name, table)}")
     if rule == "backprop":
         raise ValueError("backprop is what rules are measured against: choose another --rule")
-    own_rule = own_options(fo.rules.TABLE[rule], without=("classes",))
+    own_rule = own_options(fo.rules.rule_class(fo.rules.TABLE[rule]), without=("classes",))
     own_body = own_options(fo.bodies.TABLE[body])
     groups = [
-        ("rule_options", Annotated[own_rule, tyro.conf.arg(name="rule")], own_rule()),
+        (
+            "rule_options",
+            Annotated[own_rule, tyro.conf.arg(name="rule")],
+            own_rule(**fo.rules.preset_options(fo.rules.TABLE[rule])),
+        ),
         ("body_options", Annotated[own_body, tyro.conf.arg(name="")], own_body()),
     ]
     return make_dataclass(cls.__name__, groups, bases=(cls,), frozen=True, kw_only=True)

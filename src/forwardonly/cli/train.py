@@ -19,6 +19,7 @@ from forwardonly.cli.screen import Screen, percent
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
 from forwardonly.network.storage import CONFIG, RESULT, read_config, write_json
+from forwardonly.rules import preset_options, rule_class
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
@@ -116,14 +117,19 @@ def _with_groups(plain: Train, kept: dict[str, Any], argv: Sequence[str]) -> Any
         for name, names in GROUPS.items()
     }
     groups["network"] = (_unprefixed(own_options(body)), _values(kept, "body"))
-    own_rule = own_options(rule, without=("classes",), hidden=rule.expert if brief(argv) else ())
-    groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], _values(kept, "rule"))
+    cls = rule_class(rule)
+    own_rule = own_options(cls, without=("classes",), hidden=cls.expert if brief(argv) else ())
+    values = {**preset_options(rule), **_values(kept, "rule")}
+    groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], values)
     first: list[tuple[str, Any]] = [
         (kind, Annotated[str, tyro.conf.arg(metavar="{" + ",".join(table) + "}")])
         for kind, table in (("rule", fo.rules.TABLE), ("body", fo.bodies.TABLE))
     ]
     first += [(own.name, Annotated[own.type, tyro.conf.Suppress]) for own in fields(Train) if own.name in hidden]
-    names = given_among(argv, shown) | set(kept.get("training", ()))
+    unknown = kept.get("training", {}).keys() - {own.name for own in fields(TrainingConfig)}
+    if unknown:
+        raise KeyError(*unknown)
+    names = given_among(argv, shown) | kept.get("training", {}).keys()
     every = make_dataclass(
         "Train",
         [*first, *((name, kind) for name, (kind, _) in groups.items())],
@@ -168,7 +174,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
         train, validation, test = fo.data.load(
             chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
         )
-    rule = fo.rules.TABLE[chosen.rule](classes=len(train.classes), **asdict(chosen.rule_options))
+    rule = fo.rules.make(chosen.rule, classes=len(train.classes), **asdict(chosen.rule_options))
     body = fo.bodies.TABLE[chosen.body](**asdict(chosen.network))
     config = TrainingConfig.resolve(rule, train, training_options(chosen))
     out = chosen.out or _agreed(team, _stem(chosen.data, chosen.rule, chosen.seed))

@@ -45,12 +45,12 @@ class Job:
         if self.finished:
             return 1.0
         try:
-            recipe = json.loads((self.folder / "config.json").read_text())["training"]
+            training = json.loads((self.folder / "config.json").read_text())["training"]
             rows = (self.folder / "metrics.jsonl").read_text().splitlines()
         except OSError:
             return 0.0
-        phases = len(json.loads(rows[0])["loss"]) if recipe["schedule"] == "greedy" and rows else 1
-        return min(1.0, len(rows) / (phases * recipe["epochs"]))
+        phases = len(json.loads(rows[0])["loss"]) if training["schedule"] == "greedy" and rows else 1
+        return min(1.0, len(rows) / (phases * training["epochs"]))
 
 
 class Finished(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from forwardonly import bodies, rules
-from forwardonly.names import name_in, nearest
+from forwardonly.names import name_in, nearest, refuse_unknown
 from forwardonly.network.block import Block, Signal
 from forwardonly.network.network import Network
 from forwardonly.network.readout import Kind
@@ -68,8 +68,7 @@ def from_config(config: Mapping[str, Any]) -> Network:
     """
     try:
         shape = [int(size) for size in config["shape"]]
-        body = _make(bodies.TABLE, "body", config["body"])
-        rule = _make(rules.TABLE, "rule", config["rule"])
+        body, rule = _body(config["body"]), _rule(config["rule"])
         return build(body, shape, rule=rule, readout=config["readout"])
     except (KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
@@ -98,16 +97,23 @@ def _config(body: bodies.Body, shape: Sequence[int], rule: rules.Rule, readout: 
     }
 
 
-def _make(table: Mapping[str, type], kind: str, config: Mapping[str, Any]) -> Any:
-    """The entry of a table that a config names, with the options it gives."""
-    options = {**config}
+def _body(config: Mapping[str, Any]) -> bodies.Body:
+    """The body that a config describes."""
+    options = _options(config)
     name = options.pop("name")
-    if name not in table:
-        raise ValueError(f"Unknown {kind} {name!r}: {nearest(name, table)}")
-    known = {field.name: field for field in fields(table[name])}
-    for key, value in options.items():
-        if key not in known:
-            raise ValueError(f"The {kind} {name!r} has no option {key!r}: {nearest(key, known)}")
-        if isinstance(value, list):
-            options[key] = tuple(value)
-    return table[name](**options)
+    if name not in bodies.TABLE:
+        raise ValueError(f"Unknown body {name!r}: {nearest(name, bodies.TABLE)}")
+    known = [field.name for field in fields(bodies.TABLE[name])]  # type: ignore[arg-type]  # a Body is a dataclass
+    refuse_unknown("body", name, options, known)
+    return bodies.TABLE[name](**options)
+
+
+def _rule(config: Mapping[str, Any]) -> rules.Rule:
+    """The rule or preset that a config describes."""
+    options = _options(config)
+    return rules.make(options.pop("name"), classes=options.pop("classes"), **options)
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's options as their dataclass takes them: JSON has lists where these have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}

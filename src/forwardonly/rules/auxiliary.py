@@ -1,14 +1,15 @@
-"""Local cross-entropy behind a small network of the block's own.
+"""Local cross-entropy behind an auxiliary network.
 
-Decoupled greedy learning, Belilovsky, Eickenberg & Oyallon 2020, arXiv 1901.08164: each layer is judged by an auxiliary
-network of convolutions, pooling and dense layers that is thrown away by the next one. Reconstruction: how many of each,
-the strides, and batch norm with GELU behind each.
+Decoupled greedy learning, Belilovsky, Eickenberg & Oyallon 2020, arXiv 1901.08164. Given: each block learns through an
+auxiliary network of convolutions, pooling and dense layers, which is not part of the network that the next block
+continues. Reconstruction: the number of layers, the strides, and batch norm with GELU behind each. Ours: tapered heads.
 
 Shapes: B batch, C classes, K channels.
 """
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -17,48 +18,44 @@ from forwardonly.ops.pooling import grid_for, grid_pool, grid_size
 from forwardonly.rules.base import BlockPosition
 from forwardonly.rules.projection import Projection
 
-LEAST = 3  # pixels a side; a map that would have fewer is not halved
+FULL_HEADS = 2  # tapered: blocks from the first on that have a full head
+SMALLEST_SIDE = 3  # pixels; a map is halved only if both sides keep at least as many
 
 
 @dataclass(kw_only=True, eq=False)
 class Auxiliary(Projection):
-    """Cross-entropy of a linear map behind hidden layers of the rule's own: strided 3x3 convolutions, pooling, dense
-    layers. Owns `convolved`, `hidden` and `head`.
+    """Cross-entropy of a linear classifier behind strided 3x3 convolutions, pooling and dense layers.
 
-    The gradient of the head stops at the block's wall like any other: what it costs is counted as the block's.
+    Owns `convolved` (the convolutions), `hidden` (the dense layers) and `classifier`. Their cost counts as the block's.
     """
 
+    head: Literal["uniform", "tapered"] = "uniform"
+    """Heads: the same behind every block (uniform), or full heads behind the first two blocks, cheaper ones on
+    average-pooled maps behind the others, and a linear classifier alone behind the last (tapered)."""
     convolutions: int = 1
-    """Convolutions in front of the pooling, each with stride 2 until maps are small; none on flat activations."""
-    coarse: bool = False
-    """Whether average pooling halves the maps in front of the convolutions, and each halving rounds down (7 pixels
-    become 3, not 4), which saves much of the head's time."""
-    fine: int = 0
-    """How many of the first blocks have no coarse head even so: what they lose is lost to those behind them."""
-    linear: int = 0
-    """How many of the last blocks a linear map alone judges: few or none learn from what they pass on."""
+    """Convolutions before the pooling, each with stride 2 until maps are small; none on flat activations."""
     channels: int = 64
     """Channels of each convolution."""
     features: int = 1024
-    """Maps are averaged over windows, as many as bring them nearest to this many features; the dense layers read
-    those."""
+    """Features left by average pooling, approximately; the dense layers or the classifier read them."""
     depth: int = 1
     """Dense hidden layers."""
     units: int = 256
-    """Units of each of them."""
+    """Units of each dense hidden layer."""
 
+    expert = frozenset({"units"})
     training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("convolutions", "fine", "linear", "depth", "channels", "units"):
-            least = int(name in ("channels", "units"))
+        for name, least in (("convolutions", 0), ("depth", 0), ("channels", 1), ("units", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of an auxiliary head must be at least {least}, not {getattr(self, name)}.")
 
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
-        linear = position.index >= position.depth - self.linear
-        coarse = self.coarse and position.index >= self.fine
+        tapered = self.head == "tapered"
+        linear = tapered and position.index == position.depth - 1
+        coarse = tapered and position.index >= FULL_HEADS
         maps: list[nn.Module] = []
         convolutions = self.convolutions if len(shape) == 3 and not linear else 0
         channels, *sides = shape
@@ -86,7 +83,10 @@ class Auxiliary(Projection):
 
 
 def _halving(sides: list[int], coarse: bool) -> tuple[int, tuple[int, int], list[int]]:
-    """Stride and padding with which 3x3 windows halve maps, and the sides then; small maps stay as they are."""
+    """Stride and padding of 3x3 windows that halve a map, and its sides afterwards. Small maps keep their size.
+
+    Odd sides are rounded up, in coarse heads down (7 pixels become 3, not 4).
+    """
     high, wide = (int(side % 2 == 0 or not coarse) for side in sides)
     halves = [(side + pad) // 2 for side, pad in zip(sides, (high, wide), strict=True)]
-    return (2, (high, wide), halves) if min(halves) >= LEAST else (1, (1, 1), sides)
+    return (2, (high, wide), halves) if min(halves) >= SMALLEST_SIDE else (1, (1, 1), sides)

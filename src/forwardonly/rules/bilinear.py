@@ -1,9 +1,9 @@
-"""Local cross-entropy of a linear map that also reads products of channels: the strongest head without hidden layers.
+"""Local cross-entropy of a linear classifier on bilinear features.
 
-Bilinear pooling, Lin, RoyChowdhury & Maji 2015, arXiv 1504.07889: what a map says is the mean over its pixels of the
-products of each two channels. One linear layer behind that draws quadratic boundaries, and still is one linear layer.
-That it is the head of a local rule, products within groups and windows only, their one length, several maps a class,
-and Muon for them are ours; `log/` has the trials.
+Bilinear pooling, Lin, RoyChowdhury & Maji 2015, arXiv 1504.07889. Given: features are the products of all pairs of
+channels, averaged over space, and a linear classifier reads them, so that its decision boundaries are quadratic. Ours:
+its use as a local objective, products within groups of channels and windows of pixels only, their normalisation to one
+length, several linear maps for each class, and Muon for these.
 
 Shapes: B batch, C classes, K channels, M maps a class, P products.
 """
@@ -18,34 +18,33 @@ from torch import Tensor, nn
 from forwardonly.ops.pooling import grid_for, grid_pool, grid_size, product_pool
 from forwardonly.ops.scores import scores_of
 from forwardonly.rules.base import BlockPosition
-from forwardonly.rules.best import MUON
+from forwardonly.rules.defaults import MUON
 from forwardonly.rules.projection import Projection
 
-CENTRE = 0.28  # the mean of GELU behind a norm; without it products say little but what the means say
-LENGTH = 20.0  # of an image's products, about that of its pooled activation: the map's rate suits both
+CENTRE = 0.28  # the mean of GELU behind a norm; products of activations that are not centred repeat their means
+LENGTH = 20.0  # of an image's products, about that of its pooled activation, so that one learning rate suits both
 
 
 @dataclass(kw_only=True, eq=False)
 class Bilinear(Projection):
-    """Cross-entropy of a linear map of the pooled activation and of its channels' pooled products. Owns `head`,
-    (K g + P) -> C M, and `logit_scale`, the logarithm of what its weights are multiplied by.
+    """Cross-entropy of a linear classifier on the pooled activation and the pooled products of its channels.
 
-    A class's score is the log-sum-exp of its M maps. Flat activations have nothing to pool and no products. Where Muon
-    moves the block it moves the maps too, with steps of equal strength for frequent and for rare products; it keeps
-    their length, so that the scale says how sure they are.
+    A class's score is the log-sum-exp of its M linear maps. On flat activations there are no products. Owns
+    `classifier`, (K g + P) -> C M, and `logit_scale`, the logarithm of a factor on its weights: Muon, where it is the
+    block's optimiser, trains the classifier too and keeps the length of its weights, so their scale is learned apart.
     """
 
     group: int = 32
-    """Channels that are multiplied with each other; those of different groups are not."""
+    """Channels in a group; only channels of the same group are multiplied with each other."""
     window: int = 8
-    """Products are averaged over windows of at most this many pixels a side; their number grows with the map, so larger
-    images want larger windows."""
+    """Largest side in pixels of the windows over which products are averaged. Larger images need larger windows, for
+    the number of features grows with the number of windows."""
     maps_per_class: int = 8
-    """Linear maps M that each class has."""
+    """Linear maps for each class."""
     map_rate: float = 2.0
-    """Learning rate of the maps, as a multiple of the block's."""
+    """Learning rate of the linear maps, as a multiple of the block's."""
     label_smoothing: float = 0.05
-    """Share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes."""
 
     training_defaults = MappingProxyType({**MUON, "delay": 0.15})
 
@@ -62,16 +61,16 @@ class Bilinear(Projection):
         size = grid_size(shape, self.grid)
         if len(shape) == 3:
             size += product_pool(torch.zeros(1, *shape), self.group, self.window).shape[1]
-        self.head = nn.Linear(size, self.classes * self.maps_per_class)
+        self.classifier = nn.Linear(size, self.classes * self.maps_per_class)
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
     def optimiser_options(self) -> dict[str, dict[str, Any]]:
-        return {"head.weight": {"relative_rate": self.map_rate}}
+        return {"classifier.weight": {"relative_rate": self.map_rate}}
 
     def scores(self, activation: Tensor) -> Tensor:
         features = grid_pool(activation, self.grid)
         if activation.dim() == 4:
             products = product_pool(activation - CENTRE, self.group, self.window, LENGTH)
             features = torch.cat([features, products], dim=1)
-        scores = self.logit_scale.exp() * scores_of(features, self.head.weight) + self.head.bias
+        scores = self.logit_scale.exp() * scores_of(features, self.classifier.weight) + self.classifier.bias
         return scores.unflatten(1, (self.classes, self.maps_per_class)).logsumexp(2)

@@ -1,10 +1,10 @@
 """Learnable channel-class assignment (LCCA, "CAW-Conv"). Ghader, Kheradpisheh, Farahani & Fazlali 2026, arXiv
 2606.09928.
 
-Each channel votes for classes by a softmax row of its own, which sharpens as training goes on. All of it is given by
-the paper and its authors' code, but: flat activations vote with their values (reconstruction), orthogonality is by
-default not divided by the further C^2 K of their code, which makes it inert, and three options, for short runs, are
-ours: `scale`, `lead` and `votes_rate`.
+Each channel contributes to the class scores by learned softmax weights, which sharpen during training. Given by the
+paper and its authors' code: everything but the following. Reconstruction: on flat activations the score of a channel is
+its value. Ours: the orthogonality term is not divided by the further C^2 K of their code, which makes it inert
+(`as_published` divides), and three options for short runs, `scale`, `lead` and `votes_rate`.
 
 Shapes: B batch, C classes, K channels (of flat activations: features).
 """
@@ -24,12 +24,12 @@ from forwardonly.rules.base import BlockPosition, OnePassRule
 
 
 def entropy(assignment: Tensor) -> Tensor:
-    """Mean over channels of -sum_c W log W, in nats, of an assignment (K, C)."""
+    """Entropy of an assignment W (K, C) in nats: mean over channels of -sum_c W log W."""
     return -torch.xlogy(assignment, assignment).sum(1).mean()
 
 
 def orthogonality(assignment: Tensor) -> Tensor:
-    """Mean over class pairs of (Wn^T Wn - I)^2, where Wn is W (K, C) with columns of unit length."""
+    """Mean over pairs of classes of (Wn^T Wn - I)^2, where Wn is W (K, C) with columns of unit length."""
     columns = F.normalize(assignment, dim=0)
     gram = columns.T @ columns
     return (gram - torch.eye(len(gram), device=gram.device)).square().mean()
@@ -37,38 +37,39 @@ def orthogonality(assignment: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class ChannelLearnable(OnePassRule):
-    """Cross-entropy of votes g = p W, W = softmax(A/T). Owns `votes` A (K, C) and `log_temperature`."""
+    """Cross-entropy of class scores g = p W, W = softmax(A/T). Owns `votes` A (K, C) and `log_temperature`."""
 
     mean_weight: float = 0.94
-    """Weight of a channel's mean in its score (the paper's for MNIST: 0.97)."""
+    """Weight of a channel's mean over space in its score (0.97 for MNIST in the paper)."""
     max_weight: float = 0.06
-    """Weight of a channel's maximum in its score (MNIST: 0.03)."""
+    """Weight of a channel's maximum over space in its score (MNIST: 0.03)."""
     min_weight: float = -0.05
-    """Weight of a channel's minimum in its score (MNIST: -0.03)."""
+    """Weight of a channel's minimum over space in its score (MNIST: -0.03)."""
     label_smoothing: float = 0.1
-    """Share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes."""
     entropy_weight: float = 1e-2
-    """Weight of the assignment's entropy, which makes channels commit to few classes."""
+    """Weight of the assignment's entropy in the loss; it makes channels commit to few classes."""
     orthogonality_weight: float = 1e-3
-    """Weight of the overlap between classes' channels once the warm-up is over."""
+    """Weight of the orthogonality term in the loss, after its warm-up; it keeps the channels of classes apart."""
     warmup_epochs: int = 50
-    """Epochs over which the orthogonality's weight rises from 0."""
+    """Warm-up of the orthogonality term: epochs over which its weight rises from 0."""
     as_published: bool = False
-    """Divide orthogonality by a further C^2 K, as the authors' code does."""
+    """Divide the orthogonality term by a further C^2 K, as the authors' code does."""
     temperature: float = 10.0
-    """Temperature of the assignment at the start; it is learned, between 0.1 and 100."""
+    """Initial temperature of the assignment's softmax; it is learned, between 0.1 and 100."""
     cooling: float = 0.995
-    """Factor on the temperature with each epoch."""
+    """Factor by which the temperature falls with each epoch."""
     scale: float | None = None
-    """Factor on the scores if a class's is the mean over its share of the channels, K/C; none takes their sum, as
-    published, which is faint where channels are few."""
+    """Inverse temperature of scores that are means over K/C channels; none leaves them sums, as published, which are
+    small where channels are few."""
     lead: float = 0.0
-    """Votes by which each channel's class among `channel-static`'s groups is ahead at the start; the published votes
-    start equal."""
+    """Initial advantage, in votes, of the class that `channel-static` assigns to a channel; the published votes start
+    equal."""
     votes_rate: float | None = None
-    """Learning rate of the votes and the temperature, by an AdamW of their own; none leaves them to the block's
+    """Learning rate of a separate AdamW for the votes and the temperature; none leaves them to the block's
     optimiser."""
 
+    expert = frozenset({"mean_weight", "max_weight", "min_weight", "warmup_epochs", "as_published", "cooling", "lead"})
     training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
 
@@ -88,7 +89,7 @@ class ChannelLearnable(OnePassRule):
         self.votes = nn.Parameter(votes)
         self.share = 1.0 if self.scale is None else self.scale * self.classes / shape[0]
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
-        self.epoch = nn.Buffer(torch.zeros(()))  # kept with the weights: scores depend on it
+        self.epoch = nn.Buffer(torch.zeros(()))  # saved with the weights, because scores depend on it
 
     def optimiser_options(self) -> dict[str, dict[str, Any]]:
         if self.votes_rate is None:

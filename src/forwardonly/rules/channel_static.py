@@ -2,8 +2,8 @@
 Learning (CwC), AAAI 2024 (mean of squares).
 
 Channels are split into C groups; a class's score is the mean goodness of its group. Given: the scores, softmax
-cross-entropy, group norm over the C groups between layers. Reconstruction: a factor on the scores, and groups that
-differ by one channel where the classes do not divide the channels.
+cross-entropy, group norm over the C groups between layers. Reconstruction: an inverse temperature of the scores, and
+groups that differ by one channel where the number of classes does not divide that of channels.
 
 Shapes: B batch, C classes, K channels (of flat activations: features).
 """
@@ -32,16 +32,14 @@ def group_scores(activation: Tensor, groups: Tensor, classes: int, goodness: Goo
 
 @dataclass(kw_only=True, eq=False)
 class ChannelStatic(OnePassRule):
-    """Cross-entropy of the groups' goodness. Keeps `groups` (K,), the class of each channel; learns nothing of its
-    own.
-    """
+    """Cross-entropy of the goodness of channel groups. No parameters; the buffer `groups` (K,) assigns the channels."""
 
     goodness: Literal["mean", "squared"] = "mean"
     """Goodness of a channel: its mean activation (DeeperForward) or mean square (CwC)."""
     scale: float = 1.0
-    """Factor on the scores in the loss: the softmax's inverse temperature."""
+    """Inverse temperature of the softmax: a factor on the scores."""
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes."""
 
     training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True

@@ -1,12 +1,11 @@
 """Collaborative Forward-Forward (F-CFF and A-CFF). Beigzad 2025, "NetworkFF", arXiv 2512.17531.
 
-A block's loss sees its own goodness and, weighted by gamma, that of the other blocks: G_l + gamma_l sum alpha_lk G_k
-(equation 5) in 1/2 [softplus(-G(pos)) + softplus(G(neg))] (equation 8). Given by the paper: both equations, gamma = 1
-for ever (fixed) or learned by gradient descent with a rate of its own, 0.01, from 1 (adaptive, equation 7). The paper
-is silent on the rest, so it is ours and an option: alpha = 1, no gradient through the others' goodness, and the
-threshold is taken from the sum although equation 8 has none. All that Forward-Forward leaves open is as in
-`ForwardForward`, its tuned defaults among it; sharpness 1, uniform negatives and inputs as they are make the paper's
-loss.
+The loss of a block is that of its collective goodness, G_l + gamma_l sum alpha_lk G_k over the other blocks k (equation
+5), in 1/2 [softplus(-G(pos)) + softplus(G(neg))] (equation 8). Given: both equations; gamma is 1 and fixed, or starts
+at 1 and is learned by gradient descent with a learning rate of 0.01 (adaptive, equation 7). The paper leaves the rest
+open, so it is ours and an option: alpha = 1, no gradient through the other blocks' goodness, and a threshold subtracted
+from the collective goodness, which equation 8 does not have. The defaults of Forward-Forward's options are the tuned
+ones of `ForwardForward`; `sharpness=1` makes the paper's loss, `negatives="fixed"` belongs to its protocol.
 
 Shapes: B batch, L blocks.
 """
@@ -28,26 +27,27 @@ def collective_goodness(own: Tensor, others: Tensor, gamma: Tensor | float, alph
 
 @dataclass(kw_only=True, eq=False)
 class CollaborativeFixed(ForwardForward):
-    """F-CFF: every block hears the others with a fixed gamma. The buffers `gamma` () and `alpha` (L,) are the
-    block's."""
+    """F-CFF: collaboration with a fixed gamma. Each block has buffers `gamma` () and `alpha` (L,)."""
 
     initial_gamma: float = 1.0
-    """Weight of the other blocks' goodness; where gamma is learned, the weight at the start."""
+    """Gamma, the weight of the other blocks' goodness; its initial value where it is learned."""
     weights: tuple[float, ...] = (1.0,)
-    """Weights alpha: one for all, or row by row the L x L matrix of how much block l hears block k."""
+    """Weights alpha of the other blocks: one for all, or the L x L matrix alpha_lk row by row."""
     peers: Literal["all", "earlier"] = "all"
-    """Which other blocks take part."""
+    """Blocks whose goodness enters the loss: all others, or those before the block."""
     stop_gradient: bool = True
-    """Treat the others' goodness as given; else a block's loss also moves the others' weights, in simultaneous
+    """Detach the other blocks' goodness; otherwise a block's loss also trains the other blocks, in simultaneous
     training."""
     threshold_enters: bool = True
-    """Take the threshold from the collective goodness; equation 8 to the letter does not."""
+    """Subtract the threshold from the collective goodness; equation 8 does not."""
+
+    expert = ForwardForward.expert | {"objective", "label_value", "weights", "stop_gradient", "threshold_enters"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.stop_gradient and self.peers != "all":
             raise ValueError(
-                "Only a block that hears all others can move their weights: stop_gradient needs peers all."
+                "Without stop_gradient a block trains all other blocks, so stop_gradient=False needs peers='all'."
             )
 
     @property
@@ -62,13 +62,13 @@ class CollaborativeFixed(ForwardForward):
         matrix = torch.tensor(self.weights).expand(position.depth**2).view(position.depth, position.depth)
         alpha = matrix[position.index].clone()
         alpha[position.index :] *= self.peers == "all"
-        alpha[position.index] = 0.0  # its own row among those it hears
+        alpha[position.index] = 0.0  # the block itself is among its peers
         self.register_buffer("alpha", alpha)
         self.gamma: Tensor
         self.register_gamma(torch.tensor(self.initial_gamma))
 
     def register_gamma(self, gamma: Tensor) -> None:
-        """Gamma is a constant of the block."""
+        """Makes gamma a constant of the block."""
         self.register_buffer("gamma", gamma)
 
     def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None = None) -> Tensor:
@@ -78,28 +78,28 @@ class CollaborativeFixed(ForwardForward):
         return super().loss(positive + offset, negative + offset) / 2
 
     def collective(self, own: Tensor, others: Tensor) -> Tensor:
-        """Equation 5 for one stream: own (B,), others (L or fewer, B) -> (B,)."""
+        """Equation 5 on one stream: own (B,), others (L or fewer, B) -> (B,)."""
         alpha = self.get_buffer("alpha")[: len(others)]
         return collective_goodness(own, others.detach() if self.stop_gradient else others, self.gamma, alpha)
 
 
 @dataclass(kw_only=True, eq=False)
 class CollaborativeAdaptive(CollaborativeFixed):
-    """A-CFF: gamma is the block's own learned number, stepped down the gradient of its loss (equation 7)."""
+    """A-CFF: each block learns its gamma by gradient descent on its own loss (equation 7)."""
 
     gamma_rate: float = 0.01
     """Learning rate of gamma."""
-    gamma_optimiser: str = "sgd"
-    """Optimiser of gamma: the name of any class in torch.optim; plain sgd is equation 7."""
     gamma_scales: Literal["others", "own"] = "others"
-    """What gamma multiplies: the others' goodness, or, as an ablation without any collaboration, the block's own."""
+    """Goodness that gamma multiplies: the other blocks', or as an ablation without collaboration the block's own."""
+
+    expert = CollaborativeFixed.expert | {"gamma_scales", "sharpness"}
 
     @property
     def needs_peers(self) -> PeersNeeded:
         return self.peers if self.gamma_scales == "others" else "none"
 
     def register_gamma(self, gamma: Tensor) -> None:
-        """Gamma is a parameter of the block."""
+        """Makes gamma a parameter of the block."""
         self.register_parameter("gamma", nn.Parameter(gamma))
 
     def loss(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None = None) -> Tensor:
@@ -108,8 +108,7 @@ class CollaborativeAdaptive(CollaborativeFixed):
         return super().loss(positive, negative, peers)
 
     def optimiser_options(self) -> dict[str, dict[str, Any]]:
-        plain = {"lr": self.gamma_rate, "weight_decay": 0.0, "momentum": 0.0}
-        return {"gamma": {"optimiser": self.gamma_optimiser, **plain}}
+        return {"gamma": {"optimiser": "sgd", "lr": self.gamma_rate, "weight_decay": 0.0, "momentum": 0.0}}
 
     def watched(self) -> dict[str, float]:
         return {"gamma": self.gamma.item()}

@@ -1,9 +1,9 @@
 """Cumulative goodness and the remedies for free-riding. Yousefiramandi 2026, arXiv 2605.06240.
 
-A block's margin m = g(x, y+) - g(x, y-) is judged together with the margins P of all blocks before it, taken as given:
-M = m + gamma P, loss softplus(-beta M). Where P is large already the block learns nothing: it rides free. Given by
-the paper: the loss, beta = 4, gamma = 0.7, and each remedy. Ours: in the gate, "previous cumulative goodness" is the
-plain sum of the earlier blocks' goodness on that stream.
+The loss of a block is softplus(-beta M) of its cumulative margin M = m + gamma P, where m = g(x, y+) - g(x, y-) is its
+own margin and P the detached sum of the margins of all blocks before it. Where P is already large the gradient vanishes
+and the block learns nothing: free-riding. Given: the loss, beta = 4, gamma = 0.7, and each remedy. Reconstruction: the
+gate's "previous cumulative goodness" is the sum of the earlier blocks' goodness on that stream.
 
 Shapes: B batch, L blocks.
 """
@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forwardonly.rules.base import BlockPosition, ContrastiveRule, PeerGoodness, PeersNeeded
+from forwardonly.rules.base import BlockPosition, PeerGoodness, PeersNeeded
+from forwardonly.rules.contrastive import ContrastiveRule
 from forwardonly.rules.ff import goodness, margin_loss
 
 Remedy = Literal["none", "per-block", "gated", "depth-scaled", "mgc"]
 
 
 def gate(cumulative: Tensor, gamma: float, tau: float, kappa: float) -> Tensor:
-    """gamma sigmoid(tau (kappa - S)): the easier a stream already is, the less of S (B,) counts."""
+    """gamma sigmoid(tau (kappa - S)): the weight of the cumulative goodness S (B,), which falls as S grows."""
     return gamma * torch.sigmoid(tau * (kappa - cumulative))
 
 
@@ -38,26 +39,27 @@ def depth_weight(position: BlockPosition) -> float:
 
 
 def missing_share(margin: Tensor, cumulative: Tensor, beta: float) -> Tensor:
-    """lambda_i = max(0, 1 - sigmoid(-beta M) / sigmoid(-beta m)), as a given: the share of its gradient that m lost."""
+    """lambda_i = max(0, 1 - sigmoid(-beta M) / sigmoid(-beta m)), detached: the share that m's gradient lost."""
     log_ratio = F.logsigmoid(-beta * cumulative) - F.logsigmoid(-beta * margin)
     return (1 - log_ratio.exp()).clamp_min(0).detach()
 
 
 @dataclass(kw_only=True, eq=False)
 class Cumulative(ContrastiveRule):
-    """Margin loss on goodness accumulated over the blocks so far, with a remedy for free-riding or without."""
+    """Margin loss on the goodness accumulated over blocks, with or without a remedy for free-riding."""
 
     remedy: Literal["none", "per-block", "gated", "depth-scaled", "mgc"] = "none"
-    """How deep blocks are kept learning; per-block forgets the other blocks, the others are the paper's."""
+    """Remedy for free-riding; per-block ignores the earlier blocks."""
     gamma: float = 0.7
-    """Weight of the earlier blocks' margin."""
+    """Weight of the earlier blocks' margins."""
     beta: float = 4.0
-    """Steepness of the loss."""
+    """Inverse temperature of the loss."""
     tau: float = 1.0
-    """Steepness of the gate (gated)."""
+    """Inverse temperature of the gate (remedy gated)."""
     kappa: float = 0.0
-    """Cumulative goodness at which the gate is half open (gated)."""
+    """Cumulative goodness at which the gate is half open (remedy gated)."""
 
+    expert = frozenset({"tau", "kappa", "size"})
     standardise = False
     normalises = True
 
@@ -87,7 +89,7 @@ class Cumulative(ContrastiveRule):
         return loss.mean()
 
     def margins(self, positive: Tensor, negative: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's own margin m, that of the blocks before it, P, and what the loss judges, M: three times (B,)."""
+        """The block's own margin m, the sum P of earlier blocks' margins, and the cumulative margin M; each (B,)."""
         margin = positive - negative
         if peers is None or self.remedy == "per-block":
             return margin, torch.zeros_like(margin), margin

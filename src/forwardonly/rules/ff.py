@@ -1,10 +1,10 @@
 """Forward-Forward. Hinton 2022, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 2212.13345.
 
-Each block makes its goodness high on real data with the right label and low with a wrong one. Given by the paper: the
-goodness, the threshold loss, length normalisation, label embedding, hard negatives, both ways of predicting. The margin
-loss is SymBa's (arXiv 2303.08418). Ours: a sharpness other than 1 and the strength of the label, found on a validation
-split (log/2026-11-20-ff-defaults.md); `sharpness=1, negatives="uniform", normalise_input=False, label_value=None` is
-the plainest reading of the paper.
+Each block learns a high goodness for images with their right label and a low one for images with a wrong label. Given:
+the goodness, the threshold loss, length normalisation, label embedding, hard negatives, both ways of predicting. The
+margin loss is that of SymBa (arXiv 2303.08418), fixed negatives are those of NetworkFF (arXiv 2512.17531). Ours:
+`sharpness`, normalised images and the label's value, found on a validation split (log/). The plainest reading of the
+paper is `sharpness=1, negatives="uniform", normalise_input=False, label_value=None`.
 
 Shapes: B batch, D features.
 """
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forwardonly.ops.norms import mean_square
-from forwardonly.rules.base import ContrastiveRule, PeerGoodness
+from forwardonly.rules.base import PeerGoodness
+from forwardonly.rules.contrastive import ContrastiveRule
 
 
 def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
@@ -29,43 +30,42 @@ def goodness(activation: Tensor, reduction: Literal["mean", "sum"] = "mean") -> 
 def threshold_loss(positive: Tensor, negative: Tensor, threshold: float, sharpness: float = 1.0) -> Tensor:
     """softplus(theta - g_pos) + softplus(g_neg - theta), averaged over the batch.
 
-    A sharpness k other than 1 is ours: softplus(k z) / k, the same loss at a lower temperature.
+    With a sharpness k, which is ours, it is softplus(k z) / k: the same loss at a lower temperature.
     """
     losses = F.softplus(threshold - positive, beta=sharpness) + F.softplus(negative - threshold, beta=sharpness)
     return losses.mean()
 
 
 def margin_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
-    """SymBa: softplus(-beta (g_pos - g_neg)), averaged over the batch; no threshold."""
+    """softplus(-beta (g_pos - g_neg)), averaged over the batch: the loss of SymBa, without a threshold."""
     return F.softplus(-beta * (positive - negative)).mean()
 
 
 @dataclass(kw_only=True, eq=False)
 class ForwardForward(ContrastiveRule):
-    """Forward-Forward with labels in the input: one positive and one negative stream.
-
-    `setup` creates no parameters: the weights are the body's alone.
-    """
+    """Forward-Forward with labels embedded in the images. It has no parameters of its own."""
 
     objective: Literal["threshold", "margin"] = "threshold"
-    """Compare each stream with a threshold (Hinton), or the two streams with each other (SymBa)."""
+    """Loss: each stream against a threshold (Hinton), or the margin between the two streams (SymBa)."""
     reduction: Literal["mean", "sum"] = "mean"
-    """Goodness is the mean or the sum of squared activations."""
+    """Goodness: the mean or the sum of squared activations."""
     threshold: float = 2.0
-    """Goodness that separates positive from negative, in units of goodness (threshold objective)."""
+    """Goodness that separates the positive from the negative stream (threshold objective)."""
     sharpness: float = 10.0
     """Inverse temperature of the threshold objective; 1 is Hinton's."""
     beta: float = 4.0
-    """Steepness of the margin objective."""
-    negatives: Literal["uniform", "hard"] = "hard"
-    """Wrong labels: any with equal chance, or drawn by the network's own one-pass softmax."""
+    """Inverse temperature of the margin objective."""
+    negatives: Literal["uniform", "hard", "fixed"] = "hard"
+    """Wrong labels: drawn with equal chance in each epoch (uniform) or once for the whole run (fixed), or drawn from
+    the predictions of the label classifier (hard)."""
     predict: Literal["goodness", "softmax"] = "goodness"
-    """Predict by trying every label, or in one pass by a softmax on the activations under a neutral label."""
+    """Prediction: by goodness, one pass for each class, or in one pass by the softmax of the label classifier."""
     normalise_input: bool = True
-    """Divide each image by its size before its label is written into it."""
+    """Normalise each image before the label code is written into it."""
     label_value: float | None = 8.0
     """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
 
+    expert = frozenset({"reduction", "beta", "size", "label_placement", "normalise_input"})
     training_defaults = MappingProxyType({"batch_size": 100})
     standardise = False
     normalises = True
@@ -78,7 +78,7 @@ class ForwardForward(ContrastiveRule):
 
     @property
     def needs_label_classifier(self) -> bool:
-        """Whether the network must also learn a softmax on its activations."""
+        """Whether the network also trains a label classifier, for hard negatives or for prediction in one pass."""
         return self.negatives == "hard" or self.predict == "softmax"
 
     @property

@@ -1,10 +1,10 @@
 """Hyperspherical Forward-Forward (HFF). Sarode, Moser, ..., Dengel 2026, arXiv 2605.00082.
 
-Each block solves the C-class problem on the unit sphere: its features are normalised and compared with learned unit
-prototypes, and the prototypes of the other classes are the negatives, so one pass serves learning and predicting. Given
-by the paper: unit features and prototypes, several prototypes a class joined by log-sum-exp, a smooth margin loss, and
-for feature maps an auxiliary convolution before the sphere. The exact form below, a strided 3x3 convolution pooled to a
-grid among it, and the defaults are our reconstruction, tuned on a validation split.
+Each block classifies on the unit sphere: normalised features are compared with learned unit prototypes. Other classes'
+prototypes serve as negatives, so training and prediction take one pass. Given: unit features and prototypes, several
+prototypes a class combined by log-sum-exp, a smooth margin loss, and an auxiliary convolution before the sphere for
+feature maps. Reconstruction: the equations below, the strided 3x3 convolution and its pooling. Ours: the defaults,
+tuned on a validation split.
 
 Shapes: B batch, C classes, D features, Q prototypes a class, P = C Q prototypes in all.
 """
@@ -38,7 +38,7 @@ def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> T
 def margin_loss(goodness_BC: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
     """log(1 + sum_{c != y} exp(s (G_c - G_y + m))), averaged over the batch.
 
-    It is the cross-entropy of s G after the right class has given up the margin m.
+    It is the cross-entropy of s G, with the margin m subtracted from the right class's goodness.
     """
     handicap = margin * F.one_hot(labels, goodness_BC.shape[1])
     return F.cross_entropy(scale * (goodness_BC - handicap), labels)
@@ -46,20 +46,20 @@ def margin_loss(goodness_BC: Tensor, labels: Tensor, scale: float, margin: float
 
 @dataclass(kw_only=True, eq=False)
 class Hyperspherical(OnePassRule):
-    """Cosine to learned class prototypes, with a margin. Owns `prototypes` (C, Q, D), for feature maps `auxiliary`."""
+    """Cosine to class prototypes, with a margin. Owns `prototypes` (C, Q, D) and, for feature maps, `auxiliary`."""
 
     scale: float = 16.0
-    """Inverse temperature s of the loss."""
+    """Inverse temperature of the loss."""
     tau: float = 16.0
-    """Sharpness of the log-sum-exp that joins the prototypes of a class."""
+    """Inverse temperature of the log-sum-exp over the prototypes of a class."""
     margin: float = 0.1
-    """Margin m, as a difference of cosines, by which the right class must win."""
+    """Margin of the loss, a difference of cosines."""
     prototypes_per_class: int = 1
-    """Prototypes Q that each class has."""
+    """Prototypes of each class."""
     aux_channels: int = 128
-    """Channels of the auxiliary convolution between feature maps and the sphere; 0 pools the maps as they are."""
+    """Channels of the auxiliary convolution on feature maps; 0 leaves it out."""
     grid: int = 2
-    """Feature maps are averaged to a grid of this many windows a side before the sphere."""
+    """Windows a side of the average pooling of feature maps."""
 
     training_defaults = MappingProxyType({"weight_decay": 0.1})
     normalises = True

@@ -1,10 +1,10 @@
 """Layer collaboration. Lorberbom, Gat, Adi, Schwing, Hazan 2024, "Layer Collaboration in the Forward-Forward
 Algorithm", arXiv 2305.12393 (AAAI 2024).
 
-A block's probability of "positive" counts the other blocks' goodness as a given: p_l = sigmoid(|f_l|^2 + sg(sum
-|f_t|^2) - theta), over all other blocks t or the earlier ones, all blocks being trained in alternation. Known to us
-second-hand; ours: theta = 2, and alternation a batch at a time. What Forward-Forward leaves open is as in
-`ForwardForward`, its tuned defaults among it; sharpness 1 and the sum of squares make p_l the paper's.
+The probability of "positive" in a block includes the detached goodness of other blocks: p_l = sigmoid(|f_l|^2 +
+sg(sum |f_t|^2) - theta), over all other blocks t or the earlier ones. Given (read second-hand): this equation, and
+blocks that are trained in alternation. Ours: theta = 2, and alternation with every batch. The defaults of
+Forward-Forward's options are the tuned ones of `ForwardForward`; the paper's are sharpness 1 and the sum of squares.
 
 Shapes: B batch.
 """
@@ -21,10 +21,12 @@ from forwardonly.rules.ff import ForwardForward
 
 @dataclass(kw_only=True, eq=False)
 class LayerCollaboration(ForwardForward):
-    """Forward-Forward's threshold loss on the summed goodness of several blocks, of which only one learns."""
+    """Forward-Forward's loss on the goodness of a block plus the detached goodness of its peers."""
 
     peers: Literal["all", "earlier"] = "all"
-    """Which other blocks count."""
+    """Blocks whose goodness is added: all others, or those before the block."""
+
+    expert = ForwardForward.expert | {"objective"}
 
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.position = position
@@ -40,6 +42,6 @@ class LayerCollaboration(ForwardForward):
         return super().loss(positive, negative)
 
     def others(self, rows: Tensor) -> Tensor:
-        """The other blocks' goodness as a given: (blocks, B) -> (B,)."""
+        """The detached sum of the other blocks' goodness: (blocks, B) -> (B,)."""
         counted = torch.arange(len(rows), device=rows.device) != self.position.index
         return rows.detach()[counted].sum(0)

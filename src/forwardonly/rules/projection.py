@@ -1,8 +1,8 @@
-"""Local cross-entropy on a learned linear read-out, the simplest strong local rule.
+"""Local cross-entropy of a linear classifier on the pooled activation.
 
 "Local prediction loss" of Nokland & Eidnes 2019, arXiv 1901.06656; on flat activations it is Mono-Forward, arXiv
-2501.09238. Given: average pooling to about 2048 features, one linear layer, softmax cross-entropy. Reconstruction:
-which windows.
+2501.09238. Given: average pooling to about 2048 features, one linear layer, softmax cross-entropy. Reconstruction: the
+pooling windows.
 
 Shapes: B batch, C classes, K channels, g windows.
 """
@@ -20,13 +20,12 @@ from forwardonly.rules.base import BlockPosition, OnePassRule
 
 @dataclass(kw_only=True, eq=False)
 class Projection(OnePassRule):
-    """Cross-entropy of a linear map of the pooled activation. Owns `head`, (K g) -> C."""
+    """Cross-entropy of a linear classifier. Owns `classifier`, (K g) -> C."""
 
     features: int = 2048
-    """Feature maps are averaged over windows, as many as bring them nearest to this many features; the linear map
-    reads those."""
+    """Features left by average pooling, approximately; the linear classifier reads them."""
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes."""
 
     training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
@@ -37,10 +36,10 @@ class Projection(OnePassRule):
 
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.grid = grid_for(shape, self.features)
-        self.head = nn.Linear(grid_size(shape, self.grid), self.classes)
+        self.classifier = nn.Linear(grid_size(shape, self.grid), self.classes)
 
     def scores(self, activation: Tensor) -> Tensor:
-        return scores_of(grid_pool(activation, self.grid), self.head.weight, self.head.bias)
+        return scores_of(grid_pool(activation, self.grid), self.classifier.weight, self.classifier.bias)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)

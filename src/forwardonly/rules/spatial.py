@@ -1,9 +1,9 @@
-"""Spatial goodness: energy a channel and place, read by a fixed random projection. ASGE, arXiv 2509.12394.
+"""Spatial goodness: a fixed random projection of channel energies on a grid. ASGE, arXiv 2509.12394.
 
-Given: the energy of each channel on a P x P grid, a random projection to class scores that is never trained, cross-
-    entropy.
-Reconstruction: energy is the mean square; its vector is standardised for each example, so that scores do not depend on
-scale; the projection's entries are normal with deviation 1/sqrt(D); a temperature multiplies the scores.
+Given: the energy of each channel on a P x P grid, a random projection to class scores that is never trained,
+cross-entropy. Reconstruction: energy is the mean square; energies are standardised for each example, so that scores do
+not depend on scale; the projection's entries are normal with deviation 1/sqrt(D); the scores have an inverse
+temperature.
 
 Shapes: B batch, C classes, K channels, P grid, D = K P P energies.
 """
@@ -22,20 +22,20 @@ from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 
 
 def energy(activation: Tensor, grid: int) -> Tensor:
-    """Mean square of each channel in each window of the grid: (B, K, H, W) -> (B, K P P); (B, D) -> its squares."""
+    """Mean square of each channel in each window of the grid: (B, K, H, W) -> (B, K P P); of (B, D) the squares."""
     return grid_pool(float32(activation).square(), grid)
 
 
 @dataclass(kw_only=True, eq=False)
 class Spatial(OnePassRule):
-    """Cross-entropy of a fixed random projection of the energies on a grid. Keeps `projection` (D, C), untrained."""
+    """Cross-entropy of a fixed random projection of the energies. No parameters; `projection` (D, C) is a buffer."""
 
     grid: int = 4
-    """Energies are taken on a grid of this many windows a side."""
+    """Windows a side of the grid on which energies are measured."""
     scale: float = 4.0
-    """Factor on the scores of the standardised energies: the softmax's inverse temperature."""
+    """Inverse temperature of the softmax: a factor on the scores."""
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes."""
 
     training_defaults = MappingProxyType({"learning_rate": 5e-3})
     normalises = True

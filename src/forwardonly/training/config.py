@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from forwardonly.data import Augment, Images, augmentation
 from forwardonly.names import check_choices, nearest
-from forwardonly.rules import Rule
+from forwardonly.rules import Preset, Rule, training_defaults
 from forwardonly.system.memory import parse_bytes
 from forwardonly.training import compatibility
 
@@ -132,6 +132,7 @@ class TrainingConfig:
         return None if chosen == Augment() else chosen
 
 
-def suited(rule: Rule | type[Rule], schedule: str) -> dict[str, Any]:
-    """The training options that suit a rule, but a delay where blocks train one after another."""
-    return {name: value for name, value in rule.training_defaults.items() if name != "delay" or schedule != "greedy"}
+def suited(rule: Rule | type[Rule] | Preset, schedule: str) -> dict[str, Any]:
+    """The training options that suit a rule or preset, but a delay where blocks train one after another."""
+    own = training_defaults(rule)
+    return {name: value for name, value in own.items() if name != "delay" or schedule != "greedy"}

@@ -3,8 +3,7 @@ train`.
 
 A recipe is a function of a scale. `full` is for a GPU: the paper's protocol where there is one. `cpu` fits each row
 into about an hour of 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and shows no more than that
-all of it works. Readouts, learning rates and the rest were chosen on validation images, which `log/` tells of; none on
-test images.
+all of it works. Readouts, learning rates and the rest were chosen on validation images (log/); none on test images.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +12,8 @@ from typing import Any
 
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy, words
-from forwardonly.rules import Best
-from forwardonly.rules.best import MUON
+from forwardonly.rules import PRESETS
+from forwardonly.rules.defaults import MUON
 
 Options = Mapping[str, Any]
 
@@ -127,7 +126,7 @@ def local_errors(scale: Scale) -> list[Line]:
     """
     epochs = {"quick": 1, "cpu": 12, "full": 400}[scale]
     own = {"width": {"quick": 0.1, "cpu": 0.5, "full": 1.0}[scale], "epochs": epochs, **HELD_OUT, **AUGMENTED}
-    # Cutout pays in long runs alone; Adam at the paper's rate in those, SGD in short ones (see `log/`).
+    # Cutout pays in long runs alone; Adam at the paper's rate in those, SGD in short ones (log/).
     adam: Options = {"learning-rate": 5e-4, "batch-size": 128, "cutout": 16}
     short: Options = {**SGD, "learning-rate": 0.3}
     own = {**own, **(adam if scale == "full" else short)}
@@ -140,8 +139,8 @@ def local_errors(scale: Scale) -> list[Line]:
 
 
 def six_blocks(scale: Scale) -> list[Line]:
-    """The six-block net at equal epochs: a plain local head, an auxiliary one, and backprop; then the best local
-    rule's recipe, and backprop by the same. No paper's.
+    """The six-block net at equal epochs: a plain local head, an auxiliary one, and backprop; then `best`, and other
+    rules and backprop with its training config. No paper's.
     """
     length = {
         "epochs": {"quick": 1, "cpu": 16, "full": 100}[scale],
@@ -158,7 +157,8 @@ def six_blocks(scale: Scale) -> list[Line]:
         "warmup": 0.2,
         "rule.label-smoothing": 0.1,
     }
-    second = {**option_names(MUON), **SHIFTED, **length, "rule.label-smoothing": Best.label_smoothing}
+    smoothing = PRESETS["best"].options["label_smoothing"]
+    second = {**option_names(MUON), **SHIFTED, **length, "rule.label-smoothing": smoothing}
     convolutional = {**first, "rule.convolutions": 2, "rule.depth": 0}
     arms = (
         ("projection", first),
@@ -171,7 +171,7 @@ def six_blocks(scale: Scale) -> list[Line]:
     )
     return [
         Line(
-            f"{rule}, cifar-10" + (", best's recipe" if rule != "best" and options is second else ""),
+            f"{rule}, cifar-10" + (", best's training config" if rule != "best" and options is second else ""),
             None,
             "cifar-10",
             rule,
@@ -183,7 +183,7 @@ def six_blocks(scale: Scale) -> list[Line]:
 
 
 def _resnet(scale: Scale) -> Options:
-    """ResNet-17 and its training: the paper's at scale full, else few epochs by Muon, worth 10 points there."""
+    """ResNet-17 and its training config: the paper's at scale full, else few epochs of Muon, worth 10 points there."""
     if scale == "full":
         paper = {"epochs": 150, "batch-size": 128, "learning-rate": 0.08, "final-rate": 0.075, "weight-decay": 5e-4}
         return {"width": 1.0, **paper, **PLAIN, **HELD_OUT}

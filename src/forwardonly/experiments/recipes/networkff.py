@@ -17,8 +17,8 @@ BODY = ("--hidden", "500", "500", "--validation", "10000")
 PROTOCOL = (
     *BODY,
     *("--crop", "0", "--flip", "none", "--cutout", "0"),
-    *("--schedule", "greedy", "--redraw", "once", "--optimiser", "adam", "--learning-rate", "0.03"),
-    *("--lr-schedule", "constant", "--rule.negatives", "uniform", "--rule.sharpness", "1"),
+    *("--schedule", "greedy", "--optimiser", "adam", "--learning-rate", "0.03"),
+    *("--lr-schedule", "constant", "--rule.negatives", "fixed", "--rule.sharpness", "1"),
     *("--rule.size", "length", "--rule.label-value", "1", "--rule.reduction", "sum", "--warmup", "0.1"),
 )
 
@@ -30,7 +30,7 @@ STEPS = {
 TUNED = {
     "FF": ARMS["FF"],
     "F-CFF": ARMS["F-CFF"],
-    "A-CFF": (*ARMS["A-CFF"], "--rule.initial-gamma", "0.3"),  # from 1 the blocks lean on each other from the start
+    "A-CFF": (*ARMS["A-CFF"], "--rule.initial-gamma", "0.3"),  # from 1 no block learns to classify by itself
 }
 
 LENGTH = {"full": ("--epochs", "60", "--validate-every", "10"), "quick": ("--epochs", "3")}
@@ -39,12 +39,12 @@ SAYS = (
     "Rows FF, F-CFF, A-CFF: 784-500-500 ReLU, label in the first ten pixels, one layer after another, Adam 0.03, "
     "theta 2, wrong labels drawn once, prediction by summed goodness; 50,000 images to learn from.",
     "Where the paper is silent, the choice is ours, made on validation images: images and activations are divided by "
-    "their length, a label is as strong as an image (its 1 is 1, not a tenth as the largest pixel is), goodness is the "
-    "sum of squares, alpha = 1, weights as He draws them; and Adam's rate rises to 0.03 over the first tenth of the "
-    "steps, for at once it kills the units.",
+    "their length, the label code's 1 is 1 (the largest pixel is a tenth), goodness is the sum of squares, alpha = 1, "
+    "He initialisation; and Adam's learning rate warms up to 0.03 over the first tenth of the steps, without which the "
+    "units die.",
     "Rows 'tuned' are the same nets with this library's defaults: minibatches, hard negatives, all layers at once, "
     "MNIST's images shifted by up to a pixel; A-CFF's gamma starts at 0.3.",
-    "Gamma on own goodness is the ablation: gamma learned as a mere scale of its own goodness, no collaboration.",
+    "Gamma on own goodness is the ablation: gamma only scales the block's own goodness, without collaboration.",
 )
 
 SHORTENED = {

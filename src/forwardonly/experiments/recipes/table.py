@@ -71,9 +71,9 @@ class Table:
         )
 
 
-def option_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule's recipe under the names that the command line has for its options."""
-    return {name.replace("_", "-"): value for name, value in recipe.items()}
+def option_names(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Training options under their names on the command line, without dashes."""
+    return {name.replace("_", "-"): value for name, value in training.items()}
 
 
 def words(options: Mapping[str, Any]) -> tuple[str, ...]:
