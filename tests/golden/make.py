@@ -66,7 +66,8 @@ def interrupt(kind="interrupted"):
 def estimate(kind="estimator"):
     X, y = load_digits(return_X_y=True)
     names = np.array([f"digit {label}" for label in y])
-    ForwardOnlyClassifier(hidden=(16,), epochs=10, learning_rate=0.02, precision="fp32", random_state=0).fit(X, names).save(HERE / kind)
+    options = {"hidden": (16,), "epochs": 10, "learning_rate": 0.02, "precision": "fp32", "random_state": 0}
+    ForwardOnlyClassifier(**options).fit(X, names).save(HERE / kind)
 
 
 def expect():
