@@ -1,7 +1,8 @@
-# make demo    set up .venv and train on the digits that come with scikit-learn: the run is in runs/demo
-# make test    set up .venv for developers, then lint, format check, types and tests
-# make fuzz    ten thousand malformed files of each kind against every loader
-# make clean   remove .venv and the tools' caches; runs and data stay
+# make demo      set up .venv and train on the digits that come with scikit-learn: the run is in runs/demo
+# make test      set up .venv for developers, then lint, format check, types and the quick tests: minutes
+# make test-all  the same with the slow tests: networks that must learn, processes that are killed; what CI runs
+# make fuzz      ten thousand malformed files of each kind against every loader
+# make clean     remove .venv and the tools' caches; runs and data stay
 #
 # Another Python:            make demo PYTHON=python3.12
 # Linux without a graphics card: pip's default PyTorch for Linux brings gigabytes of CUDA; the small build is
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo install test fuzz clean
+.PHONY: demo install lint test test-all fuzz clean
 
 demo: .venv/demo.stamp
 	rm -rf runs/demo
@@ -20,11 +21,17 @@ demo: .venv/demo.stamp
 
 install: .venv/all.stamp
 
-test: .venv/all.stamp
+lint: .venv/all.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Each worker begins with half of the tests in their order, and takes from the other when it has done its own.
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 fuzz: .venv/all.stamp
 	FORWARDONLY_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz

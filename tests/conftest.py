@@ -1,9 +1,12 @@
 """What many tests share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import forwardonly as fo
+from forwardonly import cli
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,6 +19,15 @@ def one_thread() -> None:
 def digits() -> fo.data.Splits:
     """scikit-learn's digits, with 200 images held out."""
     return fo.data.load("digits", validation=200)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run on the digits by the command line, for tests that only look at one."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    words = ["train", "--epochs", "4", "--hidden", "40", "20", "--rule.margin", "0.2", "--out", str(folder)]
+    assert cli.main(words) == 0
+    return folder
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ def test_every_example_is_listed_and_short():
     assert all(f"`{name}.py`" in (FOLDER / "README.md").read_text() for name in scripts)
 
 
-@pytest.mark.parametrize("name", SHOWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("on_device", "own_rule") else []) for name in SHOWS]
+)
 def test_example(name):
     torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")

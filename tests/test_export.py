@@ -1,6 +1,7 @@
 """Exported networks predict the same, and the exported training step learns the same, without this library."""
 
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -47,9 +48,14 @@ CASES = [
     ("hyperspherical", "mlp", "adam"),
     ("hyperspherical", "mlp", "adamw"),
     ("channel-static", "cnn", "sgd"),
-    ("channel-learnable", "cnn", "sgd"),
-    ("projection", "six", "sgd"),
-    ("projection", "transformer", "sgd"),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            ("channel-learnable", "cnn", "sgd"),
+            ("projection", "six", "sgd"),
+            ("projection", "transformer", "sgd"),
+        )
+    ),
 ]
 
 
@@ -111,7 +117,9 @@ def test_race_draws_wrong_labels_by_their_chances():
     torch.testing.assert_close(share, expected, rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize(("rule", "body"), [("ff", "mlp"), ("hyperspherical", "cnn")])
+@pytest.mark.parametrize(
+    ("rule", "body"), [("ff", "mlp"), pytest.param("hyperspherical", "cnn", marks=pytest.mark.slow)]
+)
 def test_onnxruntime_computes_the_same_step(rule, body, tmp_path):
     body, shape = BODIES[body]  # the rules as they are: here with hard negatives
     net = fo.build(body, shape, rule=fo.rules.TABLE[rule](classes=4))
@@ -132,6 +140,7 @@ def test_onnxruntime_computes_the_same_step(rule, body, tmp_path):
         assert np.abs(theirs[name] - tensor.numpy()).max() < 1e-4, name
 
 
+@pytest.mark.slow
 def test_onnxruntime_trains_digits_from_scratch(tmp_path, digits):
     net = fo.mlp(digits.train.shape, (100, 100), rule=fo.rules.Hyperspherical(classes=10))
     net.prepare.fit(digits.train.images)
@@ -160,11 +169,10 @@ def test_onnxruntime_trains_digits_from_scratch(tmp_path, digits):
     assert on_device == pytest.approx(fo.evaluate(ours.network, digits.test).accuracy, abs=0.02)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert cli.main(["train", "--epochs", "2", "--hidden", "20", "20", "--out", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def run(trained_run, tmp_path):
+    """A copy, for exports are written into the run."""
+    return shutil.copytree(trained_run, tmp_path / "run")
 
 
 def test_the_command_writes_onnx_and_checks_it_on_the_test_set(run, capsys, digits):

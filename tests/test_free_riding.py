@@ -62,6 +62,7 @@ def test_the_law_is_found_where_it_holds_and_not_where_nothing_is_heard(goodness
     assert free_riding.law_slope(*map(torch.tensor, (ratio, -m, -prior)), BETA, GAMMA) is None
 
 
+@pytest.mark.slow
 def test_deep_blocks_starve_and_per_block_ones_do_not(digits):
     def found(remedy):
         rule = fo.rules.Cumulative(classes=10, remedy=remedy)

@@ -6,16 +6,12 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly import cli
 from forwardonly.hub import HubNetwork
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    words = ["train", "--epochs", "2", "--hidden", "20", "20", "--rule.margin", "0.2", "--out", str(folder)]
-    assert cli.main(words) == 0
-    return folder
+@pytest.fixture
+def run(trained_run):
+    return trained_run
 
 
 def test_what_is_saved_comes_back_and_predicts_the_same(run, tmp_path, digits):

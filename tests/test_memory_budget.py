@@ -268,6 +268,7 @@ def forwardonly(*words):
     return subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_network_larger_than_the_budget_trains_within_it(tmp_path, precision):
     hidden = ["--hidden", *["500"] * 80]  # 240 MB with what the optimiser keeps

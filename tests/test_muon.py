@@ -95,10 +95,3 @@ def given(module):
         optimiser: {names[id(parameter)] for group in groups for parameter in group["params"]}
         for optimiser, groups in parameter_groups(module, TrainingConfig(optimiser="muon")).items()
     }
-
-
-@pytest.mark.parametrize("rule", [fo.rules.Projection, fo.rules.Backprop])
-def test_it_learns_digits(digits, rule):
-    network = fo.mlp(digits.train.shape, [60, 60], rule=rule(classes=10))
-    fo.fit(network, digits.train, epochs=10, batch_size=50, optimiser="muon", learning_rate=0.1, weight_decay=0.0)
-    assert fo.evaluate(network, digits.validation).accuracy > 0.95

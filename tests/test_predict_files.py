@@ -11,11 +11,9 @@ import forwardonly as fo
 from forwardonly import cli
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert cli.main(["train", "--epochs", "5", "--hidden", "40", "--out", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def run(trained_run):
+    return trained_run
 
 
 @pytest.fixture

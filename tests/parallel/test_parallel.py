@@ -47,6 +47,7 @@ def test_many_processes_give_the_weights_of_one(tmp_path):
             assert found["weights"] < 1e-5 and found["losses"] < 1e-5, (name, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["alone", "data", "layers"])
 def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bits(tmp_path, way):
     seen = crew(f"kill-{way}", tmp_path)
@@ -55,7 +56,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bits(tmp_path, w
     assert seen["runs"] and all(run == [0.0, True] for run in seen["runs"])
 
 
-@pytest.mark.parametrize("way", ["data", "layers"])
+@pytest.mark.parametrize("way", ["data", pytest.param("layers", marks=pytest.mark.slow)])
 def test_a_process_that_dies_or_hangs_is_named(tmp_path, way):
     for name, found in crew(f"lose-{way}", tmp_path).items():
         assert found["status"] == [2, 2], (name, found)
@@ -215,6 +216,7 @@ def test_a_process_that_never_comes_ends_the_wait(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_run_again_after_a_worker_was_killed(tmp_path):
     """As a user runs it: the second attempt goes on from the checkpoint, to the bits of a run of one process."""
     killer = tmp_path / "killer.py"

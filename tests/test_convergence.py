@@ -1,0 +1,103 @@
+"""Every rule learns the digits: one table, a row a network, each with the test accuracy that it must reach.
+
+Floors are a point or two below what a row reached when it was written; same seed, same bits, so only the rounding of
+another processor moves it. A rule that is new gets a row. `make test` trains the quick rows, `make test-all` all.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+import forwardonly as fo
+
+MUON = {"optimiser": "muon", "learning_rate": 0.1, "weight_decay": 0.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, how long it learns, and what it must reach."""
+
+    rule: str
+    body: str
+    floor: float
+    epochs: int
+    batch_size: int
+    rule_options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    quick: bool = False
+
+    def __str__(self) -> str:
+        words = (*self.rule_options.values(), *self.training.values())
+        return "-".join([self.rule, self.body, *map(str, words)])
+
+
+BODIES = {
+    "mlp-60": fo.bodies.MLP(hidden=(60, 60)),
+    "mlp-100": fo.bodies.MLP(hidden=(100, 100)),
+    "mlp-200": fo.bodies.MLP(hidden=(200, 200)),
+    "mlp-300": fo.bodies.MLP(hidden=(300, 300)),
+    "cnn": fo.bodies.CNN(width=0.25),
+}
+
+ROWS = [
+    Row("ff", "mlp-300", 0.95, 40, 32),
+    Row("cff-fixed", "mlp-100", 0.91, 12, 32, training={"learning_rate": 2e-3}),
+    Row("cff-fixed", "cnn", 0.77, 4, 50),
+    Row("cff-adaptive", "mlp-100", 0.92, 12, 32, training={"learning_rate": 2e-3}, quick=True),
+    Row("cff-adaptive", "cnn", 0.76, 4, 50),
+    Row("layer-collaboration", "mlp-100", 0.91, 12, 32, training={"learning_rate": 2e-3}),
+    Row("layer-collaboration", "cnn", 0.77, 4, 50),
+    Row("cumulative", "mlp-100", 0.89, 15, 32, {"remedy": "none"}, {"learning_rate": 3e-3}),
+    Row("cumulative", "mlp-100", 0.89, 15, 32, {"remedy": "mgc"}, {"learning_rate": 3e-3}),
+    Row("hyperspherical", "mlp-100", 0.94, 12, 32, quick=True),
+    Row("hyperspherical", "mlp-200", 0.95, 12, 32, training={"schedule": "simultaneous", "precision": "fp32"}),
+    Row("hyperspherical", "mlp-200", 0.95, 12, 32, training={"schedule": "simultaneous", "precision": "bf16"}),
+    Row("hyperspherical", "mlp-200", 0.95, 12, 32, training={"schedule": "greedy", "precision": "fp32"}),
+    Row("hyperspherical", "mlp-200", 0.95, 12, 32, training={"schedule": "greedy", "precision": "bf16"}),
+    Row("hyperspherical", "cnn", 0.95, 4, 50),
+    Row("channel-static", "mlp-100", 0.92, 12, 32),
+    Row("channel-static", "cnn", 0.93, 4, 50),
+    Row("channel-learnable", "mlp-100", 0.96, 12, 32),
+    Row("projection", "mlp-60", 0.97, 10, 50, training=MUON),
+    Row("projection", "mlp-100", 0.96, 12, 32),
+    Row("projection", "cnn", 0.97, 4, 50, quick=True),
+    Row("bilinear", "mlp-60", 0.97, 10, 50),
+    Row("bilinear", "cnn", 0.97, 6, 50),
+    Row("similarity", "mlp-100", 0.95, 12, 32),
+    Row("similarity", "cnn", 0.95, 4, 50),
+    Row("auxiliary", "mlp-60", 0.96, 15, 50, {"units": 40, "depth": 1, "label_smoothing": 0.1}),
+    Row("auxiliary", "cnn", 0.97, 4, 50),
+    Row("spatial", "mlp-100", 0.95, 12, 32),
+    Row("spatial", "cnn", 0.91, 4, 50),
+    Row("best", "mlp-100", 0.97, 12, 32),
+    Row("best", "cnn", 0.97, 6, 50, {"channels": 16}),
+    Row("backprop", "mlp-200", 0.95, 12, 32, training={"schedule": "simultaneous", "precision": "fp32"}),
+    Row("backprop", "mlp-200", 0.95, 12, 32, training={"schedule": "simultaneous", "precision": "bf16"}),
+    Row("backprop", "mlp-200", 0.95, 12, 32, training={"schedule": "greedy", "precision": "fp32"}),
+    Row("backprop", "mlp-200", 0.95, 12, 32, training={"schedule": "greedy", "precision": "bf16"}, quick=True),
+    Row("backprop", "mlp-60", 0.96, 10, 50, training=MUON),
+    Row("backprop", "cnn", 0.91, 4, 50),
+]
+
+
+def made(name: str, **options: Any) -> fo.rules.Rule:
+    return fo.rules.TABLE[name](classes=10, **options)
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=str(row), marks=[] if row.quick else pytest.mark.slow) for row in ROWS]
+)
+def test_digits_are_learned(digits, row):
+    network = fo.build(BODIES[row.body], digits.train.shape, rule=made(row.rule, **row.rule_options))
+    options = {"precision": "fp32", "epochs": row.epochs, "batch_size": row.batch_size, **row.training}
+    run = fo.fit(network, digits.train, test=digits.test, **options)
+    assert run.result["test_accuracy"] >= row.floor
+    assert run.result["precision"] == options["precision"]
+    assert ("gamma" in run.history[-1]) == (row.rule == "cff-adaptive")
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_every_rule_has_a_row():
+    assert {row.rule for row in ROWS} >= set(fo.rules.TABLE)
