@@ -83,7 +83,7 @@ ROWS = [
 
 
 def made(name: str, **options: Any) -> fo.rules.Rule:
-    return fo.rules.TABLE[name](classes=10, **options)
+    return fo.rules.make(name, classes=10, **options)
 
 
 @pytest.mark.parametrize(

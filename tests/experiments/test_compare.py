@@ -46,6 +46,7 @@ def figures(result):
     ]
 
 
+@pytest.mark.slow
 def test_a_comparison_killed_in_the_middle_goes_on_to_the_same_table(tmp_path):
     whole = json.loads(subprocess.run(command(tmp_path / "whole"), capture_output=True, check=True).stdout)
     started = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -143,6 +144,7 @@ def test_every_recipe_is_made_of_options_that_train_takes(name, scale):
         check(arm.options)
 
 
+@pytest.mark.slow
 def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch):
     from forwardonly.experiments.recipes import free_riding
 

@@ -1,7 +1,6 @@
 """The recipes against time: each is a command, its figures are read from its runs, and its views are what they say."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch

@@ -18,12 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import features
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
 import forwardonly as fo
 from forwardonly.training import join
+from forwardonly.training.compatibility import FEATURES, REFUSED
 
 KILLS = int(os.environ.get("FORWARDONLY_KILLS", 20))  # a soak has more
 torch.set_num_threads(1)
@@ -169,7 +171,7 @@ def same(folder: Path) -> dict[str, Any]:
             alone = folder / case
             train(fo.training.Team(), alone, **options)
             for world, how in grids:
-                name = f"{case}, {how.get('stages', 1)} stages, {world}"
+                name = f"{case}, {how.get('stages', 1)} stages of {world}"
                 out = folder / name
                 work = partial(train, folder=out, **options)
                 crew = Crew(shared, folder, world, work, **how)
@@ -243,6 +245,25 @@ def lose(folder: Path, **how: Any) -> dict[str, Any]:
     return said
 
 
+def pairs(folder: Path, feature: str, **how: Any) -> dict[str, str]:
+    """What becomes of every other feature of `training.compatibility` in two processes."""
+    names = [name for name in FEATURES if name not in ("gpu", "replicas", "stages")]
+    allowed = [name for name in names if not {(name, feature), (feature, name)} & set(REFUSED)]
+
+    def work(team: fo.training.Team) -> None:
+        seen = {}
+        for name in allowed:
+            features.train([name], team)
+            seen[name] = "works"
+        if team.leads:
+            (folder / "seen.json").write_text(json.dumps(seen))
+
+    with store() as shared:
+        crew = Crew(shared, folder, 2, work, **how)
+        assert crew.wait(200) == [0, 0], crew.said()
+    return json.loads((folder / "seen.json").read_text())
+
+
 SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "same": same,
     "kill-alone": lambda folder: kill(folder, world=1),
@@ -250,6 +271,8 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "kill-layers": lambda folder: kill(folder, world=2, stages=2),
     "kill-both": lambda folder: kill(folder, world=4, stages=2),
     "lose-data": lose,
+    "pairs-replicas": lambda folder: pairs(folder, "replicas"),
+    "pairs-stages": lambda folder: pairs(folder, "stages", stages=2),
     "lose-layers": lambda folder: lose(folder, stages=3),
 }
 

@@ -136,14 +136,6 @@ def test_its_one_map_sees_what_no_linear_map_of_means_can():
 def test_on_flat_activations_it_is_linear_maps_alone(digits):
     network = fo.mlp(digits.train.shape, [60, 60], rule=Bilinear(classes=10))
     assert [block.rule.classifier.weight.shape for block in network.row] == [(80, 60), (80, 60)]
-    fo.fit(network, digits.train, epochs=10, batch_size=50)
-    assert fo.evaluate(network, digits.validation).accuracy > 0.93
-
-
-def test_it_learns_digits_by_its_own_recipe(digits):
-    network = fo.build(fo.bodies.CNN(width=0.25), digits.train.shape, rule=Bilinear(classes=10))
-    fo.fit(network, digits.train, epochs=6, batch_size=50)
-    assert fo.evaluate(network, digits.validation).accuracy > 0.95
 
 
 @pytest.mark.parametrize("name", ["group", "window", "maps_per_class"])

@@ -149,12 +149,3 @@ def test_gamma_is_stepped_by_plain_descent_at_its_own_rate(images):
     first = net.present(images.images, images.labels, wrong=wrong)
     whole_step(row, updates, Batch(first, images.labels), Context("fp32"))
     assert [block.rule.gamma.item() for block in row] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("rule_name", ["cff-fixed", "cff-adaptive", "layer-collaboration"])
-def test_digits_are_learned_to_90_percent(digits, rule_name):
-    rule = fo.rules.TABLE[rule_name](classes=10)
-    net = fo.mlp(digits.train.shape, [100, 100], rule=rule)
-    run = fo.fit(net, digits.train, test=digits.test, epochs=12, batch_size=32, learning_rate=2e-3, precision="fp32")
-    assert run.result["test_accuracy"] >= 0.9
-    assert ("gamma" in run.history[-1]) == (rule_name == "cff-adaptive")

@@ -43,9 +43,12 @@ def start(began: float) -> None:
     """Does everything, as `forwardonly train` would, and prints the time at which each part was done."""
     import torch
 
-    import forwardonly as fo
+    from forwardonly.data import load
+    from forwardonly.network.build import mlp
+    from forwardonly.rules import make
     from forwardonly.system.precision import choose_device, choose_precision
     from forwardonly.training.batch import Batch
+    from forwardonly.training.config import TrainingConfig
     from forwardonly.training.step import Context
     from forwardonly.training.strategies import whole_step
     from forwardonly.training.update import Update
@@ -54,13 +57,13 @@ def start(began: float) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     ends = {"python": began, "import": time.time()}
-    train = fo.data.load("digits").train
+    train = load("digits").train
     ends["data"] = time.time()
-    rule = fo.rules.TABLE[options["rule"]](classes=10)
+    rule = make(options["rule"], classes=10)
     device = choose_device(options["device"])
-    network = fo.mlp(train.shape, options["hidden"], rule=rule).to(device).train()
+    network = mlp(train.shape, options["hidden"], rule=rule).to(device).train()
     given = {name: options[name] for name in ("device", "compile")}
-    config = fo.training.TrainingConfig.resolve(rule, train, given)
+    config = TrainingConfig.resolve(rule, train, given)
     for block in network.row:
         block.compiled = config.compile
     network.prepare.fit(train.images)

@@ -128,7 +128,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
         raise ValueError(f"{path} is not a forwardonly config: it describes no network.")
     if (found := config.get("format", 1)) != FORMAT:
-        age = "an older" if found in range(1, FORMAT) else "a newer" if isinstance(found, int) and found > FORMAT else "another"
+        known = isinstance(found, int) and found > 0
+        age = ("an older" if found < FORMAT else "a newer") if known else "another"
         raise ValueError(
             f"{folder} was saved by {age} version of forwardonly, in format {found}, and this version reads format "
             f"{FORMAT}: open it with the version that saved it, or train it again."

@@ -5,7 +5,8 @@ from forwardonly.training.distributed.team import LostPeer, Team, join
 from forwardonly.training.fit import Run, fit
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.online import Online
-from forwardonly.training.trainer import NonFiniteLoss, StepEvent
+from forwardonly.training.progress import StepEvent
+from forwardonly.training.trainer import NonFiniteLoss
 
 __all__ = [
     "Interrupted",

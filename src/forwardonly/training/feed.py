@@ -1,7 +1,5 @@
 """What reaches the first block: images drawn and augmented, with labels written into them where the rule wants that."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -13,23 +11,10 @@ from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import Team
+from forwardonly.training.progress import Position
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.schedule import Schedule
 from forwardonly.training.update import Update
-
-
-class Position(NamedTuple):
-    """Which step of a run this is."""
-
-    phase: int
-    """The block that learns, in greedy training."""
-    epoch: int
-    step: int
-    """Of the epoch."""
-    run_step: int
-    """Of the run, or of the block's run in greedy training: what the schedule counts."""
-    last: bool = False
-    """Whether processes sync after it."""
 
 
 class Feed:

@@ -15,8 +15,9 @@ from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import Team
 from forwardonly.training.interrupt import finish_step_on_interrupt
 from forwardonly.training.memory.budget import make_plan
+from forwardonly.training.progress import StepEvent
 from forwardonly.training.session import open_session
-from forwardonly.training.trainer import StepEvent, Trainer
+from forwardonly.training.trainer import Trainer
 
 
 @dataclass

@@ -6,9 +6,9 @@ How a batch meets the blocks is the strategy's.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,35 +16,16 @@ from torch import Tensor
 from forwardonly.data import Images
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.system import mapped
-from forwardonly.training.feed import Position
 from forwardonly.training.interrupt import Interrupted
+from forwardonly.training.progress import Position, Progress, StepEvent
 from forwardonly.training.runs import figures
 from forwardonly.training.runs import folder as run_folder
 from forwardonly.training.session import Session
 from forwardonly.training.strategies import Strategy
 
 
-class StepEvent(NamedTuple):
-    """How far a run is: steps done and in all, and at the end of an epoch its row of the history."""
-
-    step: int
-    steps: int
-    row: dict[str, Any] | None = None
-
-
 class NonFiniteLoss(ValueError):
     """A loss or a weight became NaN or infinite."""
-
-
-@dataclass
-class Progress:
-    """How far a run is: the phase (the block that learns, in greedy training), the epoch, the step of it."""
-
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:

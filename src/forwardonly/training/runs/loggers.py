@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from forwardonly.training.trainer import StepEvent
+from forwardonly.training.progress import StepEvent
 
 Logger = Literal["none", "tensorboard", "wandb", "trackio"]
 HINTS = {

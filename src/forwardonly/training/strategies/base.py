@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from forwardonly.training.feed import Position
+from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 
 

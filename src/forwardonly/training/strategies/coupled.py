@@ -8,7 +8,7 @@ from torch import Tensor
 from forwardonly.network.block import Block, losses_among_all, main_path
 from forwardonly.system.precision import autocast
 from forwardonly.training.batch import Batch
-from forwardonly.training.feed import Position
+from forwardonly.training.progress import Position
 from forwardonly.training.step import Context, train_step
 from forwardonly.training.strategies.base import Strategy
 from forwardonly.training.update import Update

@@ -9,7 +9,7 @@ from forwardonly.network.block import Block
 from forwardonly.rules import PeerGoodness
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
-from forwardonly.training.feed import Position
+from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 from forwardonly.training.step import Context, advance, learn
 from forwardonly.training.strategies.base import Strategy

@@ -19,7 +19,7 @@ from forwardonly.network.block import Block
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.messages import Pipe
-from forwardonly.training.feed import Position
+from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 from forwardonly.training.step import Context, train_step
 from forwardonly.training.strategies.base import Strategy

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from forwardonly.training.feed import Position
+from forwardonly.training.progress import Position
 from forwardonly.training.step import train_step
 from forwardonly.training.strategies.base import Strategy
 

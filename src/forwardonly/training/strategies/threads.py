@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from forwardonly.training.feed import Position
+from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 from forwardonly.training.step import train_step
 from forwardonly.training.strategies.base import Strategy
