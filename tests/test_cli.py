@@ -122,9 +122,32 @@ def test_defaults_in_the_help_are_those_of_the_rule(rule):
     assert shown == asdict(fo.training.TrainingConfig.resolve(fo.rules.make(rule, classes=2)))
 
 
+def options_in(page):
+    """The options that a help page lists."""
+    return re.findall(r"^[ │]+(?:-h, )?(--[a-z][\w.-]+)", page, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("body", fo.bodies.TABLE)
+@pytest.mark.parametrize("rule", fo.rules.TABLE)
+def test_help_shows_what_most_need_and_help_all_the_rest(rule, body, forwardonly):
+    words = ("train", "--rule", rule, "--body", body)
+    brief, everything = (options_in(forwardonly(*words, flag)[1]) for flag in ("--help", "--help-all"))
+    assert len(brief) < 35 < len(everything)
+    assert set(brief) < set(everything)
+    assert {"--epochs", "--batch-size", "--learning-rate", "--optimiser", "--device"} <= set(brief)
+    assert {"--clip", "--momentum", "--data-dir"} <= set(everything) - set(brief)
+
+
+def test_an_option_that_help_hides_is_taken_and_mistakes_in_it_are_named(forwardonly, refused):
+    assert forwardonly("train", "--clip", "1.5", "--epochs", 1, *SMALL, "--out", "r")[0] == 0
+    assert json.loads(Path("r/config.json").read_text())["training"]["clip"] == 1.5
+    assert "--momentum takes a number, not 'fast'" in refused("train", "--momentum", "fast")
+    assert "did you mean '--warmup'" in refused("train", "--warmupp", "0.1")
+
+
 @pytest.mark.parametrize("rule", fo.rules.TABLE)
 def test_every_option_is_explained(rule, forwardonly):
-    _, out, _ = forwardonly("train", "--rule", rule, "--help")
+    _, out, _ = forwardonly("train", "--rule", rule, "--help-all")
     options = re.split(r"^[ │]+(?=--[a-z]|-h)", out, flags=re.MULTILINE)[1:]
     unexplained = [option.split()[0] for option in options if not re.search(r"[a-z]{2,} [a-z]{2,}", option)]
     assert unexplained == []

@@ -8,8 +8,9 @@ from torch import nn
 import forwardonly as fo
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.training import TrainingConfig
+from forwardonly.training.optim import parameter_groups
 from forwardonly.training.optim.muon import Muon, orthogonal
-from forwardonly.training.update import parameter_groups
+from forwardonly.training.update import Update
 
 
 def pushed(matrix):
@@ -95,3 +96,23 @@ def given(module):
         optimiser: {names[id(parameter)] for group in groups for parameter in group["params"]}
         for optimiser, groups in parameter_groups(module, TrainingConfig(optimiser="muon")).items()
     }
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, (0.6, 0.9)), ({"momentum": 0.95}, (0.95, 0.9))])
+def test_momentum_is_muons_and_sgd_keeps_its_own(given, expected):
+    """SGD moves what Muon does not: read-outs, and whatever has one dimension."""
+    net = fo.mlp((1, 4, 4), [12, 10], rule=fo.rules.Projection(classes=3))
+    muon, sgd = Update(net.row[0], fo.training.TrainingConfig(optimiser="muon", **given)).optimisers
+    assert (muon.defaults["momentum"], sgd.defaults["momentum"]) == expected
+
+
+def test_momentum_changes_what_muon_does():
+    weights = []
+    for momentum in (0.0, 0.9):
+        weight = torch.nn.Parameter(torch.ones(3, 4))
+        optimiser = Muon([weight], lr=0.1, momentum=momentum)
+        for step in range(2):
+            weight.grad = torch.arange(12.0).view(3, 4).roll(step)
+            optimiser.step()
+        weights.append(weight.detach().clone())
+    assert not torch.allclose(*weights)
