@@ -64,17 +64,6 @@ class FirstLayer:
         shift = self._shift(codes)
         return self.rest((shift.unsqueeze(1) + self.product).flatten(0, 1)), self.unlabelled
 
-    def streams(self, codes: Tensor, labels: Sequence[Tensor]) -> Tensor:
-        """Activation (S B, ...) of the images under S labels (B,) of their own each, codes (C, ...) being all classes'.
-
-        A label's shift is picked by a product with its one-hot code, whose gradient is a product too.
-        """
-        assert self.affine is not None
-        shift = self._shift(codes)
-        table = shift.flatten(1)
-        picked = [F.one_hot(own, len(codes)).to(table.dtype) @ table for own in labels]
-        return self.rest(torch.cat([self.product + each.unflatten(1, shift.shape[1:]) for each in picked]))
-
     def _shift(self, codes: Tensor) -> Tensor:
         """What labels of these codes (G, ...) add to the product."""
         if isinstance(self.affine, nn.Linear):
