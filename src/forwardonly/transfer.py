@@ -60,10 +60,11 @@ def extract(
         images: to look at.
         cache: folder in which the features are kept; another extractor, other images or other options make another
             file.
-        mean, std: of the channels, or one for all, with which the extractor wants its pixels: (x - mean) / std, x in
-            0..1.
+        mean: of the channels, or one for all: the extractor gets pixels (x - mean) / std, x in 0..1.
+        std: deviation of the channels, or one for all.
         batch_size: images looked at at a time.
-        precision, device: as in `TrainingConfig`; device is where the extractor is moved to.
+        precision: auto, fp32 or bf16.
+        device: where the extractor is moved to: auto, cpu, cuda or cuda:N.
 
     Raises:
         ValueError: the extractor gives something else, or the cache cannot be written.
