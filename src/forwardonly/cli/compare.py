@@ -9,7 +9,7 @@ import tyro
 
 import forwardonly as fo
 from forwardonly.cli import train
-from forwardonly.cli.parsing import UNSET, Common, given, own_options, parse
+from forwardonly.cli.parsing import UNSET, Common, brief, given, own_options, parse
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.experiments import compare
 from forwardonly.experiments.compare import parse_arm, plan
@@ -48,7 +48,7 @@ def options(argv: Sequence[str]) -> Any:
     own = {field.name for field in fields(Compare)}
     extra = []
     for cls in (TrainingConfig, fo.bodies.TABLE[body]):
-        each = own_options(cls, without=tuple(own))
+        each = own_options(cls, without=tuple(own), hidden=train.EXPERT if brief(argv) else ())
         for name, kind in get_type_hints(each, include_extras=True).items():
             plain, *told = get_args(kind)
             extra.append((name, Annotated[plain | None, UNSET, tyro.conf.DisallowNone, *told], None))
