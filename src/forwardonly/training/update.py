@@ -113,8 +113,11 @@ def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> N
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for index, slots in kept["state"].items():
         shape = parameters[index].shape
+        shapes = [shape, torch.Size()]
+        if isinstance(optimiser, torch.optim.Adafactor) and len(shape) > 1:  # keeps means of rows and of columns
+            shapes += [torch.Size((*shape[:-1], 1)), torch.Size((*shape[:-2], 1, shape[-1]))]
         alike = alike and all(
-            not isinstance(slot, Tensor) or (slot.is_floating_point() and slot.shape in (shape, torch.Size()))
+            not isinstance(slot, Tensor) or (slot.is_floating_point() and slot.shape in shapes)
             for slot in slots.values()
         )
     if not alike:
