@@ -10,7 +10,6 @@ import forwardonly as fo
 from forwardonly.bodies import residual
 from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Whitening
-from forwardonly.network.network import activation_shapes
 
 RULES = [name for name, entry in fo.rules.TABLE.items() if issubclass(fo.rules.rule_class(entry), fo.rules.OnePassRule)]
 SMALL = {
@@ -29,7 +28,8 @@ def build(body, shape, rule="projection", classes=3, **options):
 
 
 def shapes(network):
-    return activation_shapes(network.eval().row, network.prepare(torch.zeros(1, *network.shape)))
+    images = network.prepare(torch.zeros(1, *network.shape))
+    return [tuple(activation.shape[1:]) for _, activation, _ in network.eval().activations(images)]
 
 
 def weights(network):
@@ -40,6 +40,16 @@ def some(shape, count=24, classes=3):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
     return fo.data.Images(images, torch.arange(count) % classes, tuple(map(str, range(classes))), "random")
+
+
+@pytest.mark.parametrize("body", SMALL)
+def test_a_label_classifier_reads_what_every_body_passes_on(body):
+    """A residual block passes on more channels than its activation has."""
+    shape = (1, 25, 20)
+    network = build(body, shape, "ff", **SMALL[body])
+    run = fo.fit(network, some(shape), epochs=1, batch_size=12, precision="fp32")
+    assert torch.isfinite(torch.tensor(run.history[-1]["loss"])).all()
+    assert network.scores(some(shape).images).shape == (len(network.row), 24, 3)
 
 
 def test_every_body_is_small_enough_to_be_tested_here():

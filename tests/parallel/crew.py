@@ -160,6 +160,7 @@ def same(folder: Path) -> dict[str, Any]:
         "peers": ({"rule": "cumulative"}, [(3, three), (3, data), (4, both)]),
         "dropout": ({"dropout": 0.3}, [(2, layers), (3, three)]),
         "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, three)]),
+        "maps": ({"rule": "projection", "body": row}, [(2, data)]),  # weights lie channels last, sums do not
         "delay": ({"delay": 0.4}, [(2, layers), (3, three), (2, data)]),
         "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "epochs": 1}, [(2, layers)]),
         "uneven": ({"rule": "ff", "clip": 1.0}, [(3, data)]),

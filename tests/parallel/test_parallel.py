@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks i
 
 def test_many_processes_give_the_weights_of_one(tmp_path, crew):
     seen = crew("same", tmp_path)
-    assert len(seen) == 17
+    assert len(seen) == 18
     for name, found in seen.items():
         assert "weights" in found, (name, found)
         stages, world = map(int, re.findall(r"\d+", name.rpartition(",")[2]))

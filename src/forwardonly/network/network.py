@@ -61,7 +61,7 @@ class Network(nn.Module):
         self.label_classifier: LabelClassifier | None = None
         if getattr(rule, "needs_label_classifier", False):
             blank = self.prepare(torch.zeros(1, *self.shape, dtype=torch.uint8))
-            sizes = [math.prod(shape) for shape in activation_shapes(self.row, blank)]
+            sizes = [math.prod(shape) for shape in passed_shapes(self.row, blank)]
             self.label_classifier = LabelClassifier(sizes, self.classes)
 
     @property
@@ -216,8 +216,11 @@ class Network(nn.Module):
             self.train(training)
 
 
-def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:
-    """The shape of each block's activation, without the batch, if the first one receives `signal`."""
+def passed_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:
+    """The shape of what each block passes on, without the batch, if the first one receives `signal`.
+
+    A residual block's join can make it wider than the activation.
+    """
     shapes = []
     with torch.no_grad():
         for block in blocks:
@@ -225,7 +228,7 @@ def activation_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int
             activation = block.eval()(signal)  # the trial must not move running statistics
             block.train(training)
             signal = block.pass_on(activation, signal)
-            shapes.append(tuple(activation.shape[1:]))
+            shapes.append(tuple(main_path(signal).shape[1:]))
     return shapes
 
 

@@ -85,14 +85,21 @@ class Update:
 
 
 def _lay_out(optimiser: torch.optim.Optimizer) -> None:
-    """Gives each slot of the state the memory layout of its parameter.
-
-    A checkpoint holds contiguous tensors, and torch's fused kernels pair places in memory, not elements.
-    """
+    """Gives each slot of the state the memory layout of its parameter: a checkpoint holds contiguous tensors."""
     for parameter, slots in optimiser.state.items():
         for name, slot in slots.items():
-            if isinstance(slot, Tensor) and slot.shape == parameter.shape and slot.stride() != parameter.stride():
-                slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
+            if isinstance(slot, Tensor) and slot.shape == parameter.shape:
+                slots[name] = lying_as(parameter, slot)
+
+
+def lying_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor in the memory layout of a parameter of its shape.
+
+    What is beside a parameter in an optimiser must lie so: torch's fused kernels pair places in memory, not elements.
+    """
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
@@ -106,8 +113,11 @@ def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> N
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for index, slots in kept["state"].items():
         shape = parameters[index].shape
+        shapes = [shape, torch.Size()]
+        if isinstance(optimiser, torch.optim.Adafactor) and len(shape) > 1:  # keeps means of rows and of columns
+            shapes += [torch.Size((*shape[:-1], 1)), torch.Size((*shape[:-2], 1, shape[-1]))]
         alike = alike and all(
-            not isinstance(slot, Tensor) or (slot.is_floating_point() and slot.shape in (shape, torch.Size()))
+            not isinstance(slot, Tensor) or (slot.is_floating_point() and slot.shape in shapes)
             for slot in slots.values()
         )
     if not alike:

@@ -23,7 +23,7 @@ from forwardonly.network.network import Network
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.heartbeat import Heartbeat
 from forwardonly.training.runs.checkpoint import pack, unpack
-from forwardonly.training.update import Update
+from forwardonly.training.update import Update, lying_as
 
 TIMEOUT = "FORWARDONLY_PEER_TIMEOUT"
 
@@ -270,7 +270,7 @@ class SharedUpdate(Update):
             self.work.wait()
         pieces = self.gradient.split([parameter.numel() for parameter in self.sharing])
         for parameter, piece in zip(self.sharing, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
+            parameter.grad = lying_as(parameter, piece.view(parameter.shape))
         super().step()
         self.gradient = torch.empty(0)
 
