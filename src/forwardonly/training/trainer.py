@@ -196,7 +196,7 @@ class Trainer:
         own = [update.state_dict() for update in self.session.updates]
         state = self._state(seconds, team.gathered(own, self.strategy.placement, self.session.device))
         if self.folder is not None and team.leads:
-            run_folder.keep(self.folder, state, self.progress.history)
+            run_folder.write_checkpoint(self.folder, state, self.progress.history)
 
     def _state(self, seconds: float, updates: list[Any]) -> dict[str, Any]:
         """The state of the run for a checkpoint, with the states of all updates."""
