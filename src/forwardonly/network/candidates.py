@@ -46,7 +46,7 @@ def goodness_by_label(row: Sequence[Block], unlabelled: Tensor, codes: Tensor) -
 
 
 class FirstLayer:
-    """The first block on images under several labels; its affine part, if the body begins with one, is computed once."""
+    """The first block on images under several labels; computes its affine part, if the body begins with one, once."""
 
     def __init__(self, block: Block, unlabelled: Tensor):
         self.block = block
@@ -74,9 +74,7 @@ class FirstLayer:
 
 
 def leading_affine(body: nn.Module) -> tuple[nn.Linear | nn.Conv2d | None, nn.Module]:
-    """The linear layer or zero-padded convolution that a body begins with, None if with neither, and the rest of the
-    body.
-    """
+    """The linear layer or zero-padded convolution that a body begins with, and the rest of it; None if with neither."""
     if isinstance(body, nn.Sequential):
         parts = list(body)
         flat = isinstance(parts[0], nn.Flatten)

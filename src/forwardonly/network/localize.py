@@ -122,9 +122,7 @@ def _has_weights(node: fx.Node, graph: fx.GraphModule) -> bool:
 
 
 def _owner(node: fx.Node) -> str:
-    """The dotted name of the module that a node runs in: the called module's own, else that of the module that made the
-    call.
-    """
+    """Dotted name of the module that a node runs in: the called module, else the module that made the call."""
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack")
@@ -145,7 +143,9 @@ def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
 
 
 def _by_depth(nodes: Sequence[fx.Node], source: fx.Node, graph: fx.GraphModule, depth: int) -> list[Part]:
-    """Starts a new part where the owner's name down to `depth` changes, a wall can stand, and both sides have weights."""
+    """Starts a new part where the owner's name down to `depth` changes, if a wall can stand and both sides have
+    weights.
+    """
     walls = _crossing(nodes, source)
     parts: list[Part] = [[]]
     weighed = False

@@ -124,9 +124,7 @@ class Network(nn.Module):
         return label_code.embed_labels(*self._label_input(prepared), labels)
 
     def _label_input(self, prepared: Tensor) -> tuple[Tensor, int, float, label_code.Placement]:
-        """The images that a label is embedded in, the number of classes, the value of the code's "1", and the
-        placement.
-        """
+        """Images to embed labels in, the number of classes, the value of the code's "1", and the placement."""
         rule = self.rule
         assert isinstance(rule, ContrastiveRule)
         images = rule.normalise(prepared) if rule.normalise_input else prepared
@@ -178,7 +176,7 @@ class Network(nn.Module):
         return goodness_by_label(self.row, *self.apart(prepared))
 
     def apart(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, ...) without labels, and every label on a blank image (C, ...): a labelled image is the sum of the
+        """Unlabelled images (B, ...), and every label on a blank image (C, ...); a labelled image is the sum of the
         two.
         """
         images, classes, value, placement = self._label_input(prepared)

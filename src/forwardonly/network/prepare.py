@@ -1,4 +1,4 @@
-"""Preparation of images for the first block: float, zero mean and unit deviation if the rule wants that, then the stem."""
+"""Preparation of images for the first block: conversion to float, standardisation if the rule wants it, the stem."""
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,7 @@ STEM_SAMPLE = 5_000  # images that a stem is fitted to: enough for a covariance,
 
 
 class Prepare(nn.Module):
-    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, then the body's
-    stem.
+    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32: per channel (x - mean) / std, then the stem.
 
     With `channels_last` the result has the memory format that convolutions prefer.
 
@@ -43,9 +42,7 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and fits the stem to some of them,
-        once.
-        """
+        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and fits the stem to some; once."""
         if self.fitted:
             return
         if self.standardise:

@@ -19,8 +19,9 @@ def loss_aware_weights(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
-    """(first, last + 1) of the contiguous blocks whose summed scores are right most often; among equals the longest,
-    then the earliest.
+    """(first, last + 1) of the contiguous blocks whose summed scores are right most often.
+
+    Among equals the longest range is taken, then the earliest.
     """
     depth = len(scores)
     upto = torch.cat([torch.zeros_like(scores[:1]), scores.float().cumsum(0)])

@@ -25,9 +25,7 @@ class TrainingConfig:
     epochs: int = 30
     """Passes over the training images (for each block, if blocks train one after another)."""
     batch_size: int = 128
-    """Images in a step; by default at most a sixteenth of the training images. An incomplete last batch of an epoch is
-    dropped.
-    """
+    """Images in a step; by default at most a sixteenth of the training images. The incomplete last batch is dropped."""
     optimiser: str = "adamw"
     """Optimiser of each block: muon, or the name of a class in torch.optim, in any case."""
     learning_rate: float = 1e-3
@@ -63,8 +61,8 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; there is always one after each epoch."""
     compile: bool = False
-    """Compile each block's forward and backward pass. It takes up to a minute at the start, so it pays in long runs on
-    a GPU.
+    """Compile each block's forward and backward pass; takes up to a minute at the start, so it pays in long runs on a
+    GPU.
     """
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
@@ -106,7 +104,7 @@ class TrainingConfig:
 
     @classmethod
     def resolve(cls, rule: Rule, data: Images | None = None, given: Mapping[str, Any] | None = None) -> Self:
-        """The config of a run: given options, else those that suit the data set, else those that suit the rule, else
+        """The config of a run. Given options come first, then those that suit the data set, then the rule, then
         defaults.
 
         Args:

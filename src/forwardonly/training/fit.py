@@ -22,9 +22,7 @@ from forwardonly.training.trainer import Trainer
 
 @dataclass
 class Run:
-    """A finished run: the network, the history with a row for each epoch, the final result, and the folder if there is
-    one.
-    """
+    """A finished run: the network, the history with a row for each epoch, the final result, and the folder, if any."""
 
     network: Network
     history: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Progress of a run: the position of a step, the event that a caller receives, and the state that a checkpoint holds."""
+"""Progress of a run: a step's position, the event that a caller receives, and the state that a checkpoint holds."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class StepEvent(NamedTuple):
 
 @dataclass
 class Progress:
-    """Progress of a run: phase (the block that learns, in greedy training), epoch, step of the epoch, seconds, history."""
+    """Progress of a run: phase (the block that learns, in greedy training), epoch, step of the epoch, time, history."""
 
     phase: int = 0
     epoch: int = 0

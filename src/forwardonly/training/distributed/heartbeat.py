@@ -31,8 +31,7 @@ class Heartbeat:
         self._thread.join()
 
     def wait(self, key: str, rank: int, patience: float) -> None:
-        """Waits until process `rank` has put `key` into the store, however long that takes while its heartbeat
-        continues.
+        """Waits until process `rank` has put `key` into the store, for as long as its heartbeat continues.
 
         Raises:
             RuntimeError: the process had no heartbeat for `patience` seconds.

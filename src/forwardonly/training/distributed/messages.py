@@ -105,8 +105,10 @@ def _batch(parts: list[Tensor], layout: list[int]) -> Batch:
 
 
 def _header(batch: Batch) -> list[int]:
-    """The layout of a message: tensors in the signal (0 for a bare one), whether peer goodness follows, and each
-    tensor's type, memory order and shape.
+    """The layout of a message, as numbers.
+
+    Tensors in the signal (0 for a bare one), whether peer goodness follows, and each tensor's type, memory order and
+    shape.
     """
     numbers = [0 if isinstance(batch.signal, Tensor) else len(batch.signal), int(batch.peers is not None)]
     for part in _parts(batch):

@@ -188,9 +188,7 @@ class Team:
 
     @contextmanager
     def first_on_machine(self) -> Iterator[None]:
-        """A context that the first process of each machine completes, however long it takes, before the others enter
-        it.
-        """
+        """A context that each machine's first process completes, however long it takes, before the others enter."""
         if self.heartbeat is None:
             yield
             return

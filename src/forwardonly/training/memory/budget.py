@@ -93,8 +93,7 @@ class Cost:
 
 
 def make_plan(network: Network, train: Images, config: TrainingConfig, device: torch.device) -> MemoryPlan:
-    """The fastest plan that fits `config.memory_budget`, or without one the default plan; the network may be on the
-    host.
+    """The fastest plan within `config.memory_budget`; the default plan without one. The network may be on the host.
 
     Raises:
         ValueError: no plan fits; the text names the smallest budget that one would fit.

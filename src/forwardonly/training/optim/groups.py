@@ -9,8 +9,7 @@ from forwardonly.training.config import TrainingConfig
 
 
 def parameter_groups(module: nn.Module, config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
-    """Groups of trained parameters by the name of their optimiser; parameters without options of their own share a
-    group.
+    """Groups of trained parameters by the name of their optimiser, one for all parameters without options of their own.
 
     Among a rule's options for a parameter, `optimiser` names an optimiser other than the config's, and `relative_rate`
     is a multiple of the config's learning rate. Muon trains the weights of hidden layers, a rule's own among them;

@@ -26,8 +26,7 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:
-    """Adds a checkpoint of `state` (dicts, lists, tensors, numbers, strings) to a run folder, and keeps the newest
-    ones.
+    """Adds a checkpoint of `state` (dicts, lists, tensors, numbers, strings) to a run folder, and deletes old ones.
 
     Raises:
         OSError: it cannot be written; earlier checkpoints are unchanged.

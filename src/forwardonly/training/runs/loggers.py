@@ -1,7 +1,6 @@
-"""Loggers, which also receive a run's history: TensorBoard, Weights & Biases, trackio. All are optional;
-`metrics.jsonl` is always written.
+"""Optional loggers, which also receive a run's history: TensorBoard, Weights & Biases, trackio.
 
-A logger is a context manager whose value is the `progress` argument of `fit`.
+`metrics.jsonl` is always written. A logger is a context manager whose value is the `progress` argument of `fit`.
 """
 
 import importlib
@@ -40,8 +39,9 @@ def logger(kind: Logger, folder: Path, config: Mapping[str, Any]) -> Iterator[Ca
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on. Values of other types,
-    and of blocks that have not started, are left out.
+    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on.
+
+    Values of other types, and of blocks that have not started, are left out.
     """
     found = {}
     for name, value in row.items():

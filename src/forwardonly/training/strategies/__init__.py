@@ -17,8 +17,9 @@ TABLE = (
     (lambda session: session.config.workers > 1, Threads),
     (lambda session: True, Simultaneous),
 )
-"""Strategies and their conditions; the first whose condition holds is chosen. `training.compatibility` has refused the
-combinations that no strategy supports.
+"""Strategies and their conditions; the first whose condition holds is chosen.
+
+`training.compatibility` has refused the combinations that no strategy supports.
 """
 
 

@@ -98,7 +98,7 @@ class Workers:
             torch.set_num_threads(self._threads)
 
     def begin(self, work: Callable[[Slot], None]) -> None:
-        """Submits the next batch: `work` is called with its slots. Waits while more than `count` batches are in flight."""
+        """Submits the next batch: calls `work` with its slots. Waits while more than `count` batches are in flight."""
         while len(self._going) > self.count:
             self._going.popleft().result()
         self._going.append(self._pool.submit(self._work, work, self._begun))
