@@ -12,7 +12,7 @@ from forwardonly.cli import train
 from forwardonly.cli.parsing import UNSET, Common, given, own_options, parse
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.experiments import compare
-from forwardonly.experiments.compare import parse_arm, plan
+from forwardonly.experiments.compare import parse_arm, planned_jobs
 from forwardonly.experiments.report import interval, p_value
 from forwardonly.names import nearest
 from forwardonly.training import TrainingConfig
@@ -59,7 +59,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
     """Trains what is not trained yet, and compares."""
     shared = train_options(chosen)
     arms = [parse_arm(text) for text in chosen.rules]
-    for group in plan(arms, chosen.data, chosen.seeds, chosen.out, shared).values():
+    for group in planned_jobs(arms, chosen.data, chosen.seeds, chosen.out, shared).values():
         check(group[0].options)  # a mistake in an arm's options shows now, not after hours
     with screen.batch("comparing") as draw:
         return compare(

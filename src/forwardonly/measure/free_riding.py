@@ -29,9 +29,7 @@ SATURATED = 3.0
 
 @dataclass(frozen=True)
 class BlockDiagnosis:
-    """Means over images for one block; `attenuation` is the median of R, because a few images dominate a mean of
-    ratios.
-    """
+    """Means over images for one block; `attenuation` is the median of R, as few images dominate a mean of ratios."""
 
     margin: float
     prior_margin: float

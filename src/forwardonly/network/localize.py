@@ -143,9 +143,7 @@ def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
 
 
 def _by_depth(nodes: Sequence[fx.Node], source: fx.Node, graph: fx.GraphModule, depth: int) -> list[Part]:
-    """Starts a new part where the owner's name down to `depth` changes, if a wall can stand and both sides have
-    weights.
-    """
+    """Starts a part where the owner's name down to `depth` changes, a wall can stand, and both sides have weights."""
     walls = _crossing(nodes, source)
     parts: list[Part] = [[]]
     weighed = False

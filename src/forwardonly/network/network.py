@@ -176,9 +176,7 @@ class Network(nn.Module):
         return goodness_by_label(self.row, *self.apart(prepared))
 
     def apart(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """Unlabelled images (B, ...), and every label on a blank image (C, ...); a labelled image is the sum of the
-        two.
-        """
+        """Unlabelled images (B, ...) and every label on a blank image (C, ...), whose sums are the labelled images."""
         images, classes, value, placement = self._label_input(prepared)
         unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value, placement)
         blank = images.new_zeros(classes, *images.shape[1:])

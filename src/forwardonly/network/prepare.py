@@ -42,7 +42,9 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and fits the stem to some; once."""
+        """Fits mean and deviation to uint8 or float training images (N, C, H, W), and the stem to a sample of them,
+        once.
+        """
         if self.fitted:
             return
         if self.standardise:

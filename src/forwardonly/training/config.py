@@ -61,9 +61,7 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; there is always one after each epoch."""
     compile: bool = False
-    """Compile each block's forward and backward pass; takes up to a minute at the start, so it pays in long runs on a
-    GPU.
-    """
+    """Compile each block's forward and backward pass. It takes up to a minute at the start: for long runs on a GPU."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
     validate_every: int = 1
@@ -104,8 +102,7 @@ class TrainingConfig:
 
     @classmethod
     def resolve(cls, rule: Rule, data: Images | None = None, given: Mapping[str, Any] | None = None) -> Self:
-        """The config of a run. Given options come first, then those that suit the data set, then the rule, then
-        defaults.
+        """The config of a run: of each option the given value, else the data set's, else the rule's, else the default.
 
         Args:
             rule: its `training_defaults` are taken, without a delay under the greedy schedule.
