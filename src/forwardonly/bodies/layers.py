@@ -20,7 +20,7 @@ class Layer(NamedTuple):
     norm: Callable[[Tensor], Tensor] | None = None
 
     def behind(self, normalised: bool) -> Callable[[Tensor, Any], Any] | None:
-        """The function from an activation, `normalised` by the rule or not, to the next signal; None for the identity."""
+        """What turns an activation, `normalised` by the rule or not, into the next signal; None if nothing does."""
         if normalised or self.norm is None:
             return self.join
         return partial(_normalise_and_join, self.norm, self.join)

@@ -42,9 +42,7 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Fits mean and deviation to uint8 or float training images (N, C, H, W), and the stem to a sample of them,
-        once.
-        """
+        """Fits mean and deviation to uint8 or float training images (N, C, H, W), and the stem to a sample, once."""
         if self.fitted:
             return
         if self.standardise:
