@@ -1,4 +1,4 @@
-"""Checkpoints: whole, the newest, and harmless; and what the disk can do to them."""
+"""Checkpoints: complete, ordered, safe to read; and damage and errors of the disk."""
 
 import json
 import math

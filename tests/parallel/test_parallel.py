@@ -1,4 +1,4 @@
-"""Runs of many processes: the same weights as one process, and a clear end when one of them is lost."""
+"""Runs of many processes: the same weights as in one process, and a clear end when one of them is lost."""
 
 import json
 import math
