@@ -30,7 +30,7 @@ def keep_shortcut(passed: Tensor, incoming: Tensor) -> Pair:
 
 
 def add(passed: Tensor, incoming: Pair) -> Tensor:
-    """passed + shortcut, average-pooled to the same size if need be."""
+    """passed + shortcut, which is average-pooled to the same size where necessary."""
     return passed + _fitted(incoming[1], passed)
 
 

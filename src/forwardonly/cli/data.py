@@ -27,7 +27,7 @@ class Data(Common):
 
 
 def options(argv: Sequence[str]) -> type[Data]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Data
 
 

@@ -29,7 +29,7 @@ class Diagnose(Common):
 
 
 def options(argv: Sequence[str]) -> type[Diagnose]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Diagnose
 
 

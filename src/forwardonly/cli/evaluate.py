@@ -39,7 +39,7 @@ class Evaluate(Common):
 
 
 def options(argv: Sequence[str]) -> type[Evaluate]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Evaluate
 
 

@@ -42,7 +42,7 @@ class Export(Common):
 
 
 def options(argv: Sequence[str]) -> type[Export]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Export
 
 

@@ -38,7 +38,7 @@ class Predict(Common):
 
 
 def options(argv: Sequence[str]) -> type[Predict]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Predict
 
 

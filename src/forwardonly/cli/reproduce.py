@@ -40,7 +40,7 @@ class Reproduce(Common):
 
 
 def options(argv: Sequence[str]) -> type[Reproduce]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Reproduce
 
 

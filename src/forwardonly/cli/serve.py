@@ -32,7 +32,7 @@ class Serve(Common):
 
 
 def options(argv: Sequence[str]) -> type[Serve]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Serve
 
 

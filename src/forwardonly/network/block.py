@@ -1,7 +1,7 @@
 """A block: a body, the rule that computes its loss, and the wall behind it.
 
 The wall is the guarantee of this library: a block passes on a detached signal, so that no gradient crosses from one
-block to another, whatever body or rule they have.
+block to another, regardless of their bodies and rules.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The label classifier: a linear softmax classifier of a network's activations, trained beside the blocks.
+"""The label classifier: a linear softmax classifier of a network's activations, trained alongside the blocks.
 
 Hinton 2022, arXiv 2212.13345: a linear softmax on the normalised activations of all blocks but the first, under a
 neutral label; no gradient flows back into the blocks. It predicts in one pass under contrastive rules, and hard

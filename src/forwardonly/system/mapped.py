@@ -1,4 +1,4 @@
-"""Memory-mapped tensors: they are in files, of which the system keeps in memory what there is room for.
+"""Memory-mapped tensors: they are stored in files, which the system caches as far as memory allows.
 
 After `release` such tensors need no memory until they are touched again; their values are in the file. The files have
 no names, so nothing is left of them after the process.

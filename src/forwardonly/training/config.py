@@ -35,11 +35,11 @@ class TrainingConfig:
     momentum: float | None = None
     """Momentum, for optimisers that take one; by default 0.6 for muon, 0.9 for others."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls from its highest value."""
+    """Decay of the learning rate from its highest value."""
     final_rate: float = 0.0
-    """Share of the highest learning rate that is left at the end of a linear or cosine schedule."""
+    """Learning rate at the end of a linear or cosine schedule, as a share of the highest."""
     warmup: float = 0.0
-    """Share of the run in which the learning rate rises to its highest value."""
+    """Share of the run in which the learning rate rises linearly from 0 to its highest value."""
     delay: float = 0.0
     """Share of the run after which the last block starts to learn, at the current learning rate; the blocks before it
     start at equal intervals, the first at once. A block that has not started costs nothing.
@@ -108,7 +108,7 @@ class TrainingConfig:
             rule: its `training_defaults` are taken, without a delay under the greedy schedule.
             data: the training images; the augmentation of their data set is taken, and a default batch is at most a
                 sixteenth of them.
-            given: options by name. None means not given, except for options such as `clip`, of which it is a value.
+            given: options by name. None means not given, except for options such as `clip`, which may be None.
 
         Raises:
             ValueError: an unknown option, or a value out of range.

@@ -22,7 +22,7 @@ class Schedule:
         self.steps = config.epochs * steps_per_epoch
         shares = (config.delay * index / max(depth - 1, 1) for index in range(depth))
         self.first_steps = [min(round(self.steps * share), self.steps - 1) for share in shares]
-        """The step at which each block starts to learn."""
+        """The step from which each block learns."""
 
     def started(self, step: int) -> int:
         """Number of blocks, counted from the first, that learn in a step."""

@@ -1,6 +1,6 @@
 """The trainer: epochs, validation and checkpoints of a run.
 
-How a batch passes through the blocks is the strategy's part.
+The strategy determines how a batch passes through the blocks.
 """
 
 import threading

@@ -153,7 +153,7 @@ class _Trial(NamedTuple):
 
 
 def _try(original: Block, batch: Batch, config: TrainingConfig, precision: Precision) -> _Trial:
-    """Measures two steps of a copy of the block: the first makes the optimiser state, the second runs beside it."""
+    """Measures two steps of a copy of the block: the first makes the optimiser state, the second has it in memory."""
     with AllocatedBytes(known=[*tensors_in(batch.signal), batch.labels]) as held:
         block = copy.deepcopy(original)
         update = Update(block, config)
