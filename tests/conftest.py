@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""Shared fixtures and helpers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The C library keeps freed memory: in a process of its own, for the setting is the whole process's."""
+"""Allocator settings: glibc keeps freed memory. Tested in a process of its own, as they apply to the whole process."""
 
 import subprocess
 import sys

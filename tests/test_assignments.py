@@ -1,4 +1,4 @@
-"""Assignments as `diagnose` shows them."""
+"""Assignments and their display by `diagnose`."""
 
 import json
 from xml.etree import ElementTree

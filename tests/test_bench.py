@@ -1,4 +1,4 @@
-"""`forwardonly bench`, and what it measures with. No test here looks at how long anything takes."""
+"""`forwardonly bench` and its measurements. No test checks how long anything takes."""
 
 import json
 

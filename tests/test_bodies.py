@@ -1,4 +1,4 @@
-"""Bodies: shapes at odd sizes, weights counted, what stands between layers, stems, and sentences for what cannot be."""
+"""Bodies: shapes at odd sizes, numbers of weights, norms and joins between layers, stems, error sentences."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Goodness under every label: with the first layer shared, the same as by a full pass a label."""
+"""Goodness under every label: with a shared first layer it equals that of a full pass per label."""
 
 import pytest
 import torch

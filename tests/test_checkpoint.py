@@ -1,4 +1,4 @@
-"""Checkpoints: whole, the newest, and harmless; and what the disk can do to them."""
+"""Checkpoints: complete, ordered, safe to read; and damage and errors of the disk."""
 
 import json
 import math
@@ -264,7 +264,9 @@ OPTIMISERS = ("sgd", "adamw", "muon", "rmsprop", "nadam", "adafactor")
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
-@pytest.mark.parametrize("body", [pytest.param(name, marks=[] if name == "conv" else pytest.mark.slow) for name in BODIES])
+@pytest.mark.parametrize(
+    "body", [pytest.param(name, marks=[] if name == "conv" else pytest.mark.slow) for name in BODIES]
+)
 def test_convolutional_blocks_go_on_to_the_same_bits(tmp_path, body, optimiser):
     """Their weights lie channels last, what a checkpoint holds does not, and fused optimisers look at places alone."""
     shape, side = BODIES[body]

@@ -1,4 +1,4 @@
-"""The command line as users type it: what it prints and writes, and what it says to each mistake."""
+"""The command line as users type it: output, files, and the sentence for each mistake."""
 
 import gzip
 import json

@@ -1,7 +1,9 @@
-"""Every rule learns the digits: one table, a row a network, each with the test accuracy that it must reach.
+"""Convergence: every rule learns the digits. One table, with a row per network and the test accuracy that it must
+reach.
 
-Floors are a point or two below what a row reached when it was written; same seed, same bits, so only the rounding of
-another processor moves it. A rule that is new gets a row. `make test` trains the quick rows, `make test-all` all.
+The required accuracies are a point or two below what a row reached when it was written. The same seed gives the same
+bits, so only the rounding of another processor changes the result. A new rule gets a row. `make test` trains the quick
+rows, `make test-all` all.
 """
 
 from dataclasses import dataclass, field

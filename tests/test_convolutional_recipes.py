@@ -1,6 +1,4 @@
-"""Recipes for convolutional networks: every line is a command that `forwardonly train` takes, for 10, 100 and 200
-classes.
-"""
+"""Recipes for convolutional networks: `forwardonly train` accepts every line, for 10, 100 and 200 classes."""
 
 from dataclasses import asdict
 

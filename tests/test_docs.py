@@ -1,7 +1,7 @@
-"""Every code block in README and docs runs: Python blocks of a page one after another, shell lines through bash.
+"""Documentation: every code block in README and docs runs, Python blocks of a page in order, shell lines through bash.
 
-A block titled as a file is written to that file. `text` blocks are for looking at: layouts, and what does not end or
-installs. The site builds with warnings as errors, and no link on it, in the README or in the log is dead.
+A block titled as a file is written to that file. `text` blocks are not run: layouts, and commands that do not end or
+that install packages. The site builds with warnings as errors, and no link on it, in the README or in the log is dead.
 """
 
 import contextlib

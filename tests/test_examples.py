@@ -1,4 +1,4 @@
-"""Every example runs, is short, and shows what it says."""
+"""Examples: each runs, is short, and prints what it claims."""
 
 import importlib.util
 from pathlib import Path

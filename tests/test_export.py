@@ -1,4 +1,4 @@
-"""Exported networks predict the same, and the exported training step learns the same, without this library."""
+"""Export: without this library, exported networks predict the same and exported training steps learn the same."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Three faces, one library: the command line, Python and scikit-learn resolve options alike and give the same bits."""
+"""The command line, Python and scikit-learn resolve options alike and give the same bits."""
 
 import json
 from dataclasses import asdict

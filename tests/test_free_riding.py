@@ -1,4 +1,4 @@
-"""Free-riding diagnostics against numpy written from arXiv 2605.06240, and its law on a trained network."""
+"""Free-riding: diagnostics against numpy written from arXiv 2605.06240, and the law on a trained network."""
 
 import numpy as np
 import pytest

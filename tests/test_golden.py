@@ -1,6 +1,7 @@
-"""Run folders that an earlier commit wrote load, predict, evaluate and go on; older ones are refused in a sentence.
+"""Golden run folders, written by an earlier commit, load, predict, evaluate and resume; older ones are refused in a
+sentence.
 
-`golden/make.py` made them and says what each is. Do not make them anew to turn a test green: a user's cannot be.
+`golden/make.py` made them and describes each. Do not make them anew to turn a test green: users' folders cannot be.
 """
 
 import json

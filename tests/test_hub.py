@@ -1,4 +1,4 @@
-"""The Hub's mixin, against a folder of this machine."""
+"""The Hub's mixin, against a local folder."""
 
 import re
 

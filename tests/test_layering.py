@@ -1,9 +1,9 @@
-"""The house has floors: a file imports from its own room or from floors below it, and nothing goes round in a circle.
+"""Layering: a file imports from its own unit or from lower layers, and there are no import cycles.
 
-`FLOORS` is the whole plan. A room is a file or a folder of src/forwardonly; the longest name that fits a file is its
-room. Every import counts, also those inside functions and under TYPE_CHECKING; `ALLOWED` lists the exceptions, each
-with its reason. That Python runs the `__init__.py` of every folder around an imported file counts for nothing here.
-To move a room, edit `FLOORS`.
+`LAYERS` is the whole table. A unit is a file or a folder of src/forwardonly; a file belongs to the unit with the
+longest matching name. Every import counts, also those inside functions and under TYPE_CHECKING; `ALLOWED` lists the
+exceptions, each with its reason. That Python runs the `__init__.py` of every folder around an imported file does not
+count here. To move a unit, edit `LAYERS`.
 """
 
 import ast
@@ -18,14 +18,14 @@ import forwardonly
 
 PACKAGE = Path(forwardonly.__file__).parent
 
-FLOORS: tuple[tuple[str, ...], ...] = (  # lowest first
+LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first
     ("version", "names"),
     ("system", "ops"),
     ("labels",),
     ("rules", "bodies", "data"),
     ("network",),
     ("measure",),
-    # training, room by room
+    # training, unit by unit
     (
         "training.randomness",
         "training.interrupt",
@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # lowest first
 ALLOWED: dict[tuple[str, str], str] = {  # (importing file, imported file) as dotted names: why it may
 }
 
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Import:
 
     def __str__(self) -> str:
         path = path_of(self.source).relative_to(PACKAGE.parent.parent)
-        rooms = f"{room_of(self.source) or 'forwardonly'} -> {room_of(self.target) or 'forwardonly'}"
-        return f"{path}:{self.line}: {rooms} (imports {'.'.join(filter(None, ('forwardonly', self.target)))})"
+        units = f"{unit_of(self.source) or 'forwardonly'} -> {unit_of(self.target) or 'forwardonly'}"
+        return f"{path}:{self.line}: {units} (imports {'.'.join(filter(None, ('forwardonly', self.target)))})"
 
 
 def path_of(module: str) -> Path:
@@ -82,11 +82,11 @@ def modules() -> list[str]:
     return [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in found]
 
 
-def room_of(module: str) -> str | None:
-    """The longest name in `FLOORS` that is the module or a folder around it; None if the plan does not know it."""
+def unit_of(module: str) -> str | None:
+    """The longest name in `LAYERS` that is the module or a folder around it; None if there is none."""
     parts = module.split(".")
     names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((name for name in names if name in FLOOR_OF), None)
+    return next((name for name in names if name in LAYER_OF), None)
 
 
 def imports_of(module: str, known: set[str]) -> Iterator[Import]:
@@ -121,7 +121,7 @@ def all_imports() -> list[Import]:
     )
 
 
-def circles(edges: set[tuple[str, str]]) -> list[list[str]]:
+def cycles(edges: set[tuple[str, str]]) -> list[list[str]]:
     """The strongly connected components of more than one node, by Tarjan's algorithm."""
     after: dict[str, list[str]] = {}
     for source, target in sorted(edges):
@@ -151,47 +151,47 @@ def circles(edges: set[tuple[str, str]]) -> list[list[str]]:
     return sorted(found)
 
 
-PLACES = {
+LEVELS = {
     "files": lambda module: module,
-    "rooms": lambda module: room_of(module) or module,
+    "units": lambda module: unit_of(module) or module,
     "folders": lambda module: module.split(".")[0],  # or files, right inside the package
 }
 
 
-def test_every_file_has_a_room():
-    assert [module for module in modules() if room_of(module) is None] == []
+def test_every_file_has_a_unit():
+    assert [module for module in modules() if unit_of(module) is None] == []
 
 
-def test_every_room_is_there_and_named_once():
-    names = list(chain.from_iterable(FLOORS))
+def test_every_unit_exists_and_is_named_once():
+    names = list(chain.from_iterable(LAYERS))
     assert len(names) == len(set(names))
-    assert [name for name in names if not path_of(name).exists()] == [], "rooms of FLOORS without a file"
+    assert [name for name in names if not path_of(name).exists()] == [], "units of LAYERS without a file"
 
 
 def test_imports_go_down():
     wrong = []
     for each in all_imports():
-        source, target = room_of(each.source), room_of(each.target)
+        source, target = unit_of(each.source), unit_of(each.target)
         if source is None or target is None or source == target:
             continue  # the first has a test of its own
-        if FLOOR_OF[target] > FLOOR_OF[source]:
-            wrong.append(f"{each}: goes up, from floor {FLOOR_OF[source]} to {FLOOR_OF[target]}")
-        elif FLOOR_OF[target] == FLOOR_OF[source]:
-            wrong.append(f"{each}: goes to another room of floor {FLOOR_OF[source]}")
+        if LAYER_OF[target] > LAYER_OF[source]:
+            wrong.append(f"{each}: goes up, from layer {LAYER_OF[source]} to {LAYER_OF[target]}")
+        elif LAYER_OF[target] == LAYER_OF[source]:
+            wrong.append(f"{each}: goes to another unit of layer {LAYER_OF[source]}")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("of", PLACES)
-def test_no_imports_go_round_in_a_circle(of):
+@pytest.mark.parametrize("of", LEVELS)
+def test_there_are_no_import_cycles(of):
     found = all_imports()
-    place = PLACES[of]
-    edges = {(place(each.source), place(each.target)) for each in found}
-    rings = circles({(source, target) for source, target in edges if source != target})
+    level = LEVELS[of]
+    edges = {(level(each.source), level(each.target)) for each in found}
+    rings = cycles({(source, target) for source, target in edges if source != target})
     said = []
     for ring in rings:
-        inside = [each for each in found if place(each.source) != place(each.target)]
-        inside = [each for each in inside if {place(each.source), place(each.target)} <= set(ring)]
-        said += [f"a circle of {of}: {', '.join(name or 'forwardonly' for name in ring)}", *map(str, inside)]
+        inside = [each for each in found if level(each.source) != level(each.target)]
+        inside = [each for each in inside if {level(each.source), level(each.target)} <= set(ring)]
+        said += [f"a cycle of {of}: {', '.join(name or 'forwardonly' for name in ring)}", *map(str, inside)]
     assert not rings, "\n" + "\n".join(said)
 
 
@@ -202,10 +202,10 @@ def test_every_exception_is_needed_and_has_a_reason():
     assert all(len(reason.split()) >= 3 for reason in ALLOWED.values())
 
 
-def test_circles_are_found():
+def test_cycles_are_found():
     chain_and_two_rings = {("a", "b"), ("b", "c"), ("c", "b"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "d")}
-    assert circles(chain_and_two_rings) == [["b", "c"], ["d", "e", "f"]]
-    assert circles({("a", "b"), ("a", "c"), ("b", "c")}) == []
+    assert cycles(chain_and_two_rings) == [["b", "c"], ["d", "e", "f"]]
+    assert cycles({("a", "b"), ("a", "c"), ("b", "c")}) == []
 
 
 def test_imports_are_found_wherever_they_are(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""The promises: no gradient crosses a block, memory does not grow with depth, same seed same bits."""
+"""The library's guarantees: no gradient crosses a block, memory does not grow with depth, the same seed gives the same
+bits.
+"""
 
 import pytest
 import torch

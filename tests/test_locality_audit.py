@@ -1,4 +1,4 @@
-"""The audit finds nothing in our networks, and finds a hole in the wall where there is one."""
+"""The locality audit finds nothing in our networks, and finds a leak where there is one."""
 
 import json
 

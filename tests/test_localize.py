@@ -1,4 +1,4 @@
-"""Cutting networks that were not written for it."""
+"""`localize`: cutting models that were not written for this library into blocks."""
 
 import pytest
 import torch

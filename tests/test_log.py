@@ -1,4 +1,4 @@
-"""Every page of the log has a question, a verdict and a commit, stands in the index once, and its links resolve."""
+"""The log: every page has a question, a verdict and a commit, is in the index once, and its links resolve."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Histories that go to dashboards: TensorBoard for real, the others against a module with the same three functions."""
+"""Loggers: TensorBoard itself, the others against a module with the same three functions."""
 
 import sys
 import types

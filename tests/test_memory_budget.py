@@ -1,4 +1,4 @@
-"""Training within a given amount of memory: micro-batches, offloaded blocks, tensors in files."""
+"""Training within a memory budget: micro-batches, offloaded blocks, memory-mapped tensors."""
 
 import copy
 import importlib

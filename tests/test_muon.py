@@ -1,4 +1,4 @@
-"""Muon against numpy written from its definition, and which parameters it is given."""
+"""Muon against numpy written from its definition, and the parameters that it trains."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Networks: scores, predictions, readouts, and what they refuse."""
+"""Networks: scores, predictions, readouts, and refused input."""
 
 import numpy as np
 import pytest

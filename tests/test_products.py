@@ -1,4 +1,4 @@
-"""A read-out's product: PyTorch's own map in float32, and of bf16 features exact scores with gradients near enough."""
+"""The product of a read-out: PyTorch's own in float32; of bf16 features exact scores and close gradients."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Readouts: what they weigh, and that they are fitted on the split they name."""
+"""Readouts: their weights, and the split that they are fitted on."""
 
 import numpy as np
 import pytest

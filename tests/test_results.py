@@ -1,4 +1,4 @@
-"""The lines of results/, and that the README and the pages show what they say."""
+"""Results: the lines of results/, and that the README and the pages show the same figures."""
 
 import importlib.util
 import json

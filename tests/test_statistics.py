@@ -1,4 +1,4 @@
-"""Statistics against scipy, and against numbers worked out elsewhere."""
+"""Statistics against scipy, and against published or independently computed numbers."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
-"""Runs: what they tell, how they are interrupted and resumed to the same bits, and that they refuse what makes no
-sense; `test_convergence.py` has what they reach.
+"""Runs: history, interruption, resumption to the same bits, and refused input.
+
+`test_convergence.py` tests the accuracy that they reach.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Features of a frozen network: computed once, kept on disk, learned from."""
+"""Transfer: features of a frozen network, computed once, cached on disk, learned from."""
 
 import pytest
 import torch

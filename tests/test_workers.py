@@ -1,4 +1,4 @@
-"""Workers: the bits of one worker, batches that really are under way together, and an end that hides nothing."""
+"""Workers: the same bits as one worker, batches that are in flight at once, and errors that surface."""
 
 import threading
 from itertools import accumulate

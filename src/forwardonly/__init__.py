@@ -1,6 +1,6 @@
 """forwardonly: train deep networks without backpropagation.
 
-Every block learns from its own local objective in the forward pass; no gradient ever crosses from one block to another.
+Every block learns from its own local objective in the forward pass; no gradient crosses from one block to another.
 """
 
 from forwardonly import bodies, data, labels, measure, rules, training

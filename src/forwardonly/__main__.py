@@ -1,4 +1,4 @@
-"""`python -m forwardonly`, which is also how launchers such as torchrun start it."""
+"""`python -m forwardonly`, by which launchers such as torchrun start the command line."""
 
 import sys
 

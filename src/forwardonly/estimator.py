@@ -1,4 +1,4 @@
-"""The library as a scikit-learn classifier: a multilayer perceptron whose layers learn by themselves."""
+"""A scikit-learn classifier: a multilayer perceptron whose layers are trained locally."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system.precision import choose_device
 
-DTYPES = [np.float32, np.uint8]  # what is neither becomes the former
-CHUNK = 256  # rows that are scored at a time, always as many, so that a row's scores do not depend on its neighbours
+DTYPES = [np.float32, np.uint8]  # other types are converted to float32
+CHUNK = 256  # rows scored at a time, always as many, so that a row's scores do not depend on the others
 
 
 class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
     """A multilayer perceptron trained without backpropagation.
 
-    Whole numbers of type uint8 are pixels, and are read as `forwardonly train` and `forwardonly.fit` read images: the
+    Features of type uint8 are pixels, and are treated as `forwardonly train` and `forwardonly.fit` treat images: the
     same data, rule and options give the same weights. Other features are shifted and scaled together to zero mean and
-    unit deviation; where each has a unit of its own put a `StandardScaler` before. Contrastive rules get a column for
-    each class in front of the features, to write the label into.
+    unit deviation; if they have different units, put a `StandardScaler` before. Contrastive rules get a column for
+    each class in front of the features, for the label code.
 
     Args:
         rule: name of the learning rule (see `forwardonly.rules.TABLE`).
@@ -101,15 +101,15 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
-        """One pass over a batch of rows, going on from what was learned before.
+        """One pass over a batch of rows, continuing from what was learned before.
 
         Args:
-            X: as in `fit`; the first batch decides how features are scaled.
+            X: as in `fit`; the first batch determines how features are scaled.
             y: as in `fit`.
-            classes: all labels there will be; needed in the first call.
+            classes: all labels that will occur; required in the first call.
 
         Raises:
-            ValueError: as `fit`, or no `classes` in the first call, or others later.
+            ValueError: as `fit`, or no `classes` in the first call, or different ones later.
         """
         first = not hasattr(self, "network_")
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=first)
@@ -150,7 +150,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the scores at the scale of the rule's loss, (N, C).
 
-        They rank the classes; to calibrate them there is `CalibratedClassifierCV`.
+        The values rank the classes; `CalibratedClassifierCV` calibrates them.
         """
         scores, network = self._scores(X), self.network_
         scores = scores * (network.rule.score_scale / float(network.readout.weights.sum()))
@@ -175,15 +175,15 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             "shift": self._shift,
             "scale": self._scale,
         }
-        json.dumps(kept)  # labels of a kind that JSON does not know are found before anything is written
+        json.dumps(kept)  # labels that JSON cannot represent raise before anything is written
         fo.save(self.network_, folder, estimator=kept)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The classifier that `save` wrote, ready to predict or to go on with `partial_fit`.
+        """The classifier that `save` wrote, ready to predict or to continue with `partial_fit`.
 
         Raises:
-            ValueError: it is not there, or damaged.
+            ValueError: it does not exist, or is damaged.
         """
         config = read_config(folder)
         try:
@@ -202,7 +202,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         return classifier
 
     def _begin(self, X: np.ndarray, classes: np.ndarray) -> None:
-        """A network with fresh weights for features like X."""
+        """Makes a network with fresh weights for features like X."""
         if len(classes) < 2:
             raise ValueError(f"ForwardOnlyClassifier needs at least two classes, y has one class: {classes.tolist()}.")
         if self.rule not in fo.rules.TABLE:
@@ -217,7 +217,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         width = X.shape[1] + (len(classes) if isinstance(rule, ContrastiveRule) else 0)
         network = fo.mlp((1, 1, width), tuple(self.hidden), rule=rule, dropout=self.dropout, seed=self._seed)
         if not self._pixels:
-            network.prepare.fitted.fill_(True)  # features are scaled here, and a run must not do it again
+            network.prepare.fitted.fill_(True)  # features are scaled here, so a run must not standardise them again
         self.network_ = network.to(choose_device(self.device))
         if hasattr(self, "_online"):
             del self._online
@@ -233,13 +233,13 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         }
 
     def _data(self, X: np.ndarray, y: np.ndarray) -> fo.data.Images:
-        """Rows and labels as training takes them."""
+        """Rows and labels in the form that training takes."""
         kind = fo.data.Images if self._pixels and X.dtype == np.uint8 else fo.data.Features
         indices = torch.from_numpy(np.searchsorted(self.classes_, y))
         return kind(self._rows(X), indices, tuple(str(each) for each in self.classes_), "X")
 
     def _rows(self, X: np.ndarray) -> Tensor:
-        """Features (N, D) as the network takes them, (N, 1, 1, D), behind blank columns for a label if need be."""
+        """Features (N, D) as the network's input, (N, 1, 1, D), behind blank columns if a label code needs them."""
         if self._pixels and X.dtype == np.uint8:
             rows = torch.from_numpy(X)
         else:

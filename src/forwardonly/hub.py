@@ -1,8 +1,7 @@
-"""Networks on the Hugging Face Hub: `HubNetwork.from_pretrained("someone/digits")`,
-`HubNetwork(network).push_to_hub(...)`.
+"""Networks on the Hugging Face Hub.
 
-What lies there is what `fo.save` writes, safetensors and JSON, with a model card made from the run. Nothing is
-unpickled.
+`HubNetwork.from_pretrained("someone/digits")` downloads one, `HubNetwork(network).push_to_hub(...)` uploads one. The
+repository holds what `fo.save` writes, safetensors and JSON, and a model card made from the run. Nothing is unpickled.
 """
 
 from pathlib import Path
@@ -32,7 +31,7 @@ class HubNetwork(
 
     Args:
         network: the network itself; the wrapper adds nothing to it.
-        run: what is known of how it came about: the run's `config.json` and `result.json`, for the card.
+        run: the run's `config.json` and `result.json`, as far as they exist, for the card.
     """
 
     def __init__(self, network: Network, run: dict[str, Any] | None = None):
@@ -41,7 +40,7 @@ class HubNetwork(
 
     @classmethod
     def of_run(cls, folder: str | Path) -> "HubNetwork":
-        """The network of a run folder with what the run measured.
+        """The network of a run folder, with the run's result.
 
         Raises:
             ValueError: no such run, or a damaged one.
@@ -66,7 +65,7 @@ class HubNetwork(
         token: str | bool | None,
         **_: Any,
     ) -> "HubNetwork":
-        """From a folder on this machine, or from the Hub."""
+        """Loads from a folder on this machine, or from the Hub."""
         folder = Path(model_id)
         if not folder.is_dir():
             fetched = snapshot_download(
@@ -82,14 +81,14 @@ class HubNetwork(
         return cls(load(folder), read_config(folder))
 
     def generate_model_card(self, *_: Any, **__: Any) -> Any:
-        """The card of this library instead of the mixin's template."""
+        """This library's card instead of the mixin's template."""
         from huggingface_hub import ModelCard
 
         return ModelCard(card(self.network, self.run))
 
 
 def card(network: Network, run: dict[str, Any]) -> str:
-    """A model card: what the network is, what it reached if that was measured, and how to get it again."""
+    """A model card: the network, its measured accuracy if any, and how to use and reproduce it."""
     rule, body = network.config["rule"], network.config["body"]
     data, result = run.get("data", {}), run.get("result", {})
     name = Path(str(data.get("name", "images"))).name
@@ -140,7 +139,7 @@ The command that trains such a network; `config.json` holds every option of this
 
 
 def _given(network: Network) -> dict[str, Any]:
-    """The rule's options that are not its defaults."""
+    """The rule's options that differ from its defaults."""
     options: dict[str, Any] = network.rule.options()
     made = rules.TABLE.get(name_in(rules.TABLE, network.rule), type(network.rule))
     default = made(classes=network.classes).options()

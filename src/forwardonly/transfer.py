@@ -1,7 +1,7 @@
-"""Transfer learning: forward-only blocks on the features of a frozen network, computed once and kept on disk.
+"""Transfer learning: forward-only blocks on the features of a frozen network, computed once and cached on disk.
 
-The Hyperspherical paper (arXiv 2605.00082) reports a result "with transfer learning"; that this means frozen
-pretrained features with forward-only layers on top is our reading.
+The Hyperspherical paper (arXiv 2605.00082) reports a result "with transfer learning"; that this means frozen pretrained
+features with forward-only layers on top is our reading.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from forwardonly.system.precision import autocast, choose_device, choose_precisi
 
 
 class Front(nn.Module):
-    """The first `blocks` blocks of a trained network: images with values 0..1 -> what the last of them passes on.
+    """The first `blocks` blocks of a trained network: images with values 0..1 -> the output of the last of them.
 
     Raises:
         ValueError: the network has fewer blocks, or its rule needs labels in the input.
@@ -51,31 +51,31 @@ def extract(
     precision: str = "auto",
     device: str = "auto",
 ) -> Features:
-    """What a frozen network makes of images; `fo.fit` takes it in the images' place.
+    """Features of images from a frozen network; `fo.fit` takes them in place of the images.
 
     Args:
         extractor: any module from images (B, C, H, W) to maps (B, K, H, W) or features (B, K): a `Front`, or a
-            torchvision or timm network whose classifier was replaced by nn.Identity(). It is run in evaluation mode
-            and not changed.
-        images: to look at.
-        cache: folder in which the features are kept; another extractor, other images or other options make another
+            torchvision or timm network whose classifier was replaced by nn.Identity(). It runs in evaluation mode and
+            does not change.
+        images: to extract features from.
+        cache: folder in which the features are stored; another extractor, other images or other options get another
             file.
         mean: of the channels, or one for all: the extractor gets pixels (x - mean) / std, x in 0..1.
         std: deviation of the channels, or one for all.
-        batch_size: images looked at at a time.
+        batch_size: images in a batch.
         precision: auto, fp32 or bf16.
-        device: where the extractor is moved to: auto, cpu, cuda or cuda:N.
+        device: to which the extractor is moved: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: the extractor gives something else, or the cache cannot be written.
+        ValueError: the extractor's output has another form, or the cache cannot be written.
     """
     where = choose_device(device)
     chosen = choose_precision(precision, where)
     path = None
     if cache is not None:
         path = Path(cache) / f"{_fingerprint(extractor, images, (*mean, *std), chosen)}.safetensors"
-        if (kept := _kept(path)) is not None:
-            return Features(kept, images.labels, images.classes, images.name)
+        if (cached := _cached(path)) is not None:
+            return Features(cached, images.labels, images.classes, images.name)
     features = _compute(extractor.to(where), images, mean, std, batch_size, chosen, where)
     if path is not None:
         try:
@@ -111,8 +111,8 @@ def _compute(
     return torch.cat(parts)
 
 
-def _kept(path: Path) -> Tensor | None:
-    """The features in a file; None if it is not there, or damaged: then they are computed again."""
+def _cached(path: Path) -> Tensor | None:
+    """The features in a file; None if it is missing or damaged, so that they are computed again."""
     try:
         return safetensors.torch.load_file(path)["features"]
     except (OSError, SafetensorError, KeyError):
@@ -120,7 +120,7 @@ def _kept(path: Path) -> Tensor | None:
 
 
 def _fingerprint(extractor: nn.Module, images: Images, numbers: tuple[float, ...], precision: str) -> str:
-    """A name for what the features depend on: layers and weights, pixels, and how they are fed."""
+    """A name for everything that the features depend on: layers, weights, pixels and preprocessing."""
     digest = hashlib.sha256(f"{extractor!r} {numbers} {precision} {getattr(extractor, 'blocks', '')}".encode())
     for name, tensor in sorted(extractor.state_dict().items()):
         digest.update(name.encode())

@@ -1,1 +1,1 @@
-"""Tests of the data room; a package, so that they share `conftest`."""
+"""Tests of the data package; a package, so that they share `conftest`."""

@@ -1,4 +1,4 @@
-"""Small files in the real sets' formats, written afresh for each test."""
+"""Small files in the real sets' formats, written for each test."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 

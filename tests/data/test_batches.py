@@ -1,4 +1,4 @@
-"""Batches and augmentation, on every device there is."""
+"""Batches and augmentation, on every available device."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 

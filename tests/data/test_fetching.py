@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: checked, resumed, explained."""
+"""Downloads from a local server: verified, resumed, explained."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 

@@ -1,4 +1,4 @@
-"""idx, CIFAR pickles and npz: read right, and refused in one sentence when anything is wrong."""
+"""idx, CIFAR pickles and npz: read correctly, and refused in one sentence when anything is wrong."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 

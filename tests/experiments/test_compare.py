@@ -1,4 +1,4 @@
-"""Comparisons: as a person runs them, killed in the middle, and refused where they make no sense."""
+"""Comparisons: from the command line, killed midway and resumed, and refused input."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The recipes against time: each is a command, its figures are read from its runs, and its views are what they say."""
+"""Recipes for time to accuracy: commands that run, figures read from their runs, and the views they name."""
 
 import json
 

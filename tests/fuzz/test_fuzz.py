@@ -1,7 +1,7 @@
-"""Whatever a file or a run folder holds, a loader answers with what it read or one clear ValueError.
+"""Fuzzing: for any content of a file or a run folder, a loader returns what it read or raises one clear ValueError.
 
-The usual run tries a few hundred files; `make fuzz` tries ten thousand of each kind (FORWARDONLY_FUZZ sets the
-number). No example may take more than ten seconds of the processor or more than 256 MiB.
+The usual run tries a few hundred files; `make fuzz` tries ten thousand of each kind (FORWARDONLY_FUZZ sets the number).
+No example may take more than ten seconds of processor time or more than 256 MiB.
 """
 
 import gzip

@@ -1,13 +1,13 @@
-"""Makes the golden run folders anew: `python tests/golden/make.py`, or with the names of some kinds behind it.
+"""Makes the golden run folders: `python tests/golden/make.py`, or with the names of some kinds as arguments.
 
-They are committed, and `tests/test_golden.py` reads them: whatever a later version changes, a run saved by this one
-must load and predict the same. So make them anew only when the format of run folders has changed on purpose and its
-number with it; what was there before is then of an older version, and moves to `older/`, which nothing here touches.
+They are committed, and `tests/test_golden.py` reads them: every later version must load a run saved by this one and
+predict the same. So make them anew only when the format of run folders, and its number, has changed on purpose; the
+previous ones are then of an older version, and move to `older/`, which nothing here touches.
 
 - `one-pass`, `contrastive` (with its label classifier), `convolutional`, `best`: finished runs of the command line.
 - `interrupted`: `one-pass` once more, stopped by Ctrl-C; it has a checkpoint and no model.
 - `estimator`: a classifier that `ForwardOnlyClassifier.save` wrote.
-- `images.npz`, `expected.json`: a few test images, and what each of the networks says to them.
+- `images.npz`, `expected.json`: a few test images, and each network's output for them.
 - `older/`: some of these as the version before format 2 wrote them, never made anew.
 """
 

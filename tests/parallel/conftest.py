@@ -1,4 +1,4 @@
-"""What the tests of several processes share."""
+"""Shared fixtures of the tests with several processes."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """Runs of many processes without the cost of many interpreters: the processes are forks of this one.
 
-A script beside the tests rather than a part of them: `python crew.py SCENARIO FOLDER` prints what it saw as JSON, and
-the tests judge that. A fork joins its run as a worker of torchrun does, by the same environment variables.
+This is a script, not a test: `python crew.py SCENARIO FOLDER` prints its observations as JSON, and the tests check
+them. A fork joins its run as a worker of torchrun does, through the same environment variables.
 """
 
 import faulthandler

@@ -1,4 +1,6 @@
-"""Runs with any of the features of `training.compatibility`, small enough to try every pair; used by processes too."""
+"""Runs with any of the features of `training.compatibility`, small enough to try every pair; also used by other
+processes.
+"""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What goes with what: every pair of features works, or is refused by the table in one sentence."""
+"""Compatibility: every pair of features works, or is refused by the table in one sentence."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Runs of many processes: the same weights as one process, and a clear end when one of them is lost."""
+"""Runs of many processes: the same weights as in one process, and a clear end when one of them is lost."""
 
 import json
 import math
@@ -17,7 +17,7 @@ import forwardonly as fo
 from forwardonly.training import LostPeer, Team, TrainingConfig, join
 from forwardonly.training.batch import Batch
 from forwardonly.training.distributed.heartbeat import Heartbeat
-from forwardonly.training.distributed.messages import _as_it_lies, _header, _shapes
+from forwardonly.training.distributed.messages import _header, _in_memory_order, _shapes
 from forwardonly.training.session import open_session
 from forwardonly.training.step import Context, train_step
 from forwardonly.training.strategies.pipeline import balance, spread
@@ -100,8 +100,8 @@ def test_a_batch_arrives_with_the_order_in_memory_that_it_had():
     sent = Batch((maps, torch.randn(2, 6, 1, 1), torch.randn(2, 7).T), torch.arange(2))
     for part, (shape, dtype, order) in zip([*sent.signal, sent.labels], _shapes(_header(sent)), strict=True):
         there = torch.empty(shape, dtype=dtype, memory_format=order)
-        assert _as_it_lies(part).is_contiguous() and _as_it_lies(part).shape == _as_it_lies(there).shape
-        _as_it_lies(there).copy_(_as_it_lies(part))
+        assert _in_memory_order(part).is_contiguous() and _in_memory_order(part).shape == _in_memory_order(there).shape
+        _in_memory_order(there).copy_(_in_memory_order(part))
         assert torch.equal(there, part)
         if part.dim() == 4:
             assert there.stride() == part.stride()

@@ -1,4 +1,4 @@
-"""Gradients written by hand: equal to what autograd makes of the plain formula."""
+"""Gradients in closed form equal autograd's of the plain formula."""
 
 import math
 

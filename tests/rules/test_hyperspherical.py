@@ -1,4 +1,4 @@
-"""Hyperspherical FF against numpy written from section 4 of the paper's reconstruction."""
+"""Hyperspherical FF against numpy written from section 4 of the paper and its reconstruction."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Presets: rules with options and a training config of their own, in the table beside the rules."""
+"""Presets: rules with their own options and training config, in the table of rules."""
 
 import copy
 from dataclasses import fields

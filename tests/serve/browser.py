@@ -1,4 +1,4 @@
-"""A real browser, driven over its own debugging protocol: just what the page's tests need."""
+"""A real browser, driven by its debugging protocol, with the operations that the page's tests need."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""The page in a real browser, at the width of a laptop and of a phone."""
+"""The page in a real browser, at the widths of a laptop and of a phone."""
 
 import pytest
 

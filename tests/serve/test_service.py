@@ -1,4 +1,4 @@
-"""The service: right answers to good requests, 4xx to bad ones, and it lives on."""
+"""The service: correct answers to valid requests, 4xx to invalid ones, after which it still runs."""
 
 import io
 import socket

@@ -1,1 +1,1 @@
-"""How long training takes and how much memory it needs, beside backpropagation."""
+"""Benchmarks: time and memory of training, compared with backpropagation."""

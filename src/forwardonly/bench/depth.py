@@ -1,4 +1,4 @@
-"""Memory against depth: bytes that autograd keeps, and the most that a process needs."""
+"""Memory against depth: bytes that autograd saves, and the peak memory of a process."""
 
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,13 @@ ARMS: Mapping[str, Callable[[Work], Arm]] = {
     "backprop-checkpointed": checkpointed_step,
     "backprop-accumulated": accumulated_step,
 }
-"""What is measured beside what."""
+"""The training steps that are compared."""
 
-STEPS = 3  # the optimiser's state is there from the first step on
+STEPS = 3  # the optimiser's state exists from the first step on
 
 
 def at_depth(body: Body, depth: int) -> Body:
-    """The body with so many layers, or pairs of them if that is what it counts.
+    """The body with `depth` layers, or pairs of layers if the body counts pairs.
 
     Raises:
         ValueError: the body's depth cannot be chosen.
@@ -36,7 +36,7 @@ def at_depth(body: Body, depth: int) -> Body:
 
 
 def saved_bytes(work: Work) -> int:
-    """The most bytes that autograd holds for backward at any time of a training step."""
+    """Peak of the bytes that autograd saves for backward in a training step."""
     step = training_step(work)
     with SavedBytes() as saved:
         step()
@@ -44,7 +44,7 @@ def saved_bytes(work: Work) -> int:
 
 
 def peak_bytes(work: Work, arm: str) -> int:
-    """Most memory in use over a few steps: of a fresh process on a CPU, of torch's allocator on CUDA."""
+    """Peak memory over a few steps: of a fresh process on a CPU, of torch's allocator on CUDA."""
     if work.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(work.device)
@@ -57,7 +57,7 @@ def peak_bytes(work: Work, arm: str) -> int:
 
 
 def idle_bytes(work: Work) -> int:
-    """What a fresh process needs to train one layer on two images: Python, PyTorch, the code that a step runs."""
+    """Memory of a fresh process that trains one layer on two images: Python, PyTorch, the code of a step. 0 on CUDA."""
     if work.device.type == "cuda":
         return 0
     return peak_bytes(replace(work, body=at_depth(work.body, 1), batch=2), "ours")

@@ -1,10 +1,10 @@
-"""Forward-Forward as the usual public scripts run it, for the peers' comparison: a reference arm, not a way to train.
+"""Forward-Forward as the usual public scripts implement it: a baseline for benchmarks, not a way to train.
 
-What makes it slow is kept on purpose: images are prepared one by one on the host, the two streams are two passes
-through each layer, a loss is read back after each step, and each layer runs a second time after its update to feed the
-next one. Its equations are those of the `ff` rule with uniform negatives (Hinton 2022, arXiv 2212.13345), by default
-with that rule's sharpness and strength of the label, for with the scripts' own (`sharpness=1, label=None,
-size="length"`, Adam at 0.03) it learns far more slowly: that would not be a comparison of loops.
+Its inefficiencies are deliberate: images are prepared one by one on the host, the two streams are two passes through
+each layer, a loss is read back after each step, and each layer runs a second time after its update to feed the next
+one. Its equations are those of the `ff` rule with uniform negatives (Hinton 2022, arXiv 2212.13345), by default with
+that rule's sharpness and label value. With the scripts' own (`sharpness=1, label=None, size="length"`, Adam at 0.03) it
+learns far more slowly, which would not be a comparison of loops.
 """
 
 import itertools
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 
 class NaiveForwardForward:
-    """Layers of ReLU units with an Adam each.
+    """Layers of ReLU units, each with its own Adam.
 
     Args:
-        sizes: features of the input and units of each layer.
-        classes: how many labels there are.
+        sizes: features of the input, then units of each layer.
+        classes: number of classes.
         rate: learning rate.
-        sharpness: inverse temperature of the loss; the scripts' is 1.
+        sharpness: inverse temperature of the loss; 1 in the scripts.
         label: value of the label code's "1" in images of unit size; None takes the largest value of the batch.
-        size: what images and activations are divided by: their root mean square or, as the scripts do, their length.
+        size: divisor of images and activations: their root mean square or, as in the scripts, their length.
     """
 
     THRESHOLD = 2.0
@@ -39,13 +39,13 @@ class NaiveForwardForward:
     ):
         self.classes, self.sharpness, self.label, self.size = classes, sharpness, label, size
         self.layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)]
-        for layer in self.layers:  # He's start, as here: from PyTorch's own the goodness is far below the threshold
+        for layer in self.layers:  # He initialisation, as here; PyTorch's own puts the goodness far below the threshold
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
         self.optimisers = [torch.optim.Adam(layer.parameters(), lr=rate) for layer in self.layers]
 
     def step(self, images: Tensor, labels: Tensor) -> list[float]:
-        """One training step on uint8 images (B, ...); the losses of the layers."""
+        """One training step on uint8 images (B, ...). Returns the losses of the layers."""
         host = self.prepared(images)
         wrong = (labels + torch.randint(1, self.classes, labels.shape)) % self.classes
         positive, negative = self.labelled(host, labels), self.labelled(host, wrong)
@@ -64,7 +64,7 @@ class NaiveForwardForward:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The class of each image (B,): a full pass a label."""
+        """The class of each image, (B,), from one full pass per label."""
         host = self.prepared(images)
         totals = []
         for label in range(self.classes):
@@ -77,11 +77,11 @@ class NaiveForwardForward:
         return torch.stack(totals, 1).argmax(1)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images as floats (B, D), one by one."""
+        """Images as floats (B, D), converted one by one."""
         return torch.stack([image.flatten().float() / 255 for image in images])
 
     def labelled(self, host: Tensor, labels: Tensor) -> Tensor:
-        """Copies of the images with the label's code in their first pixels."""
+        """Copies of the images with the label code in their first pixels."""
         copies = host.clone() if self.label is None else self.unit(host)
         copies[:, : self.classes] = 0.0
         copies[range(len(copies)), labels] = host.max() if self.label is None else self.label

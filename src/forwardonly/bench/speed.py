@@ -1,4 +1,4 @@
-"""How long things take beside each other: arms that alternate, so that whatever else the machine does meets all alike.
+"""Benchmarks: alternating arms, so that other load on the machine affects all of them alike.
 
 An arm is a function without arguments that does one step of work.
 """
@@ -30,13 +30,13 @@ from forwardonly.training.update import Update
 
 Arm = Callable[[], object]
 
-SHORTEST = 0.02  # seconds: shorter work is repeated within one measurement, for a clock's ticks not to show
+SHORTEST = 0.02  # seconds; shorter work is repeated within one measurement, because the clock's resolution is limited
 MICRO_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A network's training step on random images: what is measured."""
+    """The work to measure: a network's training step on random images."""
 
     rule: Rule
     body: Body
@@ -47,12 +47,12 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where the work is done."""
+        """The device that computes."""
         return choose_device(self.config.device)
 
     @property
     def precision(self) -> Precision:
-        """How precisely."""
+        """The precision of the arithmetic."""
         return choose_precision(self.config.precision, self.device)
 
     @property
@@ -61,7 +61,7 @@ class Work:
         return replace(self, rule=Backprop(classes=self.rule.classes))
 
     def network(self) -> Network:
-        """A fresh network, ready to learn."""
+        """A fresh network in training mode."""
         network = build(self.body, self.shape, rule=self.rule).to(self.device)
         network.prepare.fit(self.images()[0])
         for block in network.row:
@@ -69,7 +69,7 @@ class Work:
         return network.train()
 
     def images(self) -> tuple[Tensor, Tensor]:
-        """Random images (B, channels, height, width), uint8, and labels (B,), where the work is done."""
+        """Random images (B, channels, height, width), uint8, and labels (B,), on the device."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (self.batch, *self.shape), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, self.rule.classes, (self.batch,), generator=generator)
@@ -77,7 +77,7 @@ class Work:
 
 
 def training_step(work: Work) -> Arm:
-    """One step of training as `fit` does it, from a batch of stored images to the last optimiser's step."""
+    """One training step as in `fit`, from a batch of stored images to the last optimiser's step."""
     network = work.network()
     updates = _updates(network, work)
     classifier = network.label_classifier
@@ -96,7 +96,7 @@ def training_step(work: Work) -> Arm:
 
 
 def checkpointed_step(work: Work) -> Arm:
-    """Backprop that keeps the activations of about sqrt(L) layers alone and computes the others twice."""
+    """Backprop with checkpointing: keeps the activations of about sqrt(L) layers and recomputes the others."""
     work = work.by_backprop
     network = work.network()
     block = network.row[0]
@@ -105,7 +105,7 @@ def checkpointed_step(work: Work) -> Arm:
 
 
 def accumulated_step(work: Work) -> Arm:
-    """Backprop in micro-batches of a quarter, whose gradients are added up before one optimiser step."""
+    """Backprop in four micro-batches, whose gradients are accumulated for one optimiser step."""
     work = work.by_backprop
     network = work.network()
     block, (update,) = network.row[0], _updates(network, work)
@@ -122,7 +122,7 @@ def accumulated_step(work: Work) -> Arm:
 
 
 def forward_pass(work: Work) -> Arm:
-    """The activations of all blocks alone: no loss, no gradient."""
+    """The activations of all blocks, without loss or gradient."""
     network = work.network()
     images, _ = work.images()
 
@@ -135,7 +135,7 @@ def forward_pass(work: Work) -> Arm:
 
 
 def class_scores(work: Work) -> Arm:
-    """Class scores of all blocks, as `predict` needs them."""
+    """Class scores of all blocks, as in `predict`."""
     network = work.network().eval()
     images, _ = work.images()
 
@@ -147,7 +147,7 @@ def class_scores(work: Work) -> Arm:
 
 
 def full_pass_a_label(work: Work) -> Arm:
-    """Class scores as Forward-Forward is published: the whole network once for each label."""
+    """Class scores as published for Forward-Forward: one pass through the whole network per label."""
     network = work.network().eval()
     images, _ = work.images()
 
@@ -160,7 +160,7 @@ def full_pass_a_label(work: Work) -> Arm:
 
 
 def pass_of_one_label(work: Work) -> Arm:
-    """The whole network once, under one label."""
+    """One pass through the whole network, under one label."""
     network = work.network().eval()
     images, _ = work.images()
 
@@ -172,7 +172,7 @@ def pass_of_one_label(work: Work) -> Arm:
 
 
 def naive_step(work: Work) -> Arm:
-    """One step of Forward-Forward as the usual public scripts run it, on the host in float32."""
+    """One step of Forward-Forward as the usual public scripts implement it, on the host in float32."""
     assert isinstance(work.body, MLP)
     naive = NaiveForwardForward([math.prod(work.shape), *work.body.hidden], work.rule.classes)
     images, labels = (tensor.cpu() for tensor in work.images())
@@ -187,7 +187,7 @@ def one_label(network: Network, images: Tensor, label: int) -> list[Tensor]:
 
 
 class Segments(nn.Module):
-    """The layers of a `Chain` in about sqrt(L) segments, each computed again when its gradient is due."""
+    """The layers of a `Chain` in about sqrt(L) segments, each recomputed when its gradient is needed."""
 
     def __init__(self, chain: nn.Module):
         super().__init__()
@@ -211,27 +211,27 @@ class Segments(nn.Module):
 
 
 def alternate(arms: Mapping[str, Arm], *, repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of a step of each arm; in every round all arms have their turn, in an order that rotates.
+    """Median seconds of a step of each arm; every round runs all arms, in an order that rotates.
 
     Raises:
         ValueError: fewer than 7 repeats, whose median means little.
     """
     if repeats < 7:
         raise ValueError(f"repeats must be at least 7, for a median to mean something, not {repeats}.")
-    often = {
+    times = {
         name: max(1, math.ceil(SHORTEST / min(_seconds(arm, 1, device) for _ in range(3))))
         for name, arm in arms.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
-    for turn in range(repeats):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(_seconds(arms[name], often[name], device))
+    for round_number in range(repeats):
+        for name in names[round_number % len(names) :] + names[: round_number % len(names)]:
+            seconds[name].append(_seconds(arms[name], times[name], device))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What stands beside every measurement: hardware, threads, versions."""
+    """Hardware, threads and versions, recorded with every measurement."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -242,7 +242,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _updates(network: Network, work: Work) -> list[Update]:
-    """What `fit` trains with."""
+    """The updates of all blocks, as in `fit`."""
     updates = [Update(block, work.config) for block in network.row]
     for update in updates:
         update.allocate()
@@ -256,7 +256,7 @@ def _step_of(network: Network, work: Work) -> Arm:
 
 
 def _seconds(arm: Arm, times: int, device: torch.device) -> float:
-    """Seconds of one step, the mean of several in a row."""
+    """Seconds of one step: the mean of several in a row."""
     _finish(device)
     started = time.perf_counter()
     for _ in range(times):
@@ -271,7 +271,7 @@ def _finish(device: torch.device) -> None:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, where the system reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

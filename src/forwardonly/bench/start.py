@@ -1,4 +1,4 @@
-"""How long until the first step is done, in a fresh process: Python, imports, data, network, step."""
+"""Time to the end of the first training step in a fresh process: Python, imports, data, network, step."""
 
 import json
 import statistics
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PARTS = ("python", "import", "data", "build", "step")
-"""What follows what; `python` is the interpreter's own start, `step` the first one, compiling included."""
+"""The parts of a start, in order; `python` is the interpreter's start-up, `step` includes compilation."""
 
 PROGRAM = "import time; began = time.time(); from forwardonly.bench.start import start; start(began)"
 
@@ -18,11 +18,11 @@ def first_step(*, repeats: int, **options: Any) -> dict[str, float]:
     """Median seconds of each part of a start, and of `all` of it.
 
     Args:
-        repeats: fresh processes.
+        repeats: number of fresh processes.
         options: `rule`, `hidden`, `batch`, `compile`, `device` and `threads` of the training.
 
     Raises:
-        ValueError: a process failed; its own sentence.
+        ValueError: a process failed; the text is its last line of output.
     """
     runs = [_once(options) for _ in range(repeats)]
     return {part: statistics.median(run[part] for run in runs) for part in (*PARTS, "all")}
@@ -40,7 +40,7 @@ def _once(options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def start(began: float) -> None:
-    """Does everything, as `forwardonly train` would, and prints the time at which each part was done."""
+    """Does what `forwardonly train` does up to the first step, and prints the time at which each part was done."""
     import torch
 
     from forwardonly.data import load
@@ -76,5 +76,5 @@ def start(began: float) -> None:
     precision = choose_precision(config.precision, device)
     batch = Batch(network.present(images, labels, generator), labels)
     losses = whole_step(network.row, updates, batch, Context(precision))
-    losses.tolist()  # which waits for the device
+    losses.tolist()  # waits for the device
     print(json.dumps({**ends, "step": time.time()}))

@@ -1,4 +1,4 @@
-"""Bodies: the layers without their rules, and the table of them."""
+"""Bodies: the layers of networks, without rules, and the table of them."""
 
 from forwardonly.bodies.convolutional import CNN, Conv, Six, VGG8b
 from forwardonly.bodies.layers import Body, Chain, Layer, Stem

@@ -1,7 +1,6 @@
-"""Convolutional bodies without shortcuts. A block is one convolution with what belongs to it: pooling, norm,
-activation.
+"""Convolutional bodies without shortcuts. A block is one convolution with its pooling, norm and activation.
 
-Batch norm learns no scale or shift of the blocks before, so it may stand inside a block under any rule.
+Batch norm is part of its block and trains no earlier one, so it is allowed under any rule.
 """
 
 from collections.abc import Sequence
@@ -16,14 +15,14 @@ from forwardonly.ops.convolution import conv3x3
 
 
 class ConvSpec(NamedTuple):
-    """One convolution: how many channels it makes, and whether 2 x 2 max-pooling follows."""
+    """One convolution: its number of channels, and whether 2 x 2 max-pooling follows."""
 
     channels: int
     pool: bool = False
 
 
 def scaled(channels: int, width: float) -> int:
-    """So many channels times a width factor, rounded.
+    """The number of channels times a width factor, rounded.
 
     Raises:
         ValueError: the factor leaves no channel.
@@ -42,8 +41,7 @@ def convolutions(
     norm: bool = True,
     dropout: float = 0.0,
 ) -> list[Layer]:
-    """Layers of 3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation,
-    dropout.
+    """3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation, dropout.
 
     Raises:
         ValueError: the maps are too small to be halved as often as planned, or dropout is not a share.
@@ -71,7 +69,7 @@ def convolutions(
 
 
 def check_dropout(dropout: float) -> None:
-    """Raises ValueError unless dropout is a share that leaves something."""
+    """Raises ValueError unless dropout is a share from 0 to below 1."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is a share from 0 to below 1, not {dropout}.")
 

@@ -1,4 +1,4 @@
-"""What every body is made of: a row of layers, each trained by itself, behind a stem that is not trained."""
+"""The parts of every body: a row of layers, each trained on its own, behind an untrained stem."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 
 class Layer(NamedTuple):
-    """One block's worth of a body.
+    """The part of a body that becomes one block.
 
-    `join`, in residual bodies alone, makes the next signal from what the block passes on and what it received.
-    `norm` is what the body needs between this layer and the next, unless the rule normalises what it passes on.
-    Neither has parameters.
+    `join`, in residual bodies alone, combines the block's output with its input into the next signal. `norm` is what
+    the body needs between this layer and the next, unless the rule normalises its output. Neither has parameters.
     """
 
     body: nn.Module
@@ -21,7 +20,7 @@ class Layer(NamedTuple):
     norm: Callable[[Tensor], Tensor] | None = None
 
     def behind(self, normalised: bool) -> Callable[[Tensor, Any], Any] | None:
-        """What makes the next signal of an activation, which the rule has `normalised` or not; None if nothing does."""
+        """What turns an activation, `normalised` by the rule or not, into the next signal; None if nothing does."""
         if normalised or self.norm is None:
             return self.join
         return partial(_normalise_and_join, self.norm, self.join)
@@ -34,17 +33,17 @@ def _normalise_and_join(
 
 
 class Stem(nn.Module):
-    """What stands before the first layer and is never trained; `fit` may look at training images once."""
+    """An untrained module before the first layer; `fit` may use training images, once."""
 
     def fit(self, images: Tensor) -> None:
-        """Takes what it needs from prepared training images (N, channels, height, width)."""
+        """Fits the stem to prepared training images (N, channels, height, width)."""
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class Body:
-    """Base of the bodies, frozen dataclasses whose fields are their options."""
+    """Base of the bodies: frozen dataclasses whose fields are their options."""
 
     def stem(self, shape: Sequence[int]) -> Stem | None:
         """The untrained stem for images of `shape` (channels, height, width), if the body has one."""
@@ -54,13 +53,13 @@ class Body:
         """Layers for images of `shape` (channels, height, width), behind the stem.
 
         Raises:
-            ValueError: the options make no network for such images.
+            ValueError: the options do not fit such images.
         """
         raise NotImplementedError
 
 
 class Chain(nn.Module):
-    """All layers as one module with no wall between them: the body of the backprop baseline."""
+    """All layers as one module without walls: the body of the backprop baseline."""
 
     def __init__(self, layers: Sequence[Layer]):
         super().__init__()
@@ -77,7 +76,7 @@ class Chain(nn.Module):
 
 
 class LayerNormStem(Stem):
-    """Each image with zero mean and unit deviation over all its pixels."""
+    """Standardises each image to zero mean and unit deviation over all its pixels."""
 
     def forward(self, images: Tensor) -> Tensor:
         return nn.functional.layer_norm(images, images.shape[1:])
@@ -86,9 +85,8 @@ class LayerNormStem(Stem):
 class Whitening(Stem):
     """A convolution that decorrelates 2 x 2 patches, then GELU: (B, c, H, W) -> (B, 8 c, H-1, W-1).
 
-    Its filters are the eigenvectors of the patches' covariance divided by the root of their eigenvalues, each with
-    both signs, so that nothing is lost at the GELU. The idea is from Keller Jordan's airbench, arXiv 2404.00498,
-    section 3.2.
+    Its filters are the eigenvectors of the patches' covariance divided by the root of their eigenvalues, each with both
+    signs, so that GELU loses nothing. The idea is from Keller Jordan's airbench, arXiv 2404.00498, section 3.2.
     """
 
     EPSILON = 5e-4

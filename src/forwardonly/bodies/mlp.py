@@ -28,7 +28,7 @@ class MLP(Body):
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             first: nn.Module = nn.Flatten() if index == 0 else Dropout(self.dropout)
             linear = nn.Linear(fan_in, fan_out)
-            # Inputs have unit mean square under every rule here; He's start keeps that so for a layer with ReLU.
+            # Inputs have unit mean square under every rule here; He initialisation keeps it through a layer with ReLU.
             nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
             nn.init.zeros_(linear.bias)
             layers.append(Layer(nn.Sequential(first, linear, nn.ReLU())))

@@ -1,11 +1,11 @@
-"""ResNet-17 with shortcuts that have no parameters. DeeperForward, ICLR 2025; arXiv 2606.09928 trains the same net.
+"""ResNet-17 with parameter-free shortcuts. DeeperForward, ICLR 2025; arXiv 2606.09928 trains the same net.
 
 Given: a per-sample layer norm of the input; a stem convolution to 100 channels; four stages of four convolutions, 100
 to 800 channels, stride 2 at the first of stages 2 to 4; on detached, normalised maps, ADD after the second convolution
-of a stage and CONCAT after the fourth, average-pooled where the size changes; dropout 0.1. Every convolution is a block
-of its own, the stem convolution too.
+of a stage and CONCAT after the fourth, average-pooled where the size changes; dropout 0.1. Every convolution, the
+stem's too, is a block of its own.
 
-Signal: a map (B, K, H, W), or half-way through a pair of convolutions (map, the shortcut that the pair began with).
+Signal: a map (B, K, H, W), or within a pair of convolutions (map, the pair's input as shortcut).
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ from forwardonly.ops.norms import instance_norm
 Pair = tuple[Tensor, Tensor]
 
 
-def keep(passed: Tensor, incoming: Tensor) -> Pair:
-    """After the first convolution of a pair: what it received travels beside what it passes on."""
+def keep_shortcut(passed: Tensor, incoming: Tensor) -> Pair:
+    """After the first convolution of a pair: its output, and its input as the shortcut."""
     return passed, incoming
 
 
 def add(passed: Tensor, incoming: Pair) -> Tensor:
-    """passed + shortcut, average-pooled to the same size if need be."""
+    """passed + shortcut, which is average-pooled to the same size where necessary."""
     return passed + _fitted(incoming[1], passed)
 
 
@@ -40,15 +40,13 @@ def concat(passed: Tensor, incoming: Pair) -> Tensor:
 
 
 def _fitted(shortcut: Tensor, passed: Tensor) -> Tensor:
-    """A stride of 2 rounds an odd size up, and so does pooling in ceiling mode."""
+    """The shortcut at the size of the map; pooling in ceiling mode rounds an odd size up, as a stride of 2 does."""
     return shortcut if shortcut.shape[2:] == passed.shape[2:] else F.avg_pool2d(shortcut, 2, ceil_mode=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet17(Body):
-    """17 convolutions with parameter-free shortcuts, 30.6 M weights at width 1; the signal between them is instance-
-    normalised.
-    """
+    """17 convolutions with parameter-free shortcuts and instance norm between them, 30.6 M weights at width 1."""
 
     width: float = 1.0
     """Factor on the channels of the four stages, 100-200-400-800 at 1."""
@@ -64,7 +62,7 @@ class ResNet17(Body):
         layers = [Layer(self._conv(shape[0], channels, 1), None, instance_norm)]
         for stage in range(4):
             stride = 1 if stage == 0 else 2
-            joins = (keep, add, keep, concat if stage < 3 else None)
+            joins = (keep_shortcut, add, keep_shortcut, concat if stage < 3 else None)
             for index, join in enumerate(joins):
                 body = self._conv(channels, channels, stride if index == 0 else 1)
                 layers.append(Layer(body, join, instance_norm))

@@ -1,8 +1,7 @@
 """A small patch transformer. Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv 2010.11929.
 
-A block is the patch embedding or one sublayer, attention or MLP, with its own residual connection inside: that is the
-    smallest
-part of a transformer that has a nonlinearity. Tokens stay in their places as maps (B, K, H, W), so that every rule
+A block is the patch embedding or one sublayer, attention or MLP, with its own residual connection inside: the smallest
+part of a transformer that has a nonlinearity. Tokens are kept in the layout of maps (B, K, H, W), so that every rule
 can read them; there is no class token.
 """
 
@@ -16,7 +15,7 @@ from forwardonly.bodies.layers import Body, Layer
 
 
 class PatchEmbedding(nn.Module):
-    """Patches to tokens with a learned place: (B, c, H, W) -> (B, K, H/p, W/p)."""
+    """Patches to tokens with a learned position embedding: (B, c, H, W) -> (B, K, H/p, W/p)."""
 
     def __init__(self, shape: Sequence[int], channels: int, patch: int):
         super().__init__()
@@ -28,7 +27,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Sublayer(nn.Module):
-    """x + f(norm(x)), x the tokens of a map."""
+    """x + f(norm(x)) for the tokens x of a map."""
 
     def __init__(self, channels: int, inner: nn.Module):
         super().__init__()
@@ -59,7 +58,7 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Body):
-    """Patch embedding, then `depth` times attention and MLP: 1 + 2 depth blocks."""
+    """Patch embedding, then `depth` pairs of attention and MLP: 1 + 2 depth blocks."""
 
     depth: int = 4
     """Pairs of attention and MLP."""

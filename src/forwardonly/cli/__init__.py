@@ -1,10 +1,12 @@
 """The command line: `forwardonly COMMAND [OPTIONS]`.
 
-A command is a module in this package with
+A command is a line in COMMANDS and a module in this package with
+
     options(argv)                  a dataclass that extends `parsing.Common`, or an instance of one with the defaults
     run(options, screen) -> dict   does the work; the result is what `--json` prints
     show(result, screen) -> None   draws the result for people
-and a line in COMMANDS. It is imported when it is called, so that help and mistakes do not wait for PyTorch.
+
+It is imported when it is called, so that help and error messages do not wait for PyTorch.
 """
 
 import importlib
@@ -28,26 +30,30 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("forwardonly.cli.train", "Train one network and save it as a run."),
-    "evaluate": Command("forwardonly.cli.evaluate", "Measure a run: accuracy, each block's own, confusion matrix."),
+    "evaluate": Command(
+        "forwardonly.cli.evaluate", "Measure a run: accuracy, accuracy of each block, confusion matrix."
+    ),
     "predict": Command("forwardonly.cli.predict", "Classify images with a run."),
     "compare": Command("forwardonly.cli.compare", "Compare rules over seeds: table, tests, report."),
-    "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, its numbers beside ours."),
+    "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, with its numbers next to ours."),
     "diagnose": Command(
-        "forwardonly.cli.diagnose", "Look inside a run: free-riding and channel assignments, block by block."
+        "forwardonly.cli.diagnose", "Diagnose a run: free-riding and channel assignments, block by block."
     ),
     "bench": Command(
-        "forwardonly.cli.bench", "Measure time and memory beside backprop's: step, memory, inference, data, start."
+        "forwardonly.cli.bench", "Measure time and memory against backprop: step, memory, inference, data, start."
     ),
     "export": Command("forwardonly.cli.export", "Write a run's network, or its training step, for other runtimes."),
-    "serve": Command("forwardonly.cli.serve", "Answer over HTTP, with a page that shows what every block thinks."),
+    "serve": Command(
+        "forwardonly.cli.serve", "Serve a run over HTTP, with a page that shows what every block predicts."
+    ),
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
 }
 
 WITH_MORE = ("train", "compare")
-MORE = "The options that most need; `forwardonly {} --help-all` shows all of them."
+MORE = "These are the most common options; `forwardonly {} --help-all` shows all of them."
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130
-IMPORT = "FORWARDONLY_IMPORT"  # modules, with commas between them, that add rules or bodies of their own to the tables
+IMPORT = "FORWARDONLY_IMPORT"  # modules, separated by commas, that add their own rules or bodies to the tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        return _deaf()
+        return _output_closed()
     except OSError as error:
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", MISTAKE)
     except ValueError as error:
@@ -90,11 +96,11 @@ def _dispatch(argv: list[str]) -> int:
     words = ["--help" if word == HELP_ALL else word for word in rest]
     does = COMMANDS[name].does + (f" {MORE.format(name)}" if brief(rest) and name in WITH_MORE else "")
     options = parse(options, words, prog=f"forwardonly {name}", description=does)
-    speaks = os.environ.get("RANK", "0") == "0"  # of many processes, torchrun's first
-    screen = Screen(quiet=not speaks or (options.json and not sys.stderr.isatty()))
+    leads = os.environ.get("RANK", "0") == "0"  # torchrun's first process alone prints
+    screen = Screen(quiet=not leads or (options.json and not sys.stderr.isatty()))
     keep_freed_memory()
     result = command.run(options, screen)
-    if not speaks:
+    if not leads:
         return OK
     if options.json:
         print(json.dumps(result))
@@ -114,8 +120,8 @@ def _help() -> str:
 
 
 def _say(message: str, status: int) -> int:
-    """Print a message as exactly one line."""
-    rank = os.environ.get("RANK", "0")  # the first process says what is wrong with a command, others what befell them
+    """Prints a message to standard error as exactly one line."""
+    rank = os.environ.get("RANK", "0")  # other processes than the first name their rank
     print("forwardonly:" if rank == "0" else f"forwardonly, rank {rank}:", " ".join(message.split()), file=sys.stderr)
     return status
 
@@ -124,11 +130,11 @@ def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        return _deaf()
+        return _output_closed()
     return status
 
 
-def _deaf() -> int:
-    """Nobody reads standard output any more, as after `| head`: not an error, and nothing to say at exit either."""
+def _output_closed() -> int:
+    """Handles standard output whose reader is gone, as after `| head`: not an error, and no message at exit either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK

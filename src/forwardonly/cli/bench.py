@@ -1,4 +1,4 @@
-"""`forwardonly bench step|memory|inference|data|start`: time and memory beside backprop's, in one run, as ratios."""
+"""`forwardonly bench step|memory|inference|data|start`: time and memory against backprop, in one run, as ratios."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
@@ -22,16 +22,16 @@ Kind = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="step|memory|i
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Common):
-    """What every measurement has."""
+    """Options of every measurement."""
 
     kind: Kind
     """What to measure."""
     batch: int = 256
     """Images in a step."""
     repeats: int = 9
-    """Measurements of each arm, which alternate; their median counts."""
+    """Measurements of each arm, which alternate; their median is reported."""
     threads: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
-    """Threads on a CPU; by default as many as PyTorch takes."""
+    """Threads on a CPU; by default PyTorch's own number."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -81,12 +81,12 @@ class Memory(OnImages):
     depths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
     """Numbers of layers to measure."""
     figure: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Web page to draw memory and time against depth in."""
+    """Path of a web page with memory and time against depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inference(OnImages):
-    """Options of `bench inference`: one pass against a pass a label, in predicting and in training."""
+    """Options of `bench inference`: one pass against one pass per label, in prediction and in training."""
 
     size: int = 28
     """Pixels a side of the images."""
@@ -100,12 +100,12 @@ class Inference(OnImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Bench):
-    """Options of `bench data`: loading and batching alone."""
+    """Options of `bench data`: loading and batching only."""
 
     data: str = "digits"
     """A data set's name (see `forwardonly data list`), a folder of images with a directory a class, or an .npz file."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie; by default $FORWARDONLY_DATA, then the user's cache."""
+    """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     crop: int = 4
     """Augmentation: pad by this many pixels and cut out the old size at random."""
     flip: Literal["none", "random", "alternating"] = "random"
@@ -125,7 +125,7 @@ class Start(Bench):
     hidden: tuple[int, ...] = fo.bodies.MLP.hidden
     """Units of each layer."""
     compile: bool = False
-    """Compile the blocks, which the first step then waits for."""
+    """Compile the blocks; the first step then includes compilation."""
 
 
 KINDS: dict[str, type[Bench]] = {
@@ -138,7 +138,7 @@ KINDS: dict[str, type[Bench]] = {
 
 
 def options(argv: Sequence[str]) -> Any:
-    """The options of the measurement that `argv` begins with; for some with those of the rule and the body."""
+    """The options of the measurement that `argv` begins with; some include those of the rule and the body."""
     kind = argv[0] if argv and not argv[0].startswith("-") else ""
     if kind not in KINDS:
         if "--help" in argv or "-h" in argv:
@@ -168,7 +168,7 @@ def options(argv: Sequence[str]) -> Any:
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
-    """Measures; every result has `kind`, `machine` and the options it was measured under."""
+    """Measures; every result has `kind`, `machine` and the options of the measurement."""
     if chosen.batch < 1:
         raise ValueError(f"--batch must be at least 1, not {chosen.batch}")
     if chosen.repeats < 7:
@@ -178,8 +178,8 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
         torch.set_num_threads(chosen.threads)
     try:
         measured = MEASURES[chosen.kind](chosen)
-        kept = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(chosen).items()}
-        return {"kind": chosen.kind, **measured, "options": kept, "machine": speed.machine(fo_device(chosen))}
+        recorded = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(chosen).items()}
+        return {"kind": chosen.kind, **measured, "options": recorded, "machine": speed.machine(chosen_device(chosen))}
     finally:
         torch.set_num_threads(before)
 
@@ -286,7 +286,7 @@ def _inference(chosen: Inference) -> dict[str, Any]:
 
 
 def _data(chosen: Data) -> dict[str, Any]:
-    device = fo_device(chosen)
+    device = chosen_device(chosen)
 
     def load() -> fo.data.Images:
         return fo.data.load(chosen.data, data_dir=chosen.data_dir).train.to(device)
@@ -335,7 +335,7 @@ RATIOS = {
 }
 
 
-def fo_device(chosen: Bench) -> torch.device:
+def chosen_device(chosen: Bench) -> torch.device:
     """The device that the options name."""
     return choose_device(chosen.device)
 

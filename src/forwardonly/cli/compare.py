@@ -12,7 +12,7 @@ from forwardonly.cli import train
 from forwardonly.cli.parsing import UNSET, Common, brief, given, own_options, parse
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.experiments import compare
-from forwardonly.experiments.compare import parse_arm, plan
+from forwardonly.experiments.compare import parse_arm, planned_jobs
 from forwardonly.experiments.report import interval, p_value
 from forwardonly.names import nearest
 from forwardonly.training import TrainingConfig
@@ -20,12 +20,12 @@ from forwardonly.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Common):
-    """What every comparison has; `options` adds those of training and of the body, which hold for all runs."""
+    """Options of every comparison; `options` adds those of training and of the body, which hold for all runs."""
 
     rules: tuple[str, ...]
     """Rules to compare, each RULE or RULE:option=value,option=value, such as cumulative:remedy=mgc,gamma=1."""
     out: Path
-    """Folder of the runs and the report; what is finished in it is not repeated."""
+    """Folder of the runs and the report; finished runs in it are not repeated."""
     data: tuple[str, ...] = ("digits",)
     """Data sets to compare them on."""
     seeds: int = 5
@@ -33,15 +33,15 @@ class Compare(Common):
     jobs: int = 1
     """Runs at a time; they share the processor's cores."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     validation: int = 0
-    """Training images to hold out; accuracy on them makes the learning curves."""
+    """Training images to hold out; the learning curves show the accuracy on them."""
     body: str = "mlp"
     """Layers of the network; `--body NAME --help` shows their options."""
 
 
 def options(argv: Sequence[str]) -> Any:
-    """`Compare` with the options of training and of the body; those that are not given stay as each rule has them."""
+    """`Compare` with the options of training and of the body; options that are not given stay as each rule has them."""
     body = given(argv, "--body", Compare.body)
     if body not in fo.bodies.TABLE:
         raise ValueError(f"unknown body {body!r}: {nearest(body, fo.bodies.TABLE)}")
@@ -50,17 +50,17 @@ def options(argv: Sequence[str]) -> Any:
     for cls in (TrainingConfig, fo.bodies.TABLE[body]):
         each = own_options(cls, without=tuple(own), hidden=train.EXPERT if brief(argv) else ())
         for name, kind in get_type_hints(each, include_extras=True).items():
-            plain, *told = get_args(kind)
-            extra.append((name, Annotated[plain | None, UNSET, tyro.conf.DisallowNone, *told], None))
+            plain, *annotations = get_args(kind)
+            extra.append((name, Annotated[plain | None, UNSET, tyro.conf.DisallowNone, *annotations], None))
     return make_dataclass("Compare", extra, bases=(Compare,), frozen=True, kw_only=True)
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
-    """Trains what is not trained yet, and compares."""
+    """Trains what is not trained yet, and compares the results."""
     shared = train_options(chosen)
     arms = [parse_arm(text) for text in chosen.rules]
-    for group in plan(arms, chosen.data, chosen.seeds, chosen.out, shared).values():
-        check(group[0].options)  # a mistake in an arm's options shows now, not after hours
+    for group in planned_jobs(arms, chosen.data, chosen.seeds, chosen.out, shared).values():
+        check(group[0].options)  # finds a mistake in an arm's options now and not after hours
     with screen.batch("comparing") as draw:
         return compare(
             chosen.rules,
@@ -74,7 +74,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """The arms, the tests, and where the report is."""
+    """The arms, the tests, and the path of the report."""
     rows = [
         [
             arm["rule"],
@@ -109,7 +109,7 @@ def show_tests(result: dict[str, Any], screen: Screen) -> None:
 
 
 def train_options(chosen: Any) -> list[str]:
-    """Options of `forwardonly train` that hold for all runs, as words."""
+    """Options of `forwardonly train` that hold for all runs, as command-line words."""
     not_trains = {"json", "rules", "data", "seeds", "out", "jobs"}
     words: list[str] = []
     for field in fields(chosen):
@@ -127,6 +127,6 @@ def train_options(chosen: Any) -> list[str]:
 
 
 def check(words: Sequence[str]) -> None:
-    """Raises ValueError if `forwardonly train` would refuse these options, as far as it can tell without the data."""
+    """Raises ValueError if `forwardonly train` would refuse these options, as far as that is known without the data."""
     parsed = parse(train.options(words), words, prog="forwardonly train", description="")
     fo.rules.TABLE[parsed.rule](classes=10, **asdict(parsed.rule_options))

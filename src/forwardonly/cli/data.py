@@ -1,4 +1,4 @@
-"""`forwardonly data`: which data sets there are, fetching them, and checking their files."""
+"""`forwardonly data`: lists, fetches and verifies data sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ class Data(Common):
     """Options of the command."""
 
     action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
-    """What to do: list the known data sets, fetch some, or verify the files of those that are here."""
+    """What to do: list the known data sets, fetch some, or verify the files of those on this machine."""
     names: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME...]", help_behavior_hint="")
     ] = ()
-    """Data sets; `list` and `verify` take all that there are if none is named."""
+    """Data sets; by default `list` and `verify` take all."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
 
 
 def options(argv: Sequence[str]) -> type[Data]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Data
 
 
 def run(chosen: Data, screen: Screen) -> dict[str, Any]:
-    """`data`, `fetched` or `files`: a list of objects, one a data set or file.
+    """`data`, `fetched` or `files`: a list of objects, one per data set or file.
 
     Raises:
         ValueError: an unknown name, a download that failed, or a file that is missing or damaged.

@@ -1,4 +1,4 @@
-"""`forwardonly diagnose`: what goes on inside a run, block by block."""
+"""`forwardonly diagnose`: free-riding, channel assignments and locality of a run, block by block."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,30 +21,30 @@ class Diagnose(Common):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run; the figures are written there, as diagnosis.html."""
     seed: int = 0
-    """Draws the wrong label that each image is compared with."""
+    """Seed of the wrong label that each image is compared with."""
     locality: bool = False
-    """Audit too whether any block's loss moves a block before it: each is made larger, and gradients are compared."""
+    """Also audit whether any block's loss changes an earlier block's gradient."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
 
 def options(argv: Sequence[str]) -> type[Diagnose]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Diagnose
 
 
 def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
-    """Measures free-riding on the run's test images, and draws it with what the run noted in training."""
-    kept = open_run(chosen.run, chosen.device)
-    size = kept.data["image_size"]
-    images = fo.data.load(kept.data["name"], data_dir=kept.data["data_dir"], image_size=size).test
+    """Measures free-riding on the run's test images, and draws it together with the run's history."""
+    saved_run = open_run(chosen.run, chosen.device)
+    size = saved_run.data["image_size"]
+    images = fo.data.load(saved_run.data["name"], data_dir=saved_run.data["data_dir"], image_size=size).test
     found = fo.measure.diagnose(
-        kept.network, images, seed=chosen.seed, precision=kept.result.get("precision", "auto")
+        saved_run.network, images, seed=chosen.seed, precision=saved_run.result.get("precision", "auto")
     ).as_json()
-    found["assignments"] = [assignment.as_json() for assignment in fo.measure.assignments(kept.network)]
+    found["assignments"] = [assignment.as_json() for assignment in fo.measure.assignments(saved_run.network)]
     page = diagnosis.write(chosen.run, found)
     if chosen.locality:
-        found["leaks"] = [leak._asdict() for leak in fo.measure.leaks(kept.network, images)]
+        found["leaks"] = [leak._asdict() for leak in fo.measure.leaks(saved_run.network, images)]
     return {**found, "report": str(page), "run": str(chosen.run)}
 
 

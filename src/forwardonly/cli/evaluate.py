@@ -1,4 +1,4 @@
-"""`forwardonly evaluate`: a run's accuracy on test images, each block's own, and what was taken for what."""
+"""`forwardonly evaluate`: a run's accuracy on test images, each block's own, and the confusion matrix."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +10,7 @@ import tyro
 
 import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common
-from forwardonly.cli.runs import Kept, open_run
+from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen, percent
 
 WIDEST = 20  # classes whose confusion matrix still fits a screen
@@ -23,13 +23,13 @@ class Evaluate(Common):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     data: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
-    """Data set whose test images are taken; by default the one that the run was trained on."""
+    """Data set whose test images are used; by default the one that the run was trained on."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie; by default the run's own, then $FORWARDONLY_DATA, then the user's cache."""
+    """Folder of the data sets; by default the run's own, then $FORWARDONLY_DATA, then the user's cache."""
     shift: int = 0
-    """Show each image moved by so many pixels along each diagonal too, and add up the class scores; 0 for not."""
+    """Also show each image moved by this many pixels along each diagonal, and sum the class scores; 0 for not."""
     mirror: bool = False
-    """Show each image mirrored too, and add up the class scores."""
+    """Also show each image mirrored, and sum the class scores."""
     batch_size: int = 1000
     """Images that go through the network at a time."""
     precision: Annotated[Literal["auto", "fp32", "bf16"] | None, UNSET, tyro.conf.DisallowNone] = None
@@ -39,7 +39,7 @@ class Evaluate(Common):
 
 
 def options(argv: Sequence[str]) -> type[Evaluate]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Evaluate
 
 
@@ -48,26 +48,26 @@ def run(chosen: Evaluate, screen: Screen) -> dict[str, Any]:
     if chosen.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {chosen.batch_size}")
     views = fo.data.Views(shift=chosen.shift, mirror=chosen.mirror)
-    kept = open_run(chosen.run, chosen.device)
-    images = _test_images(chosen, kept)
-    precision = chosen.precision or kept.result.get("precision", "auto")
-    measured = fo.evaluate(kept.network, images, batch_size=chosen.batch_size, precision=precision, views=views)
+    saved_run = open_run(chosen.run, chosen.device)
+    images = _test_images(chosen, saved_run)
+    precision = chosen.precision or saved_run.result.get("precision", "auto")
+    measured = fo.evaluate(saved_run.network, images, batch_size=chosen.batch_size, precision=precision, views=views)
     return {
-        **kept.result,
+        **saved_run.result,
         "test_accuracy": measured.accuracy,
         "block_accuracy": measured.block_accuracy,
         "confusion": measured.confusion.tolist(),
-        "classes": list(kept.classes),
-        "data": chosen.data or kept.data["name"],
+        "classes": list(saved_run.classes),
+        "data": chosen.data or saved_run.data["name"],
         "images": len(images),
         "views": asdict(views),
-        "weights": fo.measure.weights(kept.network)._asdict(),
+        "weights": fo.measure.weights(saved_run.network)._asdict(),
         "run": str(chosen.run),
     }
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """Two tables: accuracies, and the confusion matrix or the commonest confusions if there are many classes."""
+    """Two tables: accuracies, and the confusion matrix or, with many classes, the most common confusions."""
     rows = [[f"block {k + 1}", percent(accuracy)] for k, accuracy in enumerate(result["block_accuracy"])]
     rows.append(["network", percent(result["test_accuracy"])])
     seen = ", several views of each together" if any(result["views"].values()) else ""
@@ -89,13 +89,13 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.table("commonest confusions", ["true", "predicted", "times"], [[a, b, n] for n, a, b in worst], words=2)
 
 
-def _test_images(chosen: Evaluate, kept: Kept) -> fo.data.Images:
-    """Test images with labels that count the run's classes."""
-    name = chosen.data or kept.data["name"]
-    size = None if name in fo.data.NAMES or Path(name).is_file() else kept.data["image_size"]
-    images = fo.data.load(name, data_dir=chosen.data_dir or kept.data["data_dir"], image_size=size).test
-    strange = [each for each in images.classes if each not in kept.classes]
+def _test_images(chosen: Evaluate, saved_run: SavedRun) -> fo.data.Images:
+    """Test images whose labels are indices into the run's classes."""
+    name = chosen.data or saved_run.data["name"]
+    size = None if name in fo.data.NAMES or Path(name).is_file() else saved_run.data["image_size"]
+    images = fo.data.load(name, data_dir=chosen.data_dir or saved_run.data["data_dir"], image_size=size).test
+    strange = [each for each in images.classes if each not in saved_run.classes]
     if strange:
-        raise ValueError(f"{name} has the class {strange[0]!r}, which {kept.folder} was not trained on")
-    places = torch.tensor([kept.classes.index(each) for each in images.classes])
-    return replace(images, labels=places[images.labels], classes=kept.classes)
+        raise ValueError(f"{name} has the class {strange[0]!r}, which {saved_run.folder} was not trained on")
+    new_labels = torch.tensor([saved_run.classes.index(each) for each in images.classes])
+    return replace(images, labels=new_labels[images.labels], classes=saved_run.classes)

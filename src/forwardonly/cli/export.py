@@ -1,4 +1,4 @@
-"""`forwardonly export`: a run's network, or the step that trains it, as files for other runtimes."""
+"""`forwardonly export`: a run's network, or its training step, as files for other runtimes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import tyro
 
 import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common
-from forwardonly.cli.runs import Kept, open_run
+from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.export import Format, export_network, export_training_step, training_step
 from forwardonly.network.storage import read_config
@@ -28,37 +28,38 @@ class Export(Common):
     format: Format = "onnx"
     """Kind of file."""
     what: Literal["prediction", "training-step"] = "prediction"
-    """The network that predicts, or the step that trains it, with one that predicts by the weights so learned."""
+    """The network for prediction, or its training step with a prediction graph for the weights so learned."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the files; by default `export` in the run's folder."""
     batch_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
-    """Images in a training step; by default as in the run."""
+    """Images in a training step; by default those of the run."""
     optimiser: Annotated[Literal["sgd", "adam", "adamw"] | None, UNSET, tyro.conf.DisallowNone] = None
     """Optimiser of the training step; by default the run's."""
     check: bool = True
-    """Compare what an ONNX file predicts with the run's own predictions, on the test images."""
+    """Compare an ONNX file's predictions on the test images with the run's own."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie, for the check; by default the run's own, then $FORWARDONLY_DATA, then the cache."""
+    """Folder of the data sets, for the check; by default the run's own, then $FORWARDONLY_DATA, then the cache."""
 
 
 def options(argv: Sequence[str]) -> type[Export]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Export
 
 
 def run(chosen: Export, screen: Screen) -> dict[str, Any]:
-    """`files` written, and after a check of ONNX files `images` compared, how many `agree`, `largest_difference` of a
-    score.
+    """The `files` written; after a check of ONNX files also `images`, `agree` and `largest_difference`.
+
+    `agree` counts the images with the same prediction, `largest_difference` is that of any score.
 
     Raises:
-        ValueError: no such run, options that make no sense for it, or an exported network that predicts something else.
+        ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
-    kept = open_run(chosen.run, "cpu")
+    saved_run = open_run(chosen.run, "cpu")
     out = chosen.out or chosen.run / "export"
     if chosen.what == "training-step":
-        files = export_training_step(kept.network, _step(chosen, kept), out, format=chosen.format)
+        files = export_training_step(saved_run.network, _step(chosen, saved_run), out, format=chosen.format)
     else:
-        files = export_network(kept.network, out, format=chosen.format)
+        files = export_network(saved_run.network, out, format=chosen.format)
     result = {
         "run": str(chosen.run),
         "format": chosen.format,
@@ -67,12 +68,12 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     }
     if chosen.check and chosen.format == "onnx":
         predicting = next(file for file in files if file.stem in ("model", "prediction"))
-        result.update(_compare(predicting, kept, chosen.data_dir))
+        result.update(_compare(predicting, saved_run, chosen.data_dir))
     return result
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """The files, and what the check found."""
+    """The files, and the result of the check."""
     for file in result["files"]:
         screen.say(file)
     if "images" in result:
@@ -82,36 +83,36 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         )
 
 
-def _step(chosen: Export, kept: Kept) -> Any:
-    """The training step with the run's training config, as far as `chosen` does not say otherwise."""
+def _step(chosen: Export, saved_run: SavedRun) -> Any:
+    """The training step with the run's training config, except for options in `chosen`."""
     trained = read_config(chosen.run).get("training", {})
     known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip")
     given = {name: trained[name] for name in known if name in trained}
     if chosen.optimiser is not None:
         given["optimiser"] = chosen.optimiser
     batch_size = trained.get("batch_size", 128) if chosen.batch_size is None else chosen.batch_size
-    return training_step(kept.network, batch_size=batch_size, **given)
+    return training_step(saved_run.network, batch_size=batch_size, **given)
 
 
-def _compare(path: Path, kept: Kept, data_dir: Path | None) -> dict[str, Any]:
-    """What onnxruntime predicts beside what the run's network does."""
+def _compare(path: Path, saved_run: SavedRun, data_dir: Path | None) -> dict[str, Any]:
+    """Compares onnxruntime's predictions with those of the run's network."""
     try:
         import onnxruntime
     except ImportError:
         raise ValueError(
             "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it with --no-check."
         ) from None
-    name = kept.data["name"]
-    size = None if name in fo.data.NAMES or Path(name).is_file() else kept.data["image_size"]
-    test = fo.data.load(name, data_dir=data_dir or kept.data["data_dir"], image_size=size).test
+    name = saved_run.data["name"]
+    size = None if name in fo.data.NAMES or Path(name).is_file() else saved_run.data["image_size"]
+    test = fo.data.load(name, data_dir=data_dir or saved_run.data["data_dir"], image_size=size).test
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    weights = {name: tensor.numpy() for name, tensor in kept.network.state_dict().items()}
+    weights = {name: tensor.numpy() for name, tensor in saved_run.network.state_dict().items()}
     given = {each.name: weights[each.name] for each in session.get_inputs() if each.name != "images"}
     agree, difference = 0, 0.0
     for images in test.images.split(CHECKED):
         (scores,) = session.run(["scores"], {"images": images.numpy(), **given})
         with torch.no_grad():
-            ours = kept.network(images).numpy()
+            ours = saved_run.network(images).numpy()
         agree += int((scores.argmax(1) == ours.argmax(1)).sum())
         difference = max(difference, float(np.abs(scores - ours).max()))
     if agree < 0.99 * len(test):

@@ -1,4 +1,4 @@
-"""From words on the command line to a dataclass of options, by tyro; mistakes become one sentence."""
+"""Parses the command line into a dataclass of options, by tyro; mistakes become one sentence."""
 
 import ast
 import contextlib
@@ -17,7 +17,7 @@ import tyro
 from forwardonly.names import nearest
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
-"""Beside a type with None: the option's own sentence says what happens without it."""
+"""For options that may be None: their own sentence says what happens without them."""
 
 HELP_ALL = "--help-all"
 
@@ -33,7 +33,7 @@ class Common:
 
 
 def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> Any:
-    """What `argv` makes of `options`: a dataclass, or an instance of one, whose values are the defaults then.
+    """Parses `argv` as `options`: a dataclass, or an instance of one, whose values are then the defaults.
 
     Raises:
         ValueError: a mistake in `argv`, named in one sentence.
@@ -51,7 +51,7 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
         unknown = []
     flags = _flags(options, prog)
     if already := [word for word in argv if word.replace("_", "-") not in flags and _opposite(word) in flags]:
-        # a default of True, as of a run that is resumed, leaves but the flag that turns it off
+        # of an option whose default is True, as in a resumed run, tyro has only the flag that turns it off
         return parse(options, [word for word in argv if word not in already], prog=prog, description=description)
     _refuse_unknown_option(argv, flags, prog)
     if unknown:
@@ -67,26 +67,26 @@ def _opposite(flag: str) -> str:
 
 
 def given(argv: Sequence[str], flag: str, default: str) -> str:
-    """The value of an option, found before parsing: for those that decide which other options there are."""
+    """The value of an option, found before parsing: for options that determine which others exist."""
     values = _values_of(flag, argv)
     return values[0] if values else default
 
 
 def given_among(argv: Sequence[str], names: Iterable[str]) -> set[str]:
-    """Those of the options, by the names of their fields, that `argv` gives."""
+    """Those of the options, by the names of their fields, that `argv` contains."""
     words = {word.partition("=")[0].replace("_", "-") for word in argv}
     return {name for name in names if {f"--{name}".replace("_", "-"), f"--no-{name}".replace("_", "-")} & words}
 
 
 def brief(argv: Sequence[str]) -> bool:
-    """Whether `argv` asks for the help of the options that most need, and not for `--help-all`."""
+    """Whether `argv` asks for the help of the most common options, and not for `--help-all`."""
     return ("--help" in argv or "-h" in argv) and HELP_ALL not in argv
 
 
 def own_options(
     cls: type[Any], *, only: Collection[str] = (), without: Collection[str] = (), hidden: Collection[str] = ()
 ) -> type[Any]:
-    """A plain dataclass with options of `cls`, and the sentence below each as help, which leaves `hidden` ones away."""
+    """A plain dataclass with options of `cls`, and their sentences as help, in which `hidden` ones do not appear."""
     hints, sentences = get_type_hints(cls, include_extras=True), _sentences(cls)
     return make_dataclass(
         f"{cls.__name__}Options",
@@ -105,12 +105,12 @@ def own_options(
 
 
 def _annotated(hint: Any, sentence: str, hidden: bool) -> Any:
-    told = Annotated[hint, tyro.conf.arg(help=sentence)]
-    return Annotated[told, tyro.conf.Suppress] if hidden else told
+    documented = Annotated[hint, tyro.conf.arg(help=sentence)]
+    return Annotated[documented, tyro.conf.Suppress] if hidden else documented
 
 
 def _sentences(cls: type[Any]) -> dict[str, str]:
-    """The string below each field of a dataclass and of the dataclasses that it extends."""
+    """The string below each field of a dataclass and of its base classes."""
     found: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(cls.__mro__)):
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
@@ -141,7 +141,7 @@ def _tyro(options: Any, argv: Sequence[str], prog: str, description: str) -> tup
 
 
 def _flags(options: Any, prog: str) -> list[str]:
-    """Every `--option` there is, as the help lists them."""
+    """Every `--option`, as the help lists them."""
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         _tyro(options, ["--help"], prog, "")
@@ -162,7 +162,7 @@ def _refuse_unknown_option(argv: Sequence[str], flags: list[str], prog: str) -> 
 
 
 def _complaint(box: str, argv: Sequence[str], prog: str) -> str:
-    """What tyro's box says, as a sentence in our words; in its own where it has found something else to say."""
+    """Tyro's error message as a sentence of ours, or in its own words if it is of an unknown kind."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # below the title, with or without a frame
     text = " ".join(itertools.takewhile(_is_text, itertools.dropwhile(lambda line: not _is_text(line), lines)))
     if found := re.match(r"Missing value for argument '(.+)'", text):
@@ -185,11 +185,11 @@ def _is_text(line: str) -> bool:
 
 
 def _values_of(flag: str, argv: Sequence[str]) -> list[str]:
-    """The words that `argv` gives to an option, the last time that it does."""
+    """The words that `argv` gives to an option at its last occurrence."""
     values: list[str] = []
-    for place, word in enumerate(argv):
+    for index, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == flag:
-            following = itertools.takewhile(lambda next_word: not next_word.startswith("--"), argv[place + 1 :])
+            following = itertools.takewhile(lambda next_word: not next_word.startswith("--"), argv[index + 1 :])
             values = [value] if equals else list(following)
     return values

@@ -1,4 +1,4 @@
-"""`forwardonly predict`: image files become class names, with a probability for every class."""
+"""`forwardonly predict`: classifies image files, with a probability for every class."""
 
 import csv
 import glob
@@ -30,15 +30,15 @@ class Predict(Common):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")]
     """Image files, folders of them, patterns such as 'photos/**/*.png', and `-` for one from standard input."""
     exact: bool = False
-    """Refuse images of another size or colour than the network's, instead of bringing them to it."""
+    """Refuse images of another size or colour than the network's, instead of converting them."""
     csv: bool = False
-    """Print comma-separated values on standard output, a line an image."""
+    """Print comma-separated values on standard output, one line per image."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
 
 def options(argv: Sequence[str]) -> type[Predict]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Predict
 
 
@@ -46,28 +46,28 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
     """The folder of the run, and for each image its class and every class's probability."""
     if chosen.csv and chosen.json:
         raise ValueError("choose one of --csv and --json")
-    kept = open_run(chosen.run, chosen.device)
+    saved_run = open_run(chosen.run, chosen.device)
     files = [file for path in chosen.images for file in _files(path)]
     if not files:
         raise ValueError("name at least one image file or a folder of them; see forwardonly predict --help")
-    channels, height, width = kept.network.shape
+    channels, height, width = saved_run.network.shape
     predictions = []
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
         pixels, changes = fo.data.read_adapted(some, (channels, height, width))
         if chosen.exact and any(changes):
-            place = next(k for k, change in enumerate(changes) if change)
-            raise ValueError(f"{some[place]}: it would have to be {changes[place]}, which --exact forbids")
-        rows = kept.network.probabilities(pixels).tolist()
+            first = next(k for k, change in enumerate(changes) if change)
+            raise ValueError(f"{some[first]}: it would have to be {changes[first]}, which --exact forbids")
+        rows = saved_run.network.probabilities(pixels).tolist()
         for file, change, shares in zip(some, changes, rows, strict=True):
             likeliest = max(range(len(shares)), key=shares.__getitem__)
             predictions.append(
                 {
                     "image": str(file),
-                    "class": kept.classes[likeliest],
+                    "class": saved_run.classes[likeliest],
                     "index": likeliest,
                     "probability": shares[likeliest],
-                    "probabilities": dict(zip(kept.classes, shares, strict=True)),
+                    "probabilities": dict(zip(saved_run.classes, shares, strict=True)),
                     "changes": change,
                 }
             )
@@ -75,7 +75,7 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """A row an image: its class and the likeliest classes; and what was changed about images to fit the network."""
+    """One row per image: its class and the likeliest classes; then how images were changed to fit the network."""
     if result["csv"]:
         _print_csv(result["predictions"])
         return
@@ -93,7 +93,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
 
 
 def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
-    """A header and a line an image; the classes' probabilities in the last columns."""
+    """A header and one line per image; the classes' probabilities are in the last columns."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = ["image", "class", "probability", "changes"]
     writer.writerow([*columns, *predictions[0]["probabilities"]])
@@ -102,7 +102,7 @@ def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
 
 
 def _files(path: Path) -> Iterator[Path | fo.data.InMemory]:
-    """The image itself, those in a folder, those that fit a pattern, or that of standard input for `-`."""
+    """The image itself, those in a folder, those that match a pattern, or that of standard input for `-`."""
     if str(path) == "-":
         content = sys.stdin.buffer.read(MAX_INPUT + 1)
         if len(content) > MAX_INPUT:

@@ -1,4 +1,4 @@
-"""`forwardonly reproduce`: one table of a paper, the paper's numbers beside ours."""
+"""`forwardonly reproduce`: one table of a paper, with the paper's numbers next to ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,29 +21,31 @@ class Reproduce(Common):
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(recipes.TABLE) + "}")]
     """The table to reproduce."""
     scale: recipes.Scale = "quick"
-    """The paper's protocol in full; what a CPU does in an hour a row (convolutional tables alone); or a short form that
-    says what it leaves out and ends within minutes."""
+    """The paper's full protocol (full), a CPU's work of an hour per row, for convolutional tables alone (cpu), or a
+    short form of minutes that says what it leaves out (quick).
+    """
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder of the runs and the report, by default runs/TABLE-SCALE; what is finished in it is not repeated."""
+    """Folder of the runs and the report, by default runs/TABLE-SCALE; finished runs in it are not repeated."""
     seeds: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
-    """Runs of each arm; by default as many as the scale has."""
+    """Runs of each arm; by default the scale's number."""
     arms: tuple[str, ...] = ()
-    """Arms to run, by name, by default all. Rows that need others are there if those are finished in the folder."""
+    """Names of the arms to run; by default all. Rows that need other arms appear if those are finished in the folder.
+    """
     jobs: int = 1
     """Runs at a time; they share the processor's cores."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
 
 
 def options(argv: Sequence[str]) -> type[Reproduce]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Reproduce
 
 
 def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
-    """Does the runs that are not done, and sets the rows side by side."""
+    """Does the runs that are not finished, and sets the rows side by side."""
     table = find(chosen.table, chosen.scale, chosen.arms)
     for sentence in table.says:
         screen.say(sentence)

@@ -1,4 +1,4 @@
-"""A run folder as the commands that look into it need it: its network, its classes, the data it was trained on."""
+"""A run folder as the commands that read it need it: its network, its classes, the data it was trained on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from forwardonly.system.precision import choose_device
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What `forwardonly train` has left in `folder`; `result` is what it measured, empty if it was interrupted."""
+class SavedRun:
+    """A run that `forwardonly train` saved in `folder`; `result` is its final result, empty if it was interrupted."""
 
     folder: Path
     network: fo.Network
@@ -20,15 +20,15 @@ class Kept:
     result: dict[str, Any]
 
 
-def open_run(folder: Path, device: str) -> Kept:
-    """Reads a run, and puts its network on a device.
+def open_run(folder: Path, device: str) -> SavedRun:
+    """Reads a run, and moves its network to a device.
 
     Raises:
-        ValueError: no such run, a damaged one, or one that `forwardonly train` has not written; no such device.
+        ValueError: no such run, a damaged one, or one that `forwardonly train` did not write; no such device.
     """
     config = read_config(folder)
     network = fo.load(folder).to(choose_device(device))
     data = config.get("data")
     if not isinstance(data, dict) or len(data.get("classes", ())) != network.classes:
         raise ValueError(f"{folder} was not written by `forwardonly train`: its config says nothing of its data")
-    return Kept(folder, network, tuple(data["classes"]), data, read_result(folder))
+    return SavedRun(folder, network, tuple(data["classes"]), data, read_result(folder))

@@ -1,4 +1,4 @@
-"""What people see, on standard error: progress while training, tables afterwards."""
+"""Output for people, on standard error: progress while training, tables afterwards."""
 
 import contextlib
 import time
@@ -10,37 +10,37 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:  # the screen is there before PyTorch
+if TYPE_CHECKING:  # the screen is made before PyTorch is imported
     from forwardonly import training
     from forwardonly.experiments.batch import Standing
 
 
-SHOWN = 4  # blocks whose losses stand on one line; of more, the first and the last
+SHOWN = 4  # blocks whose losses are shown on one line; of more, only the first and the last
 
 
 class Screen:
-    """Standard error. A quiet one shows nothing: what `--json` wants where nobody watches."""
+    """Standard error. A quiet screen shows nothing, for `--json` without a terminal."""
 
     def __init__(self, *, quiet: bool = False):
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, text: str) -> None:
-        """One paragraph, as it is: brackets in it are not markup."""
+        """Prints one paragraph verbatim: brackets in it are not markup."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> None:
-        """A table whose first columns are words and whose others are numbers."""
+        """A table whose first `words` columns are text and whose others are numbers."""
         self.say(title)
         table = Table()
         for index, column in enumerate(columns):
             table.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
         for row in rows:
-            table.add_row(*[Text(str(cell)) for cell in row])  # as Text, so that a name may hold brackets
+            table.add_row(*[Text(str(cell)) for cell in row])  # as Text, so that names may contain brackets
         self.console.print(table)
 
     @contextlib.contextmanager
     def progress(self, title: str) -> Iterator[Callable[["training.StepEvent"], None]]:
-        """A bar with the time left, moved by what it yields; where nobody watches, a line an epoch."""
+        """A progress bar, updated by the function that it yields; without a terminal, a line per epoch."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -66,7 +66,7 @@ class Screen:
 
     @contextlib.contextmanager
     def batch(self, title: str) -> Iterator[Callable[["Standing"], None]]:
-        """A bar with the time left for many runs, moved by what it yields; unwatched, a line a finished run."""
+        """A progress bar for many runs, updated by the function that it yields; without a terminal, a line per run."""
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         watched = self.console.is_terminal
         started, begun, said = time.monotonic(), None, 0
@@ -77,7 +77,7 @@ class Screen:
 
             def draw(standing: "Standing") -> None:
                 nonlocal begun, said
-                if begun is None:  # what an earlier call has done tells nothing of the pace
+                if begun is None:  # work of an earlier call says nothing about the pace
                     begun = standing.share
                 bar.update(
                     task, completed=standing.share, description=f"{title}: {standing.runs}/{standing.runs_in_all} runs"
@@ -91,13 +91,13 @@ class Screen:
 
 
 def percent(share: float) -> str:
-    """A fraction of 1 as people read it."""
+    """A fraction of 1 as a percentage."""
     return f"{100 * share:.2f} %"
 
 
 def _epoch(row: dict[str, Any]) -> str:
     """An epoch's figures on one line."""
-    losses = ["waits" if loss is None else f"{loss:.3f}" for loss in row["loss"]]
+    losses = ["not started" if loss is None else f"{loss:.3f}" for loss in row["loss"]]
     if len(losses) > SHOWN:
         losses[1:-1] = ["..."]
     measured = f", validation {percent(row['validation_accuracy'])}" if "validation_accuracy" in row else ""

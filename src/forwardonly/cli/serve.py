@@ -1,4 +1,4 @@
-"""`forwardonly serve`: a run answers over HTTP, and shows on a page what every block thinks of an image."""
+"""`forwardonly serve`: serves a run over HTTP, with a page that shows what every block predicts for an image."""
 
 import socket
 from collections.abc import Sequence
@@ -20,27 +20,27 @@ class Serve(Common):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     host: str = "127.0.0.1"
-    """Address to listen at; the default is this machine's own, which no other machine can reach."""
+    """Address to listen at; the default is reachable from this machine only."""
     port: int = 8000
-    """Port to listen at; 0 takes one that is free."""
+    """Port to listen at; 0 takes a free one."""
     max_images: int = 32
-    """Images in one request."""
+    """Most images in one request."""
     max_megabytes: int = 10
-    """Size of one request, in megabytes of 2^20 bytes."""
+    """Largest size of a request, in megabytes of 2^20 bytes."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
 
 def options(argv: Sequence[str]) -> type[Serve]:
-    """The options, the same whatever is in `argv`."""
+    """The options of the command, which do not depend on `argv`."""
     return Serve
 
 
 def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
-    """Serves until Ctrl-C; then the `address` it was at.
+    """Serves until Ctrl-C. Returns the `address`.
 
     Raises:
-        ValueError: no such run, an address that cannot be had, or a missing package.
+        ValueError: no such run, an address that is not available, or a missing package.
     """
     import uvicorn
 
@@ -50,9 +50,9 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
         raise ValueError("--max-images and --max-megabytes must be at least 1")
     if not 0 <= chosen.port < 2**16:
         raise ValueError(f"--port must be from 0 to {2**16 - 1}, not {chosen.port}")
-    kept = open_run(chosen.run, chosen.device)
+    saved_run = open_run(chosen.run, chosen.device)
     limits = Limits(images=chosen.max_images, body_bytes=chosen.max_megabytes * 2**20)
-    app = make_app(kept.network, kept.classes, name=chosen.run.resolve().name, limits=limits)
+    app = make_app(saved_run.network, saved_run.classes, name=chosen.run.resolve().name, limits=limits)
     try:
         family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
         listening = socket.create_server((chosen.host, chosen.port), family=family)
@@ -70,4 +70,4 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """Nothing more to say."""
+    """Prints nothing more."""

@@ -1,4 +1,4 @@
-"""`forwardonly train`: options of the command, of the chosen rule and of the chosen body become a network and a run."""
+"""`forwardonly train`: builds a network from the options of the command, the rule and the body, and trains it."""
 
 import itertools
 import json
@@ -36,27 +36,27 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "memory_and_processes": ("precision", "device", "memory_budget", "workers", "compile", "checkpoint_every"),
     "augmentation": ("crop", "flip", "cutout"),
 }
-"""The options of `TrainingConfig`, as the help groups them."""
+"""The options of `TrainingConfig`, in the groups of the help."""
 
 EXPERT = frozenset(
     {"data_dir", "image_size", "log", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
     | {"warmup", "compile", "checkpoint_every", "cutout"}
 )
-"""Options that `--help-all` shows and `--help` does not, beside those that a rule names itself."""
+"""Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Common):
-    """What every training has; `options` adds those of the rule, the body and the training config."""
+    """Options of every training; `options` adds those of the rule, the body and the training config."""
 
     rule: str = "hyperspherical"
     """Learning rule of every block; `--rule NAME --help` shows its options."""
     data: str = "digits"
     """A data set's name (see `forwardonly data list`), a folder of images with a directory a class, or an .npz file."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder where data sets lie or go; by default $FORWARDONLY_DATA, then the user's cache."""
+    """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
-    """Resize and cut the images of a folder to squares of this many pixels."""
+    """Resize and crop the images of a folder to squares of this many pixels."""
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
     body: str = "mlp"
@@ -64,19 +64,19 @@ class Train(Common):
     readout: Kind = "sum"
     """Which blocks predict: all, not the first, the last, all weighed by validation or training loss, a best range."""
     seed: int = 0
-    """Decides every random draw: initial weights, order of the images, augmentation."""
+    """Seed of every random draw: initial weights, order of the images, augmentation."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the run; by default a new one, runs/DATA-RULE-seedSEED."""
     log: Logger = "none"
-    """Send each epoch's figures to tensorboard (into the run's folder), wandb or trackio too."""
+    """Also send each epoch's figures to tensorboard (in the run's folder), wandb or trackio."""
     resume: bool = False
-    """Go on with the run in `--out`, or with the newest default one, by the options that it was started with."""
+    """Resume the run in `--out`, or the newest default one, with the options that it was started with."""
     stages: int = 1
-    """Of the processes that torchrun starts, how many share the blocks; the others share each batch."""
+    """Number of processes, of those that torchrun starts, that share the blocks; the others share each batch."""
 
 
 def options(argv: Sequence[str]) -> Any:
-    """The defaults, as an instance of `Train` with a field more for each group of options."""
+    """The defaults, as an instance of `Train` with a field for each group of options."""
     plain = Train(
         rule=given(argv, "--rule", Train.rule),
         data=given(argv, "--data", Train.data),
@@ -87,49 +87,49 @@ def options(argv: Sequence[str]) -> Any:
     default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
     out = Path(given(argv, "--out", str(default)))
     if not resumes and not (out / CONFIG).exists():
-        return _with_groups(plain, {}, argv)  # the first attempt did not get as far as a run
-    if not resumes:  # a default of True would turn the flag, where it is given, into one that cannot be
+        return _with_groups(plain, {}, argv)  # the first attempt stopped before it made a run
+    if not resumes:  # with a default of True, tyro would refuse the flag where it is given
         plain = replace(plain, resume=True)
-    kept = read_config(out)
+    saved = read_config(out)
     try:
         for part in ("rule", "body"):
-            name = kept["network"][part]["name"]
+            name = saved["network"][part]["name"]
             if given(argv, f"--{part}", name) != name:
                 raise ValueError(f"{out} was started with --{part} {name}: leave that option as it was")
-        return _with_groups(_as_started(plain, out, kept), kept, argv)
+        return _with_groups(_as_started(plain, out, saved), saved, argv)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{out} was not started by this version of `forwardonly train`, which cannot resume it"
         ) from None
 
 
-def _with_groups(plain: Train, kept: dict[str, Any], argv: Sequence[str]) -> Any:
-    """`plain` with the options that come with its rule and body; their values are those of a kept config, if any."""
+def _with_groups(plain: Train, saved: dict[str, Any], argv: Sequence[str]) -> Any:
+    """`plain` with the options of its rule and body; their values are those of a saved config, if any."""
     for kind, name, table in (("rule", plain.rule, fo.rules.TABLE), ("body", plain.body, fo.bodies.TABLE)):
         if name not in table:
             raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
     rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
     own = suited(rule, given(argv, "--schedule", TrainingConfig.schedule))
-    shown = {**asdict(TrainingConfig()), **own, **asdict(fo.data.augmentation(plain.data)), **kept.get("training", {})}
+    shown = {**asdict(TrainingConfig()), **own, **asdict(fo.data.augmentation(plain.data)), **saved.get("training", {})}
     hidden = EXPERT if brief(argv) else frozenset()
     groups: dict[str, tuple[Any, dict[str, Any]]] = {
         name: (_unprefixed(own_options(TrainingConfig, only=names, hidden=hidden)), shown)
         for name, names in GROUPS.items()
     }
-    groups["network"] = (_unprefixed(own_options(body)), _values(kept, "body"))
+    groups["network"] = (_unprefixed(own_options(body)), _values(saved, "body"))
     cls = rule_class(rule)
     own_rule = own_options(cls, without=("classes",), hidden=cls.expert if brief(argv) else ())
-    values = {**preset_options(rule), **_values(kept, "rule")}
+    values = {**preset_options(rule), **_values(saved, "rule")}
     groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], values)
     first: list[tuple[str, Any]] = [
         (kind, Annotated[str, tyro.conf.arg(metavar="{" + ",".join(table) + "}")])
         for kind, table in (("rule", fo.rules.TABLE), ("body", fo.bodies.TABLE))
     ]
     first += [(own.name, Annotated[own.type, tyro.conf.Suppress]) for own in fields(Train) if own.name in hidden]
-    unknown = kept.get("training", {}).keys() - {own.name for own in fields(TrainingConfig)}
+    unknown = saved.get("training", {}).keys() - {own.name for own in fields(TrainingConfig)}
     if unknown:
         raise KeyError(*unknown)
-    names = given_among(argv, shown) | kept.get("training", {}).keys()
+    names = given_among(argv, shown) | saved.get("training", {}).keys()
     every = make_dataclass(
         "Train",
         [*first, *((name, kind) for name, (kind, _) in groups.items())],
@@ -145,25 +145,25 @@ def _with_groups(plain: Train, kept: dict[str, Any], argv: Sequence[str]) -> Any
 
 
 def _unprefixed(cls: type[Any]) -> Any:
-    """A group of options that are called without its name."""
+    """A group of options whose names have no prefix."""
     omit: Any = tyro.conf.OmitArgPrefixes
     return omit[cls]
 
 
 def _made(kind: Any, values: Mapping[str, Any]) -> Any:
-    """An instance of an annotated dataclass, with those of the values that it has a field for."""
+    """An instance of an annotated dataclass, from those of the values that are its fields."""
     cls = kind.__origin__
     return cls(**{own.name: values[own.name] for own in fields(cls) if own.name in values})
 
 
 def training_options(chosen: Any) -> dict[str, Any]:
-    """The options of `TrainingConfig` that were given, or that the run to be resumed has."""
+    """The options of `TrainingConfig` that were given, or that the resumed run has."""
     values = {name: value for group in GROUPS for name, value in asdict(getattr(chosen, group)).items()}
     return {name: values[name] for name in chosen.given}
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
-    """Trains; returns `result.json`'s object, each block's validation accuracy if there is one, and the folder."""
+    """Trains. Returns the object of `result.json`, each block's validation accuracy if measured, and the folder."""
     with join(chosen.stages) as team:
         return _train(chosen, screen, team)
 
@@ -207,7 +207,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             **asdict(config),
         )
     result = finished.result
-    if not chosen.resume:  # a record of time to accuracy counts everything, from the files to the test figure
+    if not chosen.resume:  # time to accuracy counts everything, from reading files to the test accuracy
         result["total_seconds"] = time.perf_counter() - started
         if team.leads:
             write_json(out / RESULT, result)
@@ -218,7 +218,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """A table of each block's accuracy, and where the run is."""
+    """A table of each block's accuracy, and the folder of the run."""
     parts = {"test": (result["block_accuracy"], result["test_accuracy"])}
     if "validation_block_accuracy" in result:
         parts = {"validation": (result["validation_block_accuracy"], result["validation_accuracy"]), **parts}
@@ -231,7 +231,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
 
 
 def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
-    """What the run's config keeps of its data; paths are absolute, so that it is found from anywhere."""
+    """The data in the run's config; paths are absolute, so that they are valid from any folder."""
     known = chosen.data in fo.data.NAMES
     return {
         "name": chosen.data if known else str(Path(chosen.data).expanduser().resolve()),
@@ -242,9 +242,9 @@ def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _as_started(plain: Train, out: Path, kept: dict[str, Any]) -> Train:
-    """The options that the run to be resumed was started with."""
-    data, network = kept["data"], kept["network"]
+def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:
+    """The options with which the resumed run was started."""
+    data, network = saved["data"], saved["network"]
     return replace(
         plain,
         rule=network["rule"]["name"],
@@ -254,14 +254,14 @@ def _as_started(plain: Train, out: Path, kept: dict[str, Any]) -> Train:
         validation=data["validation"],
         body=network["body"]["name"],
         readout=network["readout"],
-        seed=kept["seed"],
+        seed=saved["seed"],
         out=out,
     )
 
 
-def _values(kept: dict[str, Any], part: str) -> dict[str, Any]:
+def _values(saved: dict[str, Any], part: str) -> dict[str, Any]:
     """The options of the rule or body in a run's config, as their dataclasses take them."""
-    values = kept["network"][part] if kept else {}
+    values = saved["network"][part] if saved else {}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
@@ -270,7 +270,7 @@ def _values(kept: dict[str, Any], part: str) -> dict[str, Any]:
 
 
 def _refuse_changes(out: Path, then: Any, now: Any, where: str = "") -> None:
-    """Raises ValueError that names the first option in which the run in `out` differs from what is asked for."""
+    """Raises ValueError that names the first option in which the run in `out` differs from the requested one."""
     if isinstance(then, dict) and isinstance(now, dict):
         for name in now:
             _refuse_changes(out, then.get(name), now[name], f"{where} {name}")
@@ -284,24 +284,24 @@ def _stem(data: str, rule: str, seed: int | str) -> Path:
 
 
 def _fresh(stem: Path) -> Path:
-    """The folder itself, or its name with the first number that is free."""
+    """The folder itself, or its name with the first free number."""
     if not stem.exists():
         return stem
     return next(path for k in itertools.count(2) if not (path := stem.with_name(f"{stem.name}-{k}")).exists())
 
 
 def _agreed(team: Team, stem: Path) -> Path:
-    """A fresh folder, the same for all processes."""
+    """A new folder, the same for all processes."""
     return Path(team.broadcast(str(_fresh(stem)), torch.device("cpu")))
 
 
 def restarted() -> bool:
-    """Whether torchrun starts this process once more, after one of a run's processes has died."""
+    """Whether torchrun has restarted this process, after one of the run's processes died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _newest(stem: Path) -> Path:
-    """The folder that `_fresh` gave out last."""
+    """The folder that `_fresh` returned last."""
     newest = stem
     for k in itertools.count(2):
         if not (path := stem.with_name(f"{stem.name}-{k}")).exists():

@@ -1,7 +1,7 @@
-"""One run in a process of its own, which ends when the process that started it does.
+"""One run in a process that ends when the process that started it does.
 
-`python -m forwardonly.cli.worker TRAIN-ARGUMENTS...`: standard input is the lifeline. Nothing is ever written to it;
-it closes when its other end dies, even by SIGKILL, and then two processes must not write to one run folder.
+`python -m forwardonly.cli.worker TRAIN-ARGUMENTS...`: nothing is ever written to standard input, which closes when its
+other end dies, even by SIGKILL. The run then ends, because two processes must not write to one run folder.
 """
 
 import os

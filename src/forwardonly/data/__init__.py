@@ -1,4 +1,4 @@
-"""Data: known sets, folders and arrays as uint8 tensors, in batches, augmented where they lie."""
+"""Data: known sets, folders and arrays as uint8 tensors, in batches, augmented on their device."""
 
 from forwardonly.data.adapting import InMemory, read_adapted
 from forwardonly.data.augment import Augment, Views

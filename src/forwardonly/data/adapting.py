@@ -1,4 +1,4 @@
-"""Images from anywhere, brought to the colour and size that a network was trained on, and what that changed."""
+"""Images from any source, converted to the colour and size that a network takes, with a note of the changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwardonly.data.pictures import MAX_PIXELS, Picture, picture_head, read_im
 
 @dataclass(frozen=True)
 class InMemory:
-    """An image file's bytes, under the name that people know it by."""
+    """The bytes of an image file, with a name for messages."""
 
     name: str
     content: bytes
@@ -29,12 +29,12 @@ class InMemory:
 def read_adapted(
     files: Sequence[Picture], shape: tuple[int, int, int], *, most_pixels: int = MAX_PIXELS
 ) -> tuple[Tensor, list[str]]:
-    """Image files of any Pillow format as uint8 (N, C, H, W), and for each what had to be changed, "" if nothing.
+    """Image files of any Pillow format as uint8 (N, C, H, W), and a note of what was changed in each, "" if nothing.
 
-    shape: (C, H, W) they come out as. Where the size differs, the shorter side is resized and the middle cut out; RGB
-    becomes grey by its luminance, grey becomes RGB with three equal channels.
-    Raises ValueError, naming the file, for one that is damaged, of more than `most_pixels` before it is decoded, or
-    of another size where the network's is not square.
+    shape: (C, H, W) of the result. Where the size differs, the shorter side is resized and the centre cut out; RGB
+    becomes grey by its luminance, grey becomes RGB with three equal channels. Raises ValueError, naming the file, for
+    one that is damaged, has more than `most_pixels` (checked before it is decoded), or has another size where the
+    network's is not square.
     """
     channels, height, width = shape
     heads = [picture_head(file) for file in files]
@@ -43,10 +43,10 @@ def read_adapted(
             raise ValueError(f"{file}: {size[0]} x {size[1]} pixels, more than {most_pixels:,} are refused")
     other_size = [size != (width, height) for _, size in heads]
     if any(other_size) and height != width:
-        place = other_size.index(True)
-        have, want = heads[place][1], (width, height)
+        first = other_size.index(True)
+        have, want = heads[first][1], (width, height)
         raise ValueError(
-            f"{files[place]}: it is {have[0]} x {have[1]} pixels, it must be {want[0]} x {want[1]}: "
+            f"{files[first]}: it is {have[0]} x {have[1]} pixels, it must be {want[0]} x {want[1]}: "
             "only to squares can images be resized"
         )
     notes = []

@@ -1,4 +1,4 @@
-"""Batches: index slices of the one tensor, on the device where it lies."""
+"""Batches: slices of one tensor by index, on its device."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def batches(
     epoch: int = 0,
     drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over `split`: (images (B, C, H, W) uint8, labels (B,) int64) at a time.
+    """One pass over `split`, in batches (images (B, C, H, W) uint8, labels (B,) int64).
 
-    The order is one permutation drawn from `generator`, or the stored order without one; so the generator's
-    state before the pass and `epoch` (for the alternating flip) decide every batch. Raises ValueError for a
-    batch size that gives no batch.
+    The order is one permutation drawn from `generator`, or the stored order without one; so the generator's state
+    before the pass and `epoch` (for the alternating flip) determine every batch. Raises ValueError for a batch size
+    that gives no batch.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -52,10 +52,10 @@ def _batches(
         if order is None:
             images, labels = split.images[start:end], split.labels[start:end]
         else:
-            # index_select copies rows whole: a hundred times faster here than indexing with [...]
-            places = order[start:end]
-            images, labels = split.images.index_select(0, places), split.labels.index_select(0, places)
+            # index_select copies whole rows: a hundred times faster here than indexing with [...]
+            chosen = order[start:end]
+            images, labels = split.images.index_select(0, chosen), split.labels.index_select(0, chosen)
         if augment is not None:
-            places = torch.arange(start, end, device=device) if order is None else order[start:end]
-            images = augment(images, generator, epoch, places)
+            chosen = torch.arange(start, end, device=device) if order is None else order[start:end]
+            images = augment(images, generator, epoch, chosen)
         yield images, labels

@@ -1,4 +1,4 @@
-"""Downloads: checked by hash, shown by a bar, continued where they broke off, explained where impossible."""
+"""Downloads: verified by hash, shown by a progress bar, resumed after an interruption, explained where impossible."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import Any
 from forwardonly.data.reading import GIB, UnreadableError, reading
 from forwardonly.data.sources import File, Source, find, folders, locate, md5, source, verify
 
-ATTEMPTS = 3  # a broken connection is taken up again this often before the user is asked to
+ATTEMPTS = 3  # connections to try before the user is asked to run the command again
 
 
 class _Stopped(Exception):
-    """The download broke off; what came is kept for the next attempt."""
+    """The download broke off; the received bytes are kept for the next attempt."""
 
 
 def fetch(name: str, data_dir: Path | str | None = None, *, progress: bool = True) -> Path | None:
-    """The folder that holds the whole, verified set, after downloading what is missing or damaged.
+    """The folder that holds the complete, verified set, after downloading missing or damaged files.
 
-    It goes to `data_dir`, else to $FORWARDONLY_DATA if that can be written to, else to the user's cache.
-    None for `digits`, which comes with scikit-learn. Raises ValueError that says which files to put where if it
-    cannot be fetched.
+    It is `data_dir`, else $FORWARDONLY_DATA if that is writable, else the user's cache. None for `digits`, which comes
+    with scikit-learn. Raises ValueError that says which files to put where if the set cannot be fetched.
     """
     known = source(name)
     if not known.url:
@@ -45,7 +44,7 @@ def fetch(name: str, data_dir: Path | str | None = None, *, progress: bool = Tru
 
 
 def missing(name: str, data_dir: Path | str | None) -> str:
-    """The sentence for a set that is not here: which files to put where."""
+    """The sentence for a set that is not here, which says which files to put where."""
     known, root = source(name), folders(data_dir)[0]
     if known.archive:
         wanted, where = known.archive.path, root
@@ -56,9 +55,9 @@ def missing(name: str, data_dir: Path | str | None) -> str:
 
 
 def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
-    """`root`, after taking the files we know, and only those, out of the archive there if one is missing.
+    """`root`, after extracting the known files, and only those, from the archive there if one is missing.
 
-    Paths in the archive are never followed: a member gets our own name for it once its checksum is right.
+    Paths in the archive are never followed: a member is written under our own name for it, once its checksum is right.
     """
     if known.archive is None or not known.files or (not again and all(locate(root, f) for f in known.files)):
         return root
@@ -104,7 +103,7 @@ def _download(name: str, known: Source, file: File, root: Path, progress: bool) 
     url = known.url + target.name
     logger = pooch.get_logger()
     level = logger.level
-    logger.setLevel(logging.WARNING)  # the bar says what pooch would say
+    logger.setLevel(logging.WARNING)  # the bar shows what pooch would log
     try:
         pooch.retrieve(
             url,
@@ -131,7 +130,7 @@ def _download(name: str, known: Source, file: File, root: Path, progress: bool) 
 
 
 class _Resumable:
-    """A downloader for pooch that gathers a file in `part` and asks only for what is not there yet."""
+    """A downloader for pooch that collects a file in `part` and requests only the missing bytes."""
 
     def __init__(self, part: Path, size: int, progress: bool) -> None:
         self.part, self.size, self.progress = part, size, progress
@@ -171,10 +170,10 @@ class _Resumable:
                 f"bytes {have}-"
             )
             if response.status_code == 416 or (response.status_code == 206 and not goes_on):
-                self.part.unlink(missing_ok=True)  # what is there cannot be the beginning of that file
+                self.part.unlink(missing_ok=True)  # the part is not the beginning of that file
                 raise _Stopped("0 bytes")
             response.raise_for_status()
-            response.raw.enforce_content_length = False  # it would drop what a short answer brought; checked below
+            response.raw.enforce_content_length = False  # it would drop the bytes of a short answer; checked below
             with self.part.open("ab" if goes_on else "wb") as part:
                 bar.update(task, completed=part.tell())
                 end = part.tell() + int(response.headers.get("Content-Length", 0))

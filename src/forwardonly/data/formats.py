@@ -1,7 +1,7 @@
 """Files that hold a whole set of images: idx (MNIST's), CIFAR's pickles, numpy's npz.
 
-Each reader compares what a header promises with the bytes that are there before it makes room for them, and
-raises ValueError, one sentence that names the file, for anything wrong.
+Each reader compares the sizes in a header with the bytes in the file before it allocates memory for them, and raises
+ValueError, one sentence that names the file, for anything wrong.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from forwardonly.data.pickles import read_pickle
 from forwardonly.data.reading import GIB, UnreadableError, reading
 
 DEFLATE_LIMIT = 1040  # deflate never shrinks further than 1032 to 1; a little more for headers
-TEST_SHARE, SPLIT_SEED = 0.2, 0  # of a set without a test split of its own; fixed, so that all runs agree
+TEST_SHARE, SPLIT_SEED = 0.2, 0  # of sets without a test split; fixed, so that all runs agree
 
 
 def split_test(everything: Images) -> tuple[Images, Images]:
-    """(train, test) of a set that has no test split: always the same stratified 20 %."""
+    """(train, test) of a set without a test split: always the same stratified 20 %."""
     return hold_out(everything, max(1, round(TEST_SHARE * len(everything))), SPLIT_SEED)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array in an idx file, plain or `.gz`, which must have `dimensions` axes (3 images, 1 labels).
+    """The uint8 array in an idx file, plain or `.gz`, which must have `dimensions` axes (3 for images, 1 for labels).
 
     Format: two zero bytes, a type byte (8 = uint8), the number of axes, each size as big-endian uint32, data.
     """
@@ -98,8 +98,8 @@ def read_cifar_classes(path: Path, key: str) -> tuple[str, ...]:
 def read_npz(path: Path) -> tuple[Images, Images]:
     """(train, test) from numpy's `np.savez(path, x=..., y=...)`; also `x_test`, `y_test`, else a fixed 20 %.
 
-    x: (N, H, W), (N, C, H, W), (N, H, W, C) with 1, 3 or 4 channels, or features (N, D), which become images
-    of (1, 1, D); whole numbers 0 to 255 or floats 0 to 1. y: (N,) whole numbers 0 to C-1, all of them there.
+    x: (N, H, W), (N, C, H, W), (N, H, W, C) with 1, 3 or 4 channels, or features (N, D), which become images of (1, 1,
+    D); whole numbers 0 to 255 or floats 0 to 1. y: (N,) whole numbers 0 to C-1, each of which must occur.
     """
     arrays = _read_arrays(path)
     needed = ["x", "y", "x_test", "y_test"] if {"x_test", "y_test"} & arrays.keys() else ["x", "y"]
@@ -130,7 +130,7 @@ def _images(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], path: Path) 
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Those of `read_npz`'s arrays that are there; never unpickles, never trusts a header's shape."""
+    """Those of `read_npz`'s arrays that exist; never unpickles, never trusts the shape in a header."""
     with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         size = path.stat().st_size
         arrays = {}
@@ -143,7 +143,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             if member.file_size > max(GIB, 100 * size):
                 raise UnreadableError(f"{path}: {key!r} would unpack to {member.file_size >> 20} MiB, refused")
             with archive.open(member) as stream, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # numpy remarks on arrays Python 2 wrote; they read well
+                warnings.simplefilter("ignore")  # numpy warns of arrays that Python 2 wrote, but reads them correctly
                 # A zip member is a BinaryIO in all that is used here: read().
                 arrays[key] = _read_npy(stream, member.file_size, f"{path}: {key!r}")  # type: ignore[arg-type]
         return arrays

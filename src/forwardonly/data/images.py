@@ -1,4 +1,4 @@
-"""A set of labelled images as tensors, and how one set becomes two."""
+"""A set of labelled images as tensors, and splitting it in two."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One split of a data set, whole and on one device.
+    """One split of a data set, complete and on one device.
 
-    images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`.
-    Raises ValueError where the tensors do not fit each other.
+    images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`. Raises ValueError
+    where the tensors do not match.
     """
 
     images: Tensor
@@ -69,10 +69,10 @@ class Images:
         )
 
     def of_classes(self, chosen: Sequence[int]) -> Self:
-        """The images of the chosen classes alone, which are counted anew in that order.
+        """The images of the chosen classes alone; labels are renumbered in that order.
 
         Raises:
-            ValueError: fewer than two classes, one that there is not, or one twice.
+            ValueError: fewer than two classes, one that does not exist, or one twice.
         """
         if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not 0 <= min(chosen) <= max(chosen) < len(self.classes):
             raise ValueError(
@@ -88,13 +88,13 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Features(Images):
-    """What a frozen network made of images, float32 (N, channels, height, width); it stands wherever images do."""
+    """Features of images from a frozen network, float32 (N, channels, height, width); accepted wherever images are."""
 
     dtype = torch.float32
 
 
 class Splits(NamedTuple):
-    """What `load` returns; `validation` is None where none was held out."""
+    """The result of `load`; `validation` is None where none was held out."""
 
     train: Images
     validation: Images | None
@@ -102,7 +102,7 @@ class Splits(NamedTuple):
 
 
 def require_every_class(train: Images) -> Images:
-    """`train` itself; ValueError where one of its classes has no example."""
+    """Returns `train`; ValueError where one of its classes has no example."""
     counts = torch.bincount(train.labels, minlength=len(train.classes))
     if bool((counts == 0).any()):
         empty = train.classes[int((counts == 0).nonzero()[0])]
@@ -122,7 +122,7 @@ def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
             f"{split.name}: cannot hold out {count} of {len(split)} images in {len(split.classes)} classes, "
             f"it must be 0 to {possible} so that each class keeps one"
         )
-    # Whole shares first; what rounding left goes to the classes with the largest remainders.
+    # Shares rounded down first; the remaining images go to the classes with the largest remainders.
     exact = sizes.double() * count / max(len(split), 1)
     quota = torch.minimum(exact.floor().long(), (sizes - 1).clamp(min=0))
     while (short := count - int(quota.sum())) > 0:
@@ -132,7 +132,7 @@ def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
     shuffled = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
     labels = split.labels.cpu()[shuffled]
     by_class = labels.argsort(stable=True)
-    place = torch.arange(len(split)) - (sizes.cumsum(0) - sizes)[labels[by_class]]  # rank within its class
+    rank = torch.arange(len(split)) - (sizes.cumsum(0) - sizes)[labels[by_class]]  # within its class
     held = torch.zeros(len(split), dtype=torch.bool)
-    held[shuffled[by_class[place < quota[labels[by_class]]]]] = True
+    held[shuffled[by_class[rank < quota[labels[by_class]]]]] = True
     return split.subset((~held).nonzero()[:, 0]), split.subset(held.nonzero()[:, 0])

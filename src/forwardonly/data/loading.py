@@ -1,4 +1,4 @@
-"""`load`: a name or a path becomes three splits."""
+"""`load` reads a known set, a folder or a file, and returns its splits."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def load(
         train, validation, test = load("mnist", validation=5_000)
 
     validation: how many training images are held out, each class by its share, by a generator seeded with
-        `seed`; a folder that has `train`, `val` and `test` brings its own validation images, taken instead.
-    data_dir: where known sets lie or go, by default $FORWARDONLY_DATA, then the user's cache.
+        `seed`; a folder that has `train`, `val` and `test` has its own validation images, taken instead.
+    data_dir: where known sets are or are put, by default $FORWARDONLY_DATA, then the user's cache.
     image_size: for folders, the side in pixels to which images are resized and cut.
     Raises ValueError, one sentence, for anything wrong with the name, the files or the numbers in them.
     """

@@ -1,10 +1,10 @@
-"""CIFAR's pickles, read without unpickling: nothing is imported, called or built that a file names.
+"""CIFAR's pickles, read without unpickling: nothing that a file names is imported, called or built.
 
-A pickle is a program for a small stack machine. The standard library lists its instructions
-(`pickletools.genops` only tokenises); this file follows those that plain values and uint8 arrays need, in
-protocols 0 to 4, and refuses every other. Names of functions stay names: the three that numpy writes for an
-array, and the one Python 3 writes for bytes in protocol 2, are understood by what they mean, never looked up.
-Memory stays in proportion to the file: lengths are compared with the bytes that are there, arrays are views.
+A pickle is a program for a small stack machine. The standard library lists its instructions (`pickletools.genops` only
+tokenises); this file interprets those that plain values and uint8 arrays need, in protocols 0 to 4, and refuses all
+others. Names of functions stay names: the three that numpy writes for an array, and the one that Python 3 writes for
+bytes in protocol 2, are recognised and never looked up. Memory stays in proportion to the file: lengths are compared
+with the bytes in the file, and arrays are views.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from forwardonly.data.reading import GIB, UnreadableError, reading
 
 _RECONSTRUCT = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
 _ALLOWED = _RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
-# Instructions whose argument is the value. Python 2's byte strings come as str, a letter a byte (latin-1).
+# Instructions whose argument is the value. Python 2's byte strings arrive as str, one letter per byte (latin-1).
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
 _STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
 _UNICODE = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -34,14 +34,14 @@ _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass
 class _Name:
-    """A function or class by its name, "module attribute"."""
+    """The name of a function or class, "module attribute"."""
 
     name: str
 
 
 @dataclass(eq=False)
 class _Array:
-    """An array on its way: announced first, given its bytes by a later BUILD."""
+    """An array that is announced first and given its bytes by a later BUILD."""
 
     value: np.ndarray | None = None
 

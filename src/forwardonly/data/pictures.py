@@ -1,4 +1,4 @@
-"""Sets of image files: a folder with a class per directory, Tiny ImageNet, and files to predict."""
+"""Image files: a folder with a directory per class, Tiny ImageNet, and files to predict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LAYOUT = "a folder of images has FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAG
 
 
 class Picture(Protocol):
-    """What is read: a path, or a member of an archive; `str` of it names it to people."""
+    """A file to read: a path, or a member of an archive; its `str` is its name in messages."""
 
     def open(self, mode: Any, /) -> Any: ...
 
@@ -55,16 +55,16 @@ def read_images(
 ) -> Tensor:
     """Image files of any Pillow format as one uint8 tensor (N, C, H, W).
 
-    shape: (C, H, W) they must come out as, C being 1 (grey) or 3 (RGB); by default RGB unless all are grey,
-    and the size they all have. image_size: resize the shorter side to this many pixels and cut the centre square.
-    Raises ValueError, naming the file, for one that is damaged or of another size.
+    shape: (C, H, W) of the result, C being 1 (grey) or 3 (RGB); by default RGB unless all are grey, and the size that
+    they all have. image_size: resize the shorter side to this many pixels and cut out the centre square. Raises
+    ValueError, naming the file, for one that is damaged or of another size.
     """
     if not files:
         raise ValueError("there are no image files to read")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, not {image_size}")
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")  # Pillow remarks on metadata and on sizes, which are checked here
+        warnings.simplefilter("ignore")  # Pillow warns of metadata and of sizes, which are checked here
         if shape is None:
             heads = list(pool.map(picture_head, files))
             if image_size is None:
@@ -75,8 +75,8 @@ def read_images(
             raise ValueError(f"image files have 1 channel or 3, not {shape[0]}")
         pixels = np.empty((len(files), *shape), np.uint8)
 
-        def decode(place: int) -> None:
-            pixels[place] = _decode(files[place], shape, image_size)
+        def decode(index: int) -> None:
+            pixels[index] = _decode(files[index], shape, image_size)
 
         for _ in pool.map(decode, range(len(files))):
             pass
@@ -84,9 +84,9 @@ def read_images(
 
 
 def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | None, Images]:
-    """(train, validation, test) of a folder: its own `train`, `val` and `test`, or split by a fixed 20 %.
+    """(train, validation, test) of a folder: its own `train`, `val` and `test`, or a fixed split of 20 %.
 
-    With `train` and `val` but no `test`, `val` is the test set. Classes are the directories' sorted names.
+    With `train` and `val` but no `test`, `val` is the test set. Classes are the sorted names of the directories.
     """
     parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if "train" in parts and len(parts) > 1:
@@ -107,7 +107,7 @@ def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | No
             files += members
             labels += [classes.index(name)] * len(members)
             where += [part] * len(members)
-    # All parts in one go, so that one grey part and one coloured part come out alike.
+    # All parts at once, so that a grey part and a coloured part get the same number of channels.
     everything = Images(read_images(files, image_size=image_size), torch.tensor(labels), classes, root.resolve().name)
     if len(listed) == 1:
         train, test = split_test(everything)
@@ -146,14 +146,14 @@ def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: s
     words = {line[0]: line[1].split(",")[0] for line in lines("words.txt") if len(line) > 1}
     shared = Counter(words.get(i, i) for i in ids)
     classes = tuple(words.get(i, i) if shared[words.get(i, i)] == 1 else f"{words.get(i, i)} ({i})" for i in ids)
-    place = {wnid: number for number, wnid in enumerate(ids)}
+    index_of = {wnid: number for number, wnid in enumerate(ids)}
 
     def images(named: list[tuple[str, str]], part: str) -> Images:
         for name, wnid in named:
-            if wnid not in place:
+            if wnid not in index_of:
                 raise ValueError(f"{where}: {name} is of class {wnid!r}, which wnids.txt does not list")
         pixels = read_images([member(name) for name, _ in named], shape=(3, 64, 64))
-        return Images(pixels, torch.tensor([place[wnid] for _, wnid in named]), classes, part)
+        return Images(pixels, torch.tensor([index_of[wnid] for _, wnid in named]), classes, part)
 
     train = [(n, n.split("/")[2]) for n in sorted(listed) if n.count("/") == 4 and n.split("/")[1] == "train"]
     test = [(f"tiny-imagenet-200/val/images/{x[0]}", x[1]) for x in lines("val/val_annotations.txt") if len(x) > 1]
@@ -163,14 +163,14 @@ def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: s
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, sorted; hidden files and those of other kinds are passed over."""
+    """The image files directly in `folder`, sorted; hidden files and other kinds are skipped."""
     with reading(folder, "a folder"):
         _, suffixes = _pillow()
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
 
 
 def _class_files(folder: Path) -> list[tuple[str, list[Path]]]:
-    """(class name, its files) for each directory; ValueError where there is none or one is empty."""
+    """(class name, its files) for each directory; ValueError if there is none or one is empty."""
     with reading(folder, "a folder"):
         directories = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not directories:
@@ -184,7 +184,7 @@ def _class_files(folder: Path) -> list[tuple[str, list[Path]]]:
 
 @cache
 def _pillow() -> tuple[tuple[str, ...], frozenset[str]]:
-    """(formats to read, their suffixes): all of Pillow's but PostScript, a program that would be run."""
+    """(formats to read, their suffixes): all of Pillow's but PostScript, a program that would be executed."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Turning whatever a broken file makes a reader raise into one clear sentence."""
+"""Errors of readers: any exception that a broken file causes becomes one clear sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class UnreadableError(ValueError):
 
 @contextmanager
 def reading(path: object, kind: str) -> Iterator[None]:
-    """Around code that reads `path`: every failure leaves as one ValueError that names the file.
+    """A context around code that reads `path`: every failure becomes one ValueError that names the file.
 
-    Pillow's plugins, zipfile, zlib and numpy raise some fifteen types on bytes that are not what they
-    claim to be, so this catches Exception: a damaged file is the user's to know of, whatever tripped.
+    Pillow's plugins, zipfile, zlib and numpy raise some fifteen types on invalid bytes, so this catches Exception: that
+    a file is damaged is the user's concern, wherever it was noticed.
     """
     try:
         yield

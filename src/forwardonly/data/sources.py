@@ -1,4 +1,4 @@
-"""The sets known by name: their files, origin, checksums and terms, and where they lie here."""
+"""The data sets known by name: their files, origin, checksums and terms, and their folder on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_AUGMENTATION = Augment()
 
 @dataclass(frozen=True)
 class File:
-    """A file, by its path under the data folder; its published MD5, and that of its un-gzipped self (`plain`)."""
+    """A file by its path in the data folder, its published MD5, and that of its decompressed content (`plain`)."""
 
     path: str
     md5: str
@@ -27,7 +27,7 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A known set: what is in it, which files hold it (torchvision's layout), who offers it on what terms."""
+    """A known set: its content, its files (in torchvision's layout), its origin and its terms."""
 
     shape: tuple[int, int, int]
     classes: int
@@ -38,11 +38,11 @@ class Source:
     files: tuple[File, ...] = ()
     archive: File | None = None  # holds `files` under their own paths, or (Tiny ImageNet) is read as it is
     url: str = ""  # folder of the archive if there is one, else of the files, by their last name
-    augment: Augment = NO_AUGMENTATION  # what leaves the class of these images as it is
+    augment: Augment = NO_AUGMENTATION  # augmentation that keeps the class of these images
 
 
 class Description(TypedDict):
-    """One row of `forwardonly data list`; `found` is the folder where the set lies, or None."""
+    """One row of `forwardonly data list`; `found` is the folder of the set, or None."""
 
     name: str
     images: tuple[int, int, int]
@@ -165,19 +165,19 @@ NAMES = tuple(SOURCES)
 
 
 def source(name: str) -> Source:
-    """The known set `name`; ValueError that suggests the nearest one."""
+    """The known set `name`; ValueError with a suggestion if there is none."""
     if name not in SOURCES:
         raise ValueError(f"there is no data set, folder or .npz file {name!r}: {nearest(name, NAMES)}")
     return SOURCES[name]
 
 
 def augmentation(name: str) -> Augment:
-    """The augmentation that suits a known set; none for images that we do not know."""
+    """The augmentation that suits a known set; none for other images."""
     return SOURCES[name].augment if name in SOURCES else NO_AUGMENTATION
 
 
 def folders(data_dir: Path | str | None) -> list[Path]:
-    """Where sets are looked for: `data_dir` alone if given, else $FORWARDONLY_DATA, then the user's cache."""
+    """The folders in which sets are searched: `data_dir` if given, else $FORWARDONLY_DATA, then the user's cache."""
     if data_dir is not None:
         return [Path(data_dir).expanduser()]
     import pooch
@@ -188,7 +188,7 @@ def folders(data_dir: Path | str | None) -> list[Path]:
 
 
 def locate(root: Path, file: File) -> Path | None:
-    """The file under `root` as published or un-gzipped; None if it is not there."""
+    """The file under `root`, compressed as published or decompressed; None if it does not exist."""
     for path in (root / file.path, root / file.path.removesuffix(".gz")):
         if os.path.isfile(path):  # unlike Path's, False also for a folder we may not enter
             return path
@@ -209,7 +209,7 @@ def find(name: str, data_dir: Path | str | None = None) -> Path | None:
 
 
 def describe(name: str, data_dir: Path | str | None = None) -> Description:
-    """What is known of a set and whether it is here; ready for JSON."""
+    """The description of a set, and whether it is on this machine; ready for JSON."""
     known = source(name)
     root = find(name, data_dir)
     download = sum(file.size for file in ((known.archive,) if known.archive else known.files))
@@ -232,15 +232,15 @@ def table(data_dir: Path | str | None = None) -> list[Description]:
 
 
 def md5(path: Path) -> str:
-    """The MD5 of a file's bytes, read a piece at a time."""
+    """The MD5 of a file's bytes, read in pieces."""
     with reading(path, "a readable file"), path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def verify(name: str, data_dir: Path | str | None = None) -> list[Check]:
-    """Each file of a set checked against its published MD5; empty for `digits`, which has none of its own.
+    """Each file of a set checked against its published MD5; empty for `digits`, which has no files of its own.
 
-    `unchecked` is a folder unpacked from an archive for whose members no checksums are published.
+    `unchecked` is a folder unpacked from an archive whose members have no published checksums.
     """
     known = source(name)
     root = find(name, data_dir) or folders(data_dir)[0]

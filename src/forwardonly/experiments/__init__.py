@@ -1,4 +1,4 @@
-"""Experiments: rules compared over seeds, tables of papers reproduced, and their reports."""
+"""Experiments: comparisons of rules over seeds, reproductions of papers' tables, and their reports."""
 
 from forwardonly.experiments.compare import compare
 from forwardonly.experiments.reproduce import reproduce

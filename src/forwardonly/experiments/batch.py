@@ -1,4 +1,4 @@
-"""Many runs: each is a call of `forwardonly train` in a process of its own, and none that is finished is repeated."""
+"""Batches of runs: each run is a `forwardonly train` process of its own, and finished runs are not repeated."""
 
 import json
 import os
@@ -15,33 +15,33 @@ from typing import Any, NamedTuple
 from forwardonly.network.storage import RESULT, read_result, write_json
 
 RECORD = "command.json"
-PAUSE = 0.5  # seconds between two looks at the runs under way
+PAUSE = 0.5  # seconds between polls of the running processes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the options of `forwardonly train` without `--out`, and the folder."""
+    """One run to do: the options of `forwardonly train` without `--out`, and the folder."""
 
     options: tuple[str, ...]
     folder: Path
 
     @property
     def command(self) -> str:
-        """What a person would type."""
+        """The command line of the run."""
         return shlex.join(["forwardonly", "train", *self.options, "--out", str(self.folder)])
 
     @property
     def finished(self) -> bool:
-        """Whether the run is there with its final figures."""
+        """Whether the run has its final result."""
         return (self.folder / RESULT).exists()
 
     def noted(self) -> tuple[str, ...] | None:
-        """The options of the command that the folder was made by; none if no command noted any."""
+        """The options of the command that made the folder; None if there is no record of one."""
         record = self.folder / RECORD
         return tuple(json.loads(record.read_text())["options"]) if record.exists() else None
 
     def share(self) -> float:
-        """How much of the run is done, from 0 to 1, by its history."""
+        """Share of the run that is done, from 0 to 1, by its history."""
         if self.finished:
             return 1.0
         try:
@@ -54,7 +54,7 @@ class Job:
 
 
 class Finished(NamedTuple):
-    """A finished run as its folder tells it."""
+    """A finished run, as read from its folder."""
 
     job: Job
     result: dict[str, Any]
@@ -62,7 +62,7 @@ class Finished(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How far a batch of runs is: the share done, from 0 to 1, and the runs finished."""
+    """Progress of a batch of runs: the share done, from 0 to 1, and the number of finished runs."""
 
     share: float
     runs: int
@@ -72,24 +72,24 @@ class Standing(NamedTuple):
 def run_all(
     jobs: Sequence[Job], *, at_once: int = 1, report: Callable[[Standing], None] | None = None
 ) -> list[Finished]:
-    """Does every job that is not done, `at_once` at a time with the processor's cores divided among them.
+    """Runs every job that is not finished, `at_once` at a time with the processor's cores divided among them.
 
-    A job whose folder holds a checkpoint goes on from there. Ctrl-C lets the runs under way write theirs.
+    A job whose folder holds a checkpoint resumes from it. Ctrl-C lets the running jobs write theirs.
 
     Raises:
-        ValueError: a run failed (its own sentence), or a folder holds a run of another command.
+        ValueError: a run failed (the text is its error), or a folder holds a run of another command.
     """
     if at_once < 1:
         raise ValueError(f"jobs must be at least 1, not {at_once}.")
     for job in jobs:
         _claim(job)
-    waiting = [job for job in jobs if not job.finished]
+    pending = [job for job in jobs if not job.finished]
     threads = max(1, len(os.sched_getaffinity(0)) // at_once) if hasattr(os, "sched_getaffinity") else 1
     running: list[tuple[Job, subprocess.Popen[str]]] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
+        while pending or running:
+            while pending and len(running) < at_once:
+                job = pending.pop(0)
                 running.append((job, _start(job, threads)))
             time.sleep(PAUSE)
             for job, process in list(running):
@@ -108,13 +108,13 @@ def run_all(
 
 
 def read_run(job: Job) -> Finished:
-    """The files of a finished run."""
+    """Reads a finished run."""
     history = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
     return Finished(job, read_result(job.folder), history)
 
 
 def _claim(job: Job) -> None:
-    """Notes the command in the run's folder; one that was made by another command is refused."""
+    """Records the command in the run's folder; raises ValueError if another command made the folder."""
     try:
         then = job.noted()
         if then is not None:
@@ -148,7 +148,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen[str]:
 
 
 def _check(job: Job, process: subprocess.Popen[str]) -> None:
-    """Raises the sentence of a run that failed."""
+    """Raises the error of a run that failed."""
     assert process.stderr is not None
     complaint = process.stderr.read().strip().splitlines()
     process.stderr.close()
@@ -157,8 +157,8 @@ def _check(job: Job, process: subprocess.Popen[str]) -> None:
     if process.returncode == 130:
         raise KeyboardInterrupt("interrupted; the same command goes on where it stopped")
     if process.returncode != 0:
-        said = complaint[-1].removeprefix("forwardonly: ") if complaint else f"exit status {process.returncode}"
-        raise ValueError(f"The run {job.folder.name} failed: {said}")
+        error = complaint[-1].removeprefix("forwardonly: ") if complaint else f"exit status {process.returncode}"
+        raise ValueError(f"The run {job.folder.name} failed: {error}")
 
 
 def _standing(jobs: Sequence[Job]) -> Standing:

@@ -1,4 +1,4 @@
-"""Rules against each other, over seeds and data sets: every run, the table, the tests, the report."""
+"""Comparison of rules over seeds and data sets: runs, table, tests, report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from forwardonly import rules as rule_room
+from forwardonly import rules as rule_module
 from forwardonly.experiments import report as reports
 from forwardonly.experiments.batch import Finished, Job, Standing, run_all
 from forwardonly.measure.statistics import holm, mean_and_deviation, paired_test
@@ -16,7 +16,7 @@ from forwardonly.network.storage import write_json
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: its name in tables, and the options of `forwardonly train` that make it."""
+    """One arm of a comparison: its name in tables, and its options of `forwardonly train`."""
 
     name: str
     options: tuple[str, ...]
@@ -29,8 +29,8 @@ def parse_arm(text: str) -> Arm:
         ValueError: an unknown rule, or not of that form.
     """
     rule, _, rest = text.partition(":")
-    if rule not in rule_room.TABLE:
-        raise ValueError(f"unknown rule {rule!r}: {nearest(rule, rule_room.TABLE)}")
+    if rule not in rule_module.TABLE:
+        raise ValueError(f"unknown rule {rule!r}: {nearest(rule, rule_module.TABLE)}")
     options = ["--rule", rule]
     for part in filter(None, rest.split(",")):
         name, equals, value = part.partition("=")
@@ -40,10 +40,10 @@ def parse_arm(text: str) -> Arm:
     return Arm(text, tuple(options))
 
 
-def plan(
+def planned_jobs(
     arms: Sequence[Arm], data: Sequence[str], seeds: int, out: Path, options: Sequence[str] = ()
 ) -> dict[tuple[str, str], list[Job]]:
-    """The runs of every (data set, arm), a seed each; `options` of `forwardonly train` hold for all.
+    """The jobs of every (data set, arm), one for each seed; `options` of `forwardonly train` hold for all.
 
     Raises:
         ValueError: no arms, data sets or seeds, or one named twice.
@@ -77,12 +77,12 @@ def compare(
     jobs: int = 1,
     progress: Callable[[Standing], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains every rule on every data set with every seed, and compares.
+    """Trains every rule on every data set with every seed, and compares the results.
 
     Args:
         rules: as `parse_arm` reads them.
         data: names or paths, as `forwardonly train --data` takes them.
-        out: folder of the runs, `comparison.json` and `report.html`. What is finished in it is not repeated.
+        out: folder of the runs, `comparison.json` and `report.html`. Finished runs in it are not repeated.
         seeds: runs of each rule on each data set, seeds 0, 1, ...
         options: further options of `forwardonly train` for all runs, such as ["--epochs", "5"].
         jobs: runs at a time.
@@ -92,11 +92,11 @@ def compare(
         `arms`, `tests` and `report`, as `forwardonly compare --json` prints them.
 
     Raises:
-        ValueError: options that make no sense, a run that failed, a folder with runs of other options.
+        ValueError: invalid options, a run that failed, or a folder with runs of other options.
     """
     out = Path(out)
     arms = [parse_arm(text) for text in rules]
-    planned = plan(arms, data, seeds, out, options)
+    planned = planned_jobs(arms, data, seeds, out, options)
     done = run_all([job for group in planned.values() for job in group], at_once=jobs, report=progress)
     groups = group_runs(planned, done)
     result: dict[str, Any] = {
@@ -115,13 +115,13 @@ def compare(
 def group_runs(
     planned: dict[tuple[str, str], list[Job]], done: Sequence[Finished]
 ) -> dict[tuple[str, str], list[Finished]]:
-    """Finished runs in the order and under the names of their plan."""
+    """Finished runs in the order and under the keys of the planned jobs."""
     by_folder = {run.job.folder: run for run in done}
     return {key: [by_folder[job.folder] for job in jobs] for key, jobs in planned.items()}
 
 
 def summary(data: str, arm: str, runs: Sequence[Finished]) -> dict[str, Any]:
-    """An arm's figures on a data set; accuracies are fractions of 1, deviations over seeds."""
+    """An arm's figures on a data set; accuracies are fractions of 1, deviations are over seeds."""
     accuracies = [run.result["test_accuracy"] for run in runs]
     mean, deviation = mean_and_deviation(accuracies)
     return {
@@ -152,5 +152,5 @@ def tests(groups: Mapping[str, Sequence[Finished]], data: str) -> list[dict[str,
 
 
 def _plain(name: str) -> str:
-    """A name as part of a folder's name."""
+    """A name that can be part of a folder's name."""
     return "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in Path(name).name)

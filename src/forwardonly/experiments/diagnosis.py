@@ -1,4 +1,4 @@
-"""A run's diagnosis as figures: one HTML file in the run's folder."""
+"""A run's diagnosis as an HTML page with figures, in the run's folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ QUANTITIES = {
 
 
 def write(run: Path, found: Mapping[str, Any]) -> Path:
-    """Draws what `measure.diagnose` found, and how it came about if the run was trained with `--diagnose`."""
+    """Draws the result of `measure.diagnose`, and its history if the run was trained with `--diagnose`."""
     rows = [
         [f"block {k + 1}", *(f"{block[name]:.4g}" for name in QUANTITIES)] for k, block in enumerate(found["blocks"])
     ]
@@ -78,7 +78,7 @@ def _history(run: Path) -> list[dict[str, Any]]:
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
-    """What the run noted after each epoch; nothing if it is gone."""
+    """The run's metrics of each epoch; none if the file is missing or damaged."""
     try:
         return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):

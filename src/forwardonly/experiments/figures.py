@@ -1,4 +1,4 @@
-"""Figures as SVG text that takes its colours from the page's style sheet, so that they suit light and dark.
+"""Figures as SVG, with the colours of the page's style sheet, so that they suit light and dark mode.
 
 Series are coloured by classes `s0`, `s1`, ... which the page defines. Coordinates are in SVG units; a figure is 420
 wide and scales with its column, so that text stays readable on a phone.
@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 40
 
 @dataclass(frozen=True)
 class Line:
-    """One series: its name and colour, its points, and the band around them (lowest, highest) if there is one."""
+    """One series: its name, colour and points, and the band (low, high) around them if there is one."""
 
     name: str
     colour: int
@@ -27,7 +27,7 @@ class Line:
 
 
 class _Axis:
-    """Maps values to coordinates, and knows round numbers between its ends."""
+    """Maps values to coordinates, and chooses round ticks."""
 
     def __init__(self, low: float, high: float, start: float, end: float):
         self.low, self.high = low, high
@@ -35,7 +35,7 @@ class _Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float) -> Self:
-        """An axis on which all finite values have a place, with a margin at its ends."""
+        """An axis that covers all finite values, with a margin at its ends."""
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
         margin = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
@@ -71,7 +71,7 @@ def lines(series: Sequence[Line], x_label: str, y_label: str) -> str:
 
 
 def dots(rows: Sequence[tuple[str, int, Sequence[float], tuple[float, float] | None]], x_label: str) -> str:
-    """A row of points for each (name, colour, values, interval of their mean); the mean is a stroke."""
+    """A row of points for each (name, colour, values, interval of their mean); a stroke marks the mean."""
     pitch = 46
     height = TOP + pitch * len(rows) + BOTTOM
     spread = [value for _, _, values, interval in rows for value in (*values, *(interval or ()))]
@@ -96,9 +96,9 @@ def dots(rows: Sequence[tuple[str, int, Sequence[float], tuple[float, float] | N
 
 
 def heat(rows: Sequence[Sequence[float]], x_label: str, y_label: str) -> str:
-    """A matrix (K, C) of shares from 0 to 1, its K rows from left to right; the darker a cell the larger its share.
+    """A matrix (K, C) of shares from 0 to 1, its K rows from left to right; darker cells have larger shares.
 
-    Equal neighbours are drawn as one, at 20 shades, so that a thousand sorted rows stay a small picture.
+    Equal neighbours are drawn as one, in 20 shades, so that a thousand sorted rows stay a small file.
     """
     count, classes = len(rows), len(rows[0])
     pitch = max(3.0, min(14.0, 160 / classes))

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML file that needs nothing else, in light and dark, for laptop and phone."""
+"""The report of a comparison: one self-contained HTML file, in light and dark mode, for laptop and phone."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ pre { margin: 0; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; }
 
 @dataclass(frozen=True)
 class Content:
-    """What a report is made of: runs by (data set, arm), the arms' figures, the tests, HTML put before, and notes."""
+    """Content of a report: runs by (data set, arm), the arms' figures, the tests, HTML put before them, and notes."""
 
     title: str
     groups: Groups
@@ -90,7 +90,7 @@ def page(content: Content) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """A page that needs nothing else."""
+    """A self-contained HTML page."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
         f'initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n'
@@ -98,14 +98,14 @@ def document(title: str, body: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table whose first column is words."""
+    """An HTML table whose first column is text."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     cells = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
 
 
 def card(title: str, content: str, *, width: Literal["", "double", "wide"] = "") -> str:
-    """A titled box: a column of the page wide, two, or the page."""
+    """A titled box, as wide as one column, as two, or as the page."""
     return f'<section class="card {width}"><h3>{escape(title)}</h3>{content}</section>'
 
 
@@ -115,7 +115,7 @@ def percent(share: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value as people read it."""
+    """A p-value as text."""
     return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
@@ -173,7 +173,7 @@ def _accuracy(data: str, groups: Mapping[str, Sequence[Finished]], content: Cont
 
 
 def _curves(groups: Mapping[str, Sequence[Finished]], colours: Mapping[str, int]) -> list[str]:
-    """One figure a block and quantity: validation accuracy where it was measured, loss, what the rule watches."""
+    """One figure per block and quantity: validation accuracy where it was measured, loss, the rule's gamma."""
     depth = max(len(row["loss"]) for runs in groups.values() for row in runs[0].history)
     parts = []
     for key, label, scale in (
@@ -240,7 +240,7 @@ def _costs(groups: Groups) -> str:
 
 
 def _seconds_of_blocks(run: Finished) -> list[float]:
-    """Seconds each block was trained, where they were trained one after another."""
+    """Training time of each block in seconds, where blocks were trained one after another."""
     if "block" not in run.history[0]:
         return []
     seconds = [0.0] * len(run.history[0]["loss"])

@@ -1,4 +1,4 @@
-"""One table of a paper: its runs, and its numbers beside ours."""
+"""Reproduction of one table of a paper: its runs, and the paper's numbers next to ours."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from forwardonly.experiments import recipes
 from forwardonly.experiments import report as reports
 from forwardonly.experiments.batch import Finished, Job, Standing, run_all
-from forwardonly.experiments.compare import group_runs, plan, summary, tests
+from forwardonly.experiments.compare import group_runs, planned_jobs, summary, tests
 from forwardonly.measure.statistics import mean_and_deviation
 from forwardonly.names import nearest
 from forwardonly.network.storage import write_json
@@ -25,16 +25,16 @@ def reproduce(
     jobs: int = 1,
     progress: Callable[[Standing], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs what a recipe needs and is not there yet, and sets its rows beside the paper's.
+    """Does the runs that a recipe still lacks, and sets its rows next to the paper's.
 
     Args:
         name: of a recipe in `recipes.TABLE`.
-        scale: `full` is the paper's protocol, `quick` a short form that says what it leaves out, `cpu`, which the
-            convolutional tables have, what a CPU does in an hour a row.
+        scale: `full` is the paper's protocol; `quick` a short form that says what it leaves out; `cpu`, which the
+            convolutional tables have, what a CPU does in an hour per row.
         out: folder of the runs, `reproduction.json` and `report.html`.
-        seeds: instead of the recipe's own number.
-        arms: those to run, by name; none names all. The rows are theirs, and those of the others that are finished in
-            the folder, by the same options.
+        seeds: replaces the recipe's own number.
+        arms: names of the arms to run; none names all. The rows are theirs, and those of other arms that are finished
+            in the folder with the same options.
         options: further options of `forwardonly train`, such as ("--data-dir", DIR).
         jobs: runs at a time.
         progress: called twice a second.
@@ -49,7 +49,7 @@ def reproduce(
     count = table.seeds if seeds is None else seeds
     planned = {}
     for arm in table.arms:
-        planned.update(plan([arm], [table.data[arm.name]], count, out, options))
+        planned.update(planned_jobs([arm], [table.data[arm.name]], count, out, options))
     if arms:
         there = [arm for (_, arm), jobs in planned.items() if all(map(_is_there, jobs))]
         table = table.only([*arms, *there])
@@ -87,15 +87,15 @@ COLUMNS = ("", "paper", "ours", "std", "n")
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row as people read it."""
+    """A row as text."""
     return [row["name"], *(_number(row[key]) for key in ("paper", "mean", "std")), str(row["n"])]
 
 
 def find(name: str, scale: str, arms: Sequence[str] = ()) -> recipes.Table:
-    """The recipe of that name at that scale; of these arms alone, or without any of all.
+    """The recipe of that name at that scale; with only some of its arms if `arms` names any.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such recipe, scale or arm.
     """
     if name not in recipes.TABLE:
         raise ValueError(f"unknown table {name!r}: {nearest(name, recipes.TABLE)}")

@@ -1,4 +1,4 @@
-"""Export: a network, or the step that trains it, for runtimes that know nothing of this library."""
+"""Export: a network, or the step that trains it, for runtimes that do not need this library."""
 
 from forwardonly.export.files import Format, export_network, export_training_step
 from forwardonly.export.step import TrainingStep, training_step

@@ -1,6 +1,6 @@
-"""Gradients of layers as forward operations that every inference runtime knows.
+"""Gradients of layers as forward operations that every inference runtime supports.
 
-PyTorch writes most derivatives as plain arithmetic by itself; these are the ones it keeps as operators of their own.
+PyTorch decomposes most derivatives into plain arithmetic itself; these are the ones that it keeps as operators.
 
 Shapes: B batch, I and O channels in and out, H x W space.
 """
@@ -29,17 +29,16 @@ def convolution_backward(
     groups: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of a convolution's input (B, I, H, W), weight (O, I, h, w) and bias (O,), each as a convolution or a
-    sum.
+    """Gradients of a convolution's input (B, I, H, W), weight (O, I, h, w) and bias (O,), as convolutions and a sum.
 
     Raises:
-        ValueError: a transposed or grouped convolution, whose gradient is not written here.
+        ValueError: a transposed or grouped convolution, whose gradient is not implemented.
     """
     if transposed or groups != 1:
         raise ValueError("The training step of transposed or grouped convolutions cannot be exported.")
     to_signal = to_weight = to_bias = None
     if wanted[0]:
-        # What a stride has cut off at the far side gets its share too.
+        # output_padding: the rows and columns at the far side that the stride leaves over
         reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
         covered = [
             (n - 1) * s - 2 * p + r for n, s, p, r in zip(gradient.shape[2:], stride, padding, reach, strict=True)
@@ -47,7 +46,7 @@ def convolution_backward(
         rest = [size - part for size, part in zip(signal.shape[2:], covered, strict=True)]
         to_signal = F.conv_transpose2d(gradient, weight, None, stride, padding, rest, 1, dilation)
     if wanted[1]:
-        # The batch takes the channels' place: (I, B, H, W) correlated with (O, B, ...) is (I, O, h, w).
+        # Batch and channels change places: (I, B, H, W) correlated with (O, B, ...) is (I, O, h, w).
         turned = F.conv2d(signal.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride)
         height, width = weight.shape[2:]
         to_weight = turned[:, :, :height, :width].transpose(0, 1)
@@ -66,10 +65,10 @@ def avg_pool2d_backward(
     count_include_pad: bool,
     divisor: int | None,
 ) -> Tensor:
-    """Each window's gradient spread evenly over its pixels: (B, K, h, w) -> (B, K, H, W).
+    """Spreads each window's gradient evenly over its pixels: (B, K, h, w) -> (B, K, H, W).
 
     Raises:
-        ValueError: padded windows or a divisor of its own, which nothing in this library uses.
+        ValueError: padded windows or a custom divisor, which nothing in this library uses.
     """
     if any(padding) or ceil_mode or divisor is not None:
         raise ValueError("The training step of padded average pooling cannot be exported.")
@@ -92,14 +91,14 @@ def max_pool2d_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Each window's gradient at the pixel that was its maximum: (B, K, h, w) -> (B, K, H, W)."""
+    """Puts each window's gradient at the pixel that was its maximum: (B, K, h, w) -> (B, K, H, W)."""
     blank = torch.zeros_like(signal).flatten(2)
     return blank.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(signal.shape)
 
 
 def table() -> dict[Any, Callable[..., Any]]:
     """Every decomposition that the training step needs, by PyTorch's operator."""
-    norms = [  # ONNX's own batch norm would take the running statistics, and what it learns would be wrong
+    norms = [  # ONNX's own batch norm would use the running statistics, and learn wrong weights
         aten.native_batch_norm,
         aten._native_batch_norm_legit,
         aten._native_batch_norm_legit_functional,

@@ -1,4 +1,4 @@
-"""Networks and training steps as files that other runtimes read.
+"""Exported files: networks and training steps for other runtimes.
 
 Shapes: B batch, C classes, L blocks.
 """
@@ -26,10 +26,11 @@ SCORES = ["scores", "block_scores"]
 
 
 def export_network(network: Network, folder: str | Path, *, format: Format) -> list[Path]:
-    """Writes what predicts into a folder; returns its files.
+    """Writes a network for prediction to a folder. Returns its files.
 
-    `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The others give one file `model`
-    that maps `images` (B, channels, height, width) uint8 to `scores` (B, C) and `block_scores` (L, B, C), for any B.
+    `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The other formats give one file
+    `model` that maps `images` (B, channels, height, width) uint8 to `scores` (B, C) and `block_scores` (L, B, C), for
+    any B.
 
     Raises:
         ValueError: the folder cannot be written, or a package is missing.
@@ -45,10 +46,10 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
 
 
 def export_training_step(network: Network, step: TrainingStep, folder: str | Path, *, format: Format) -> list[Path]:
-    """Writes what learns into a folder; returns its files.
+    """Writes a training step to a folder. Returns its files.
 
-    `training-step` is the graph, `state.safetensors` the tensors to begin with, `prediction` a graph from `images`
-    and the state's weights, of the same names, to scores, and `interface.json` says the names, types and shapes of all.
+    `training-step` is the graph and `state.safetensors` its initial state. `prediction` is a graph from `images` and
+    the state's weights, under the same names, to scores. `interface.json` lists names, types and shapes of all.
 
     Raises:
         ValueError: the format is safetensors, which holds no graphs; the folder cannot be written; a package is
@@ -75,7 +76,7 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
 
 
 class _Scores(nn.Module):
-    """Images in, the network's scores and each block's out."""
+    """Maps images to the network's scores and each block's."""
 
     def __init__(self, network: Network):
         super().__init__()
@@ -87,7 +88,7 @@ class _Scores(nn.Module):
 
 
 class _ScoresOf(nn.Module):
-    """The same with the weights from outside."""
+    """The same, with the weights as an input."""
 
     def __init__(self, network: Network):
         super().__init__()
@@ -113,7 +114,7 @@ def _interface(step: TrainingStep, weights: Sequence[str]) -> dict[str, Any]:
 
 
 def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Path:
-    """Writes a program as what its suffix says."""
+    """Writes a program in the format of the path's suffix."""
     if path.suffix == ".pt2":
         temporary = path.with_name(f".{path.stem}.tmp.pt2")
         torch.export.save(program, temporary)
@@ -124,7 +125,7 @@ def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs:
     except ImportError:
         raise ValueError("ONNX files need more packages: pip install 'forward-only[onnx]'.") from None
     with _quiet():
-        # Its optimiser takes Adam's epsilon of 1e-8 for zero and leaves it out, and 0/0 follows (onnxscript 0.7.2).
+        # Its optimiser drops Adam's epsilon of 1e-8 as if it were zero, which gives 0/0 (onnxscript 0.7.2).
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False
         )
@@ -135,7 +136,7 @@ def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs:
 
 @contextlib.contextmanager
 def _evaluating(network: Network) -> Iterator[None]:
-    """The network in evaluation mode on the CPU for a while; where it was, afterwards."""
+    """A context with the network in evaluation mode on the CPU; mode and device are restored."""
     training, device = network.training, network.device
     network.eval().cpu()
     try:
@@ -147,7 +148,7 @@ def _evaluating(network: Network) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that it could also use and on functions that it will give up."""
+    """A context without the exporter's remarks on optional packages and its deprecation warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

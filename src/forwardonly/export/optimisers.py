@@ -1,7 +1,7 @@
 """Optimiser steps as plain arithmetic: state in, state out.
 
 Adam: Kingma & Ba 2015, arXiv 1412.6980; decoupled weight decay: Loshchilov & Hutter 2019, arXiv 1711.05101; SGD with
-momentum as PyTorch defines it. The learning rate is an input, so that whoever calls the step may let it fall.
+momentum as PyTorch defines it. The learning rate is an input, so that the caller can schedule it.
 """
 
 from collections.abc import Mapping
@@ -14,41 +14,40 @@ from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import Update
 
 State = dict[str, Tensor]
-"""Tensors that a step takes and gives back, by name."""
+"""The tensors that a step takes and returns, by name."""
 
-
-Plan = dict[str, tuple[str, dict[str, Any]]]
+OptimiserSpecs = dict[str, tuple[str, dict[str, Any]]]
 """The kind of optimiser and its options for each trained parameter, by its name in the state."""
 
 
 class PlainUpdate(Update):
-    """One block's optimiser without an optimiser: `step` writes what follows from `state` into `following`.
+    """One block's update as arithmetic: `step` writes the next tensors of `state` to `following`.
 
     Args:
-        leaves: the block's parameters by their names in the state; their gradients are read from them.
-        plan: how each of them moves.
+        leaves: the block's parameters, which hold their gradients, by their names in the state.
+        specs: optimiser and options of each parameter.
         clip: largest norm of the block's gradient.
         state: parameters and moments before the step, by name.
         rate: the learning rate, a scalar.
     """
 
-    def __init__(self, leaves: State, plan: Plan, clip: float | None, state: State, rate: Tensor):
+    def __init__(self, leaves: State, specs: OptimiserSpecs, clip: float | None, state: State, rate: Tensor):
         self.leaves = leaves
-        self.plan = plan
+        self.specs = specs
         self.clip = clip
         self.state = state
         self.rate = rate
         self.following: State = {}
 
     def step(self) -> None:
-        """What each tensor of the state becomes; one that the loss does not depend on stays as it is."""
+        """Computes the next tensors of the state; those that the loss does not depend on do not change."""
         gradients = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
         if self.clip is not None:
             norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
             share = (self.clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = {name: gradient * share for name, gradient in gradients.items()}
         for name, gradient in gradients.items():
-            kind, options = self.plan[name]
+            kind, options = self.specs[name]
             rate = self.rate * options["rate_share"]
             move = sgd if kind == "SGD" else adam
             self.following.update(move(name, gradient, self.state, rate, options))
@@ -87,10 +86,10 @@ def adam(name: str, gradient: Tensor, state: Mapping[str, Tensor], rate: Tensor,
     }
 
 
-def first_state(plan: Plan, parameters: Mapping[str, Tensor]) -> State:
-    """Parameters as they are, and the moments of optimisers that have not moved yet."""
+def first_state(specs: OptimiserSpecs, parameters: Mapping[str, Tensor]) -> State:
+    """The initial state: the parameters, and zero moments."""
     state: State = {}
-    for name, (kind, options) in plan.items():
+    for name, (kind, options) in specs.items():
         weight = parameters[name].detach().clone(memory_format=torch.contiguous_format)
         state[name] = weight
         if kind == "SGD":
@@ -104,14 +103,14 @@ def first_state(plan: Plan, parameters: Mapping[str, Tensor]) -> State:
     return state
 
 
-def plan(prefix: str, block: nn.Module, config: TrainingConfig) -> Plan:
-    """How the training loop would move each parameter of a block.
+def optimiser_specs(prefix: str, block: nn.Module, config: TrainingConfig) -> OptimiserSpecs:
+    """The optimiser and options with which the training loop would update each parameter of a block.
 
     Raises:
-        ValueError: an optimiser that is not written here.
+        ValueError: an optimiser that cannot be exported.
     """
     names = {id(parameter): prefix + name for name, parameter in block.named_parameters()}
-    found: Plan = {}
+    specs: OptimiserSpecs = {}
     for optimiser in Update(block, config).optimisers:
         kind = type(optimiser).__name__
         if kind not in ("SGD", "Adam", "AdamW"):
@@ -120,5 +119,5 @@ def plan(prefix: str, block: nn.Module, config: TrainingConfig) -> Plan:
             options = {**group, "rate_share": group["lr"] / config.learning_rate, "decoupled": kind == "AdamW"}
             del options["params"]
             for parameter in group["params"]:
-                found[names[id(parameter)]] = (kind, options)
-    return found
+                specs[names[id(parameter)]] = (kind, options)
+    return specs

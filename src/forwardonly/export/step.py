@@ -1,9 +1,8 @@
-"""The training step as a plain forward graph: no autograd in it, weights in, weights out.
+"""The training step as a plain forward graph without autograd: weights in, weights out.
 
-It is `training.step.train_step` itself that is traced, with an optimiser written out as arithmetic, so what an
-inference runtime computes is what the library computes. A forward-only block's gradient reaches back through one
-layer only, so the graph stays as shallow as the network: each block's part could run, and be freed, before the next
-one's begins.
+The traced function is `training.step.train_step` itself, with an optimiser written as arithmetic, so that an inference
+runtime computes what the library computes. A forward-only block's gradient reaches back through one layer only, so the
+graph is as shallow as the network: each block's part could run, and be freed, before the next one's begins.
 
 Shapes: B batch, L blocks.
 """
@@ -21,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forwardonly.bodies.dropout import drops
 from forwardonly.export import decompositions
-from forwardonly.export.optimisers import PlainUpdate, Plan, State, first_state, plan
+from forwardonly.export.optimisers import OptimiserSpecs, PlainUpdate, State, first_state, optimiser_specs
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
 from forwardonly.training.batch import Batch
@@ -32,12 +31,12 @@ from forwardonly.training.strategies import whole_step
 
 @dataclass(frozen=True, eq=False)
 class TrainingStep:
-    """A graph that maps `inputs` to `outputs`, and the state to begin with.
+    """A graph that maps `inputs` to `outputs`, and its initial state.
 
-    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels`
-    (B,) int64 drawn by the caller, or `chance` (B, classes) float32 drawn evenly from 0 to 1 if the network picks
-    hard wrong labels by itself, `learning_rate` () float32, and every tensor of `state` under its name. Outputs:
-    `losses` (L,), and for every tensor of the state `next.NAME`.
+    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels` (B,)
+    int64 drawn by the caller, or `chance` (B, classes) float32 drawn uniformly from 0 to 1 if the network draws hard
+    wrong labels itself, `learning_rate` () float32, and every tensor of `state` under its name. Outputs: `losses` (L,),
+    and for every tensor of the state `next.NAME`.
     """
 
     graph: fx.GraphModule
@@ -56,21 +55,21 @@ class TrainingStep:
 def training_step(network: Network, *, batch_size: int, **options: Any) -> TrainingStep:
     """The network's step on batches of `batch_size` images; `options` are fields of `TrainingConfig`, as for `fit`.
 
-    Weights are float32. All blocks learn on the batch; what a rule's schedule makes of epochs stays at the epoch the
-    network is in; augmentation is the caller's.
+    Weights are float32. All blocks learn on the batch; a rule's schedule over epochs stays at the network's current
+    epoch; augmentation is left to the caller.
 
     Raises:
-        ValueError: options that make no sense, an optimiser other than sgd, adam and adamw, dropout, or layers whose
-            derivative is not known as forward operations.
+        ValueError: invalid options, an optimiser other than sgd, adam and adamw, dropout, or layers whose derivative
+            cannot be written as forward operations.
     """
     config = TrainingConfig.resolve(network.rule, given=options)
     _check(network, batch_size)
     network = copy.deepcopy(network).cpu().train().requires_grad_(True)
-    plans = [plan(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
+    specs = [optimiser_specs(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
     if network.label_classifier is not None:
-        plans.append(plan("label_classifier.", network.label_classifier, config))
+        specs.append(optimiser_specs("label_classifier.", network.label_classifier, config))
     named = dict(network.named_parameters())
-    state = {name: tensor for own in plans for name, tensor in first_state(own, named).items()}
+    state = {name: tensor for own in specs for name, tensor in first_state(own, named).items()}
     state.update(_moving_buffers(network))
 
     images = torch.zeros(batch_size, *network.shape, dtype=torch.uint8)
@@ -90,7 +89,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip([*inputs, *fixed], tensors, strict=True))
-        losses, following = _learn(network, plans, config, values, state)
+        losses, following = _learn(network, specs, config, values, state)
         return losses, *(following[name] for name in state)
 
     # Twice: autograd does not run inside functionalize, and its derivatives can only be decomposed once traced.
@@ -104,13 +103,13 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
 
 
 def _trace(function: Callable[..., Any], examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    """What a function does to such tensors, as a graph; tensors that it holds already are constants."""
+    """Traces a function on example tensors; tensors that it already holds become constants."""
     table = decompositions.table()
     return make_fx(function, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
 
 
 class _Loop(nn.Module):
-    """The training loop as a module, so that its weights can be put in from outside."""
+    """The training loop as a module, so that its weights can be passed in."""
 
     def __init__(self, network: Network):
         super().__init__()
@@ -119,7 +118,7 @@ class _Loop(nn.Module):
     def forward(self, values: State, updates: list[PlainUpdate]) -> Tensor:
         network, images, labels = self.network, values["images"], values["labels"]
         wrong = values.get("wrong_labels")
-        if network.label_classifier is not None:  # it learns first, as in `training.run`
+        if network.label_classifier is not None:  # it learns first, as in `training.feed`
             passed = network.read(network.prepare(images))
             *updates, update = updates
             update(network.label_classifier.loss(passed, labels))
@@ -135,24 +134,23 @@ class _Loop(nn.Module):
 
 
 def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:
-    """`labels.hard_labels` with the random numbers `chance` (B, C), even in 0..1, given from outside: (B,), (B, C) ->
-    (B,).
+    """`labels.hard_labels` with its random numbers `chance` (B, C), uniform in 0..1, as an input: (B,), (B, C) -> (B,).
 
-    Of exponential waiting times with rates p the shortest is that of c with the chance p_c.
+    Among exponential waiting times with rates p, that of class c is the shortest with probability p_c.
     """
     rates = torch.softmax(logits.float(), dim=1).clamp_min(1e-6).scatter(1, labels[:, None], 0.0)
     return (rates / -torch.log(chance.clamp(1e-7, 1 - 1e-7))).argmax(1)
 
 
 def _learn(
-    network: Network, plans: list[Plan], config: TrainingConfig, values: State, state: State
+    network: Network, specs: list[OptimiserSpecs], config: TrainingConfig, values: State, state: State
 ) -> tuple[Tensor, State]:
-    """Losses, and the state after one step from the tensors in `values`."""
-    leaves = {name: values[name].detach().requires_grad_() for own in plans for name in own}
+    """The losses and the next state of one step from the tensors in `values`."""
+    leaves = {name: values[name].detach().requires_grad_() for own in specs for name in own}
     buffers = {name: values[name].clone() for name, _ in network.named_buffers() if name in values}
     updates = [
         PlainUpdate({name: leaves[name] for name in own}, own, config.clip, values, values["learning_rate"])
-        for own in plans
+        for own in specs
     ]
     inside = {f"network.{name}": tensor for name, tensor in {**leaves, **buffers}.items()}
     with torch.enable_grad():
@@ -164,7 +162,7 @@ def _learn(
 
 
 def _moving_buffers(network: Network) -> State:
-    """Running statistics: buffers of blocks that a forward pass in training changes."""
+    """Running statistics: buffers of blocks that change in a forward pass in training mode."""
     moving: State = {}
     for path, module in network.blocks.named_modules(prefix="blocks"):
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
@@ -184,7 +182,7 @@ def _check(network: Network, batch_size: int) -> None:
 
 
 def _tidy(graph: fx.GraphModule) -> None:
-    """Takes out checks of labels, which inference runtimes do not have, and whatever nothing uses."""
+    """Removes checks of labels, which inference runtimes do not have, and unused nodes."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and "_assert" in str(node.target):
             graph.graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""What can be measured of a network: accuracy, memory, speed, free-riding."""
+"""Measurements of a network: accuracy, assignments, free-riding, locality, weights, memory."""
 
 from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
 from forwardonly.measure.assignments import Assignment, assignments

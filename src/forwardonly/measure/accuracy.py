@@ -1,4 +1,4 @@
-"""How well a network predicts: as a whole, and each block by itself.
+"""Accuracy of a network, and of each block alone.
 
 Shapes: L blocks, B batch, C classes.
 """
@@ -33,7 +33,7 @@ def evaluate(
     precision: str = "auto",
     views: Views | None = None,
 ) -> Evaluation:
-    """The network's accuracy on labelled images, or on `views` of each together, where the network is.
+    """Accuracy on labelled images, or on the summed scores of several `views` of each, on the network's device.
 
     Raises:
         ValueError: no images, labels outside the network's classes, or images of another shape than its own.
@@ -59,7 +59,7 @@ def evaluate(
 
 
 def fit_readout(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
-    """Lets the network's readout take its weights from labelled images; a fixed readout stays as it is."""
+    """Fits the network's readout to labelled images; a fixed readout does not change."""
     if network.readout.fitted_on is not None:
         scores, labels = zip(*_scored(network, images, batch_size, precision, Views()), strict=True)
         network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels))
@@ -68,13 +68,13 @@ def fit_readout(network: Network, images: Images, *, batch_size: int = AT_A_TIME
 def _scored(
     network: Network, images: Images, batch_size: int, precision: str, views: Views
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every block's scores (L, B, C) and the labels (B,), batch after batch, in evaluation mode."""
+    """Every block's scores (L, B, C) and the labels (B,), batch by batch, in evaluation mode."""
     device, training = network.device, network.training
     chosen = choose_precision(precision, device)
     network.eval()
     for start in range(0, len(images), batch_size):
         batch = images.images[start : start + batch_size].to(device)
-        with torch.no_grad(), autocast(chosen, device, cache=False):  # a network's copies of its weights are many
+        with torch.no_grad(), autocast(chosen, device, cache=False):  # bf16 copies of all weights would fill memory
             scores = [network.scores(view) for view in views(batch)]
         yield sum(scores[1:], start=scores[0]), images.labels[start : start + batch_size].to(device)
     network.train(training)

@@ -1,4 +1,4 @@
-"""Which channel votes for which class: the assignment of each block, ordered for the eye.
+"""Assignments: which channel of each block votes for which class, sorted for display.
 
 Shapes: K channels (of flat activations: features), C classes.
 """
@@ -17,24 +17,24 @@ from forwardonly.rules.channel_learnable import entropy
 
 @dataclass(frozen=True)
 class Assignment:
-    """One block's assignment."""
+    """The assignment of one block."""
 
     block: int
     """Index of the block, from 0."""
     weights: Tensor
-    """(K, C), every row sums to 1; channels sorted by the class that they vote for most, the surest first."""
+    """(K, C), every row sums to 1; channels are sorted by their strongest class, the most certain first."""
     channels: Tensor
-    """(K,) the channel in each row."""
+    """(K,) the channel of each row."""
     entropy: float
     """Mean over channels of -sum_c W log W, in nats: 0 where each has one class, log C where none prefers any."""
 
     @property
     def channels_per_class(self) -> list[int]:
-        """How many channels vote most for each class."""
+        """Number of channels that vote most for each class."""
         return torch.bincount(self.weights.argmax(1), minlength=self.weights.shape[1]).tolist()
 
     def as_json(self) -> dict[str, Any]:
-        """The assignment as JSON can hold it."""
+        """The assignment as JSON can represent it."""
         return {
             "block": self.block,
             "entropy": self.entropy,
@@ -45,7 +45,7 @@ class Assignment:
 
 
 def assignments(network: Network) -> list[Assignment]:
-    """The assignment of each block whose rule has one; empty for rules without."""
+    """The assignment of each block whose rule has one; empty under other rules."""
     found = []
     for index, block in enumerate(network.row):
         rule = block.rule
@@ -56,6 +56,6 @@ def assignments(network: Network) -> list[Assignment]:
         else:
             continue
         surest, chosen = weights.max(1)
-        order = torch.argsort(chosen.float() - surest / 2, stable=True)  # by class, then from the surest channel on
+        order = torch.argsort(chosen.float() - surest / 2, stable=True)  # by class, then by certainty
         found.append(Assignment(index, weights[order], order, float(entropy(weights))))
     return found

@@ -1,12 +1,12 @@
-"""Free-riding: how much of its learning signal a block loses to what other blocks already achieved.
+"""Free-riding: how much of its learning signal a block loses to the margins of other blocks.
 
-Yousefiramandi 2026, arXiv 2605.06240. A block's margin is m = g(x, y+) - g(x, y-), its prior margin P the sum of m
-over the blocks before it. Under the cumulative loss softplus(-beta (m + gamma P)) its gradient is that of a block by
-itself times R = (1 + e^{beta m}) / (1 + e^{beta (m + gamma P)}), which falls as e^{-beta gamma P}; starvation is
-mean[1 - min(1, R)]. Ours: R is measured, as the ratio of two gradients of the rule's own loss, so that it holds for
-every contrastive rule and remedy and the formula above can be wrong.
+Yousefiramandi 2026, arXiv 2605.06240. A block's margin is m = g(x, y+) - g(x, y-), its prior margin P the sum of m over
+the blocks before it. Under the cumulative loss softplus(-beta (m + gamma P)) its gradient is that of the block alone
+times R = (1 + e^{beta m}) / (1 + e^{beta (m + gamma P)}), which falls as e^{-beta gamma P}; starvation is mean[1 -
+min(1, R)]. Ours: R is measured, as the ratio of two gradients of the rule's own loss, so that it applies to every
+contrastive rule and remedy and can contradict the formula.
 
-Shapes: L blocks, N images, C classes; everything here is float64, for R spans many orders of magnitude.
+Shapes: L blocks, N images, C classes; everything here is float64, because R spans many orders of magnitude.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
 from forwardonly.system.precision import autocast, choose_precision
 
 SATURATED = 3.0
-"""The law is asymptotic: it is fitted where beta M is at least this, so that 1 + e^{beta M} is e^{beta M} within 5
-%."""
+"""The law is asymptotic; it is fitted where beta M is at least this, so that 1 + e^{beta M} is e^{beta M} within 5 %.
+"""
 
 
 @dataclass(frozen=True)
 class BlockDiagnosis:
-    """One block's means over images; `attenuation` is the median R, for a mean of ratios is ruled by a few."""
+    """Means over images for one block; `attenuation` is the median of R, as few images dominate a mean of ratios."""
 
     margin: float
     prior_margin: float
@@ -40,21 +40,21 @@ class BlockDiagnosis:
 
 
 class Diagnosis(NamedTuple):
-    """`law_slope` is the slope of log R on P, None where no block hears another or too few margins are large."""
+    """`law_slope` is the slope of log R on P, None where no block reads peer goodness or too few margins are large."""
 
     blocks: list[BlockDiagnosis]
     law_slope: float | None
     law_predicted: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """What `diagnose --json` prints."""
+        """The object that `diagnose --json` prints."""
         return {**self._asdict(), "blocks": [asdict(block) for block in self.blocks]}
 
 
 def diagnose(
     network: Network, images: Images, *, seed: int = 0, batch_size: int = 1000, precision: str = "auto"
 ) -> Diagnosis:
-    """Free-riding in a network, block by block; one wrong label an image is drawn from `seed`.
+    """Measures free-riding block by block; one wrong label per image is drawn from `seed`.
 
     Raises:
         ValueError: no images, or images that are not the network's.
@@ -112,7 +112,7 @@ def separations(scores_LNC: Tensor, labels: Tensor) -> Tensor:
 
 
 def attenuation(rules: Sequence[Rule], positive: Tensor, negative: Tensor) -> Tensor:
-    """R of every block and image: its gradient with what it hears over that without, (L, N) from goodness (L, N)."""
+    """R of every block and image: the gradient with peer goodness over that without, (L, N) from goodness (L, N)."""
     rows = []
     for index, rule in enumerate(rules):
         if not isinstance(rule, ContrastiveRule) or rule.needs_peers == "none":
@@ -142,7 +142,7 @@ def law_slope(ratio: Tensor, margin: Tensor, prior: Tensor, beta: float, gamma: 
 
 
 def _strength(own: PeerGoodness, loss: Any) -> Tensor:
-    """How strongly a loss pulls at each image's goodness: |d loss / d positive| + |d loss / d negative|, (N,)."""
+    """Size of a loss's gradient for each image: |d loss / d positive| + |d loss / d negative|, (N,)."""
     with torch.enable_grad():
         streams = [stream.detach().requires_grad_() for stream in own]
         gradients = torch.autograd.grad(loss(*streams), streams)

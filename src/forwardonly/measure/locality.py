@@ -1,7 +1,7 @@
-"""An audit of the one promise: no block's loss moves a block before it.
+"""Locality audit: checks that no block's loss changes the gradient of an earlier block.
 
-Every block's loss is made larger in turn, on a copy of the network, and all blocks judge one batch, as in a training
-step. If the gradient by which an earlier block would move then differs, in any bit, something has come through a wall.
+On a copy of the network, each block's loss is scaled up in turn, while all blocks compute their losses on one batch as
+in a training step. If the gradient of an earlier block then differs in any bit, a gradient has crossed a wall.
 """
 
 import copy
@@ -17,7 +17,7 @@ from forwardonly.network.block import local_losses
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
 
-FACTOR = 3.0  # how much larger a loss is made: enough to move whatever hangs on it
+FACTOR = 3.0  # scale of the perturbed loss: enough to change every gradient that depends on it
 BATCH = 64
 
 
@@ -30,10 +30,9 @@ class Leak(NamedTuple):
 
 
 def leaks(network: Network, images: Images) -> list[Leak]:
-    """Every way in which a block's loss reaches an earlier block in training on some of the images; empty if it is
-    local.
+    """Every parameter of an earlier block that depends on a later block's loss; empty if training is local.
 
-    The network is left as it is. It needs images with labels; a batch of 64 is taken.
+    The network does not change. A batch of at most 64 of the labelled images is used.
 
     Raises:
         ValueError: there are no images.
@@ -61,7 +60,7 @@ def leaks(network: Network, images: Images) -> list[Leak]:
 def _gradients(
     network: Network, images: Images, wrong: Tensor | None, perturbed: int | None
 ) -> list[dict[str, Tensor]]:
-    """What each block's parameters would move by, with one block's loss made larger."""
+    """The gradients of each block's parameters, with one block's loss scaled up."""
     trial = copy.deepcopy(network).train().requires_grad_(True)
     if perturbed is not None:
         rule: Any = trial.row[perturbed].rule
@@ -70,7 +69,7 @@ def _gradients(
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(0)
         for loss in local_losses(trial.row, incoming, images.labels):
-            loss.backward(retain_graph=True)  # so that a gradient that reaches too far is seen, and not an error
+            loss.backward(retain_graph=True)  # so that a leak is found instead of raising an error
     return [
         {name: parameter.grad for name, parameter in block.named_parameters() if parameter.grad is not None}
         for block in trial.row

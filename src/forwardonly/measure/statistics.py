@@ -1,7 +1,7 @@
-"""Statistics over seeds: is one arm better than another, by how much, and how sure is that?
+"""Statistics over seeds: the difference between two arms, its significance and its size.
 
-Arms are compared seed by seed: run k of both has the same split and the same order of images, so the differences are
-what counts. All intervals are two-sided at 95 %. Needs scipy (`pip install 'forward-only[stats]'`).
+Arms are compared seed by seed: run k of both has the same split and the same order of images, so differences are
+tested. All intervals are two-sided at 95 %. Needs scipy (`pip install 'forward-only[stats]'`).
 """
 
 import math
@@ -16,9 +16,9 @@ QUANTILES = 4000
 
 @dataclass(frozen=True)
 class PairedTest:
-    """`difference` is the mean of a - b; `p` that of the paired t-test; `cohens_d` that mean over its deviation.
+    """`difference` is the mean of a - b; `p` is that of the paired t-test; `cohens_d` is that mean over its deviation.
 
-    An undefined figure is None: with one pair all but the difference, with equal differences all that divide by their
+    An undefined figure is None: with one pair, all but the difference; with equal differences, those divided by their
     deviation.
     """
 

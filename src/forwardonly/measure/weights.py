@@ -1,4 +1,4 @@
-"""How many weights a network has, and how many of them only its losses use."""
+"""Weight counts: the weights of a network, and those that only its losses use."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from forwardonly.network.network import Network
 
 
 class Weights(NamedTuple):
-    """Trained numbers of a network."""
+    """Numbers of trained weights of a network."""
 
     bodies: int
-    """In what carries the signal on."""
+    """In the bodies, which compute the signal."""
     rules: int
-    """In what judges it: read-outs, prototypes, assignments, auxiliary heads. A strictly local head is counted here."""
+    """In the rules: read-outs, prototypes, assignments, auxiliary heads. A strictly local head is counted here."""
 
     @property
     def share(self) -> float:
@@ -20,7 +20,7 @@ class Weights(NamedTuple):
 
 
 def weights(network: Network) -> Weights:
-    """The trained weights of all blocks, bodies and rules apart."""
+    """The trained weights of all blocks, in bodies and in rules."""
     return Weights(
         *(
             sum(own.numel() for block in network.row for own in part(block).parameters() if own.requires_grad)

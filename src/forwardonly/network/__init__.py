@@ -1,1 +1,1 @@
-"""Networks: blocks in a row, how they are built, cut from a model, and kept in files."""
+"""Networks: rows of blocks, built from a body, cut from a model, or read from files."""

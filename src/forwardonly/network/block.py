@@ -1,7 +1,7 @@
-"""A block: a body, the rule that judges it, and the wall behind it.
+"""A block: a body, the rule that computes its loss, and the wall behind it.
 
-The wall is the one promise of this library: what a block passes on carries no graph, so no gradient crosses from one
-block to another, whatever body or rule they have.
+The wall is the guarantee of this library: a block passes on a detached signal, so that no gradient crosses from one
+block to another, regardless of their bodies and rules.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,26 +15,26 @@ from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
 from forwardonly.rules.base import PeersNeeded
 
 Signal = Tensor | tuple[Tensor, ...]
-"""What travels between blocks: one tensor, or in residual networks the main path and what the shortcut keeps."""
+"""The input of a block: one tensor, or in residual networks the main path and the shortcut."""
 
 Join = Callable[[Tensor, Signal], Signal]
-"""Makes the next signal from what a block passes on and what it received; has no parameters."""
+"""Combines a block's output with its input into the next signal; has no parameters."""
 
 Judged = tuple[Tensor, Tensor, PeerGoodness | None]
-"""A block's activation, its loss, and under contrastive rules its goodness, detached, for its peers to read."""
+"""A block's activation, its loss, and under contrastive rules its goodness, detached, for its peers."""
 
 
 class Block(nn.Module):
     """One locally trained part of a network.
 
     Args:
-        body: any module; it sees the first tensor of the signal.
+        body: any module; it receives the first tensor of the signal.
         rule: the block's own copy of a rule, already set up for the body's activation.
-        join: for residual networks, how shortcut and activation meet behind the wall.
+        join: for residual networks, combines shortcut and activation behind the wall.
     """
 
     compiled = False
-    """Whether training runs the block as a compiled graph; a matter of the run, not kept with the network."""
+    """Whether training compiles the block; a setting of the run, not saved with the network."""
 
     def __init__(self, body: nn.Module, rule: Rule, join: Join | None = None):
         super().__init__()
@@ -43,32 +43,32 @@ class Block(nn.Module):
         self.join = join
 
     def forward(self, incoming: Signal) -> Tensor:
-        """The activation that the rule judges."""
+        """The activation, from which the rule computes the loss."""
         return self.body(main_path(incoming))
 
     def judge(self, incoming: Signal, labels: Tensor, peers: PeerGoodness | None = None) -> Judged:
-        """The activation, and what the rule says of it, from labels (B,) and the goodness of the peers it reads."""
+        """The activation, loss and goodness, given labels (B,) and the goodness of the peers that the rule reads."""
         return (_compiled_judge() if self.compiled else _judge)(self, incoming, labels, peers)
 
     def pass_on(self, activation: Tensor, incoming: Signal) -> Signal:
-        """The signal for the next block: no graph hangs on it."""
+        """The input of the next block, detached."""
         with torch.no_grad():
             passed = self.rule.pass_on(activation.detach())
         return passed if self.join is None else self.join(passed, incoming)
 
     @property
     def needs_peers(self) -> PeersNeeded:
-        """Which other blocks' goodness the rule reads."""
+        """The other blocks whose goodness the rule reads."""
         return self.rule.needs_peers if isinstance(self.rule, ContrastiveRule) else "none"
 
     @property
     def contrastive_rule(self) -> ContrastiveRule:
-        """The rule, known to be a contrastive one."""
+        """The rule, typed as a contrastive one."""
         assert isinstance(self.rule, ContrastiveRule)
         return self.rule
 
     def peers_behind(self, peers: PeerGoodness | None, own: PeerGoodness | None) -> PeerGoodness | None:
-        """The peers of the next block: `peers` and this block's `own` goodness (B,) as a further row, or none."""
+        """The next block's peers: `peers` with this block's `own` goodness (B,) as a further row, or none."""
         if own is None or self.needs_peers == "none":
             return None
         rows = PeerGoodness(*(goodness.unsqueeze(0) for goodness in own))
@@ -76,14 +76,14 @@ class Block(nn.Module):
 
 
 def main_path(signal: Signal) -> Tensor:
-    """The tensor that a body sees."""
+    """The tensor of a signal that a body receives."""
     return signal if isinstance(signal, Tensor) else signal[0]
 
 
 def local_losses(row: Sequence[Block], incoming: Signal, labels: Tensor) -> Iterator[Tensor]:
-    """Each block's loss on one batch, its graph still on it; the weights stay as they are.
+    """Each block's loss on one batch, with its graph; the weights do not change.
 
-    Blocks that read the goodness of all others give theirs once the last block has computed.
+    Under a rule that reads the goodness of all others, the first loss follows once the last block has computed.
     """
     if row[0].needs_peers == "all":
         yield from losses_among_all(row, incoming)
@@ -96,14 +96,14 @@ def local_losses(row: Sequence[Block], incoming: Signal, labels: Tensor) -> Iter
 
 
 def losses_among_all(row: Sequence[Block], incoming: Signal) -> list[Tensor]:
-    """The losses of blocks that read the goodness of all others: the graphs of all are alive at once."""
+    """The losses of blocks that read the goodness of all others; the graphs of all blocks are alive at once."""
     streams = []
     for block in row:
         activation = block(incoming)
         streams.append(block.contrastive_rule.streams(activation))
         incoming = block.pass_on(activation, incoming)
-    everyone = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
-    return [block.contrastive_rule.loss(*own, everyone) for block, own in zip(row, streams, strict=True)]
+    goodness = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
+    return [block.contrastive_rule.loss(*own, goodness) for block, own in zip(row, streams, strict=True)]
 
 
 def _judge(block: Block, incoming: Signal, labels: Tensor, peers: PeerGoodness | None) -> Judged:
@@ -113,8 +113,8 @@ def _judge(block: Block, incoming: Signal, labels: Tensor, peers: PeerGoodness |
 
 @cache
 def _compiled_judge() -> Callable[..., Any]:
-    """`_judge` as one graph a block, with one more for its gradient; blocks of the same kind and shape share them.
+    """`_judge` compiled, forward and backward; blocks of the same kind and shape share the graphs.
 
-    PyTorch compiles 8 kinds by default and runs further ones as they are: `torch._dynamo.config.recompile_limit`.
+    PyTorch compiles 8 kinds by default and runs further ones uncompiled: `torch._dynamo.config.recompile_limit`.
     """
     return torch.compile(_judge, dynamic=False)

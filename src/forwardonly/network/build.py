@@ -1,4 +1,4 @@
-"""From a body and a rule to a network, and from a config back to it."""
+"""Builds networks: from a body and a rule, or from a config."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -16,13 +16,13 @@ from forwardonly.network.readout import Kind
 def build(
     body: bodies.Body, shape: Sequence[int], *, rule: rules.Rule, readout: Kind = "sum", seed: int = 0
 ) -> Network:
-    """A network of `body` for images of `shape`, every layer a block with its own copy of `rule`.
+    """A network of `body` for images of `shape`, in which every layer is a block with its own copy of `rule`.
 
     Under the backprop rule all layers together are one block. Initial weights are drawn from `seed`; the global random
-    state is left as it was.
+    state does not change.
 
     Raises:
-        ValueError: the body's options make no network for such images.
+        ValueError: the body's options do not fit such images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,7 +39,7 @@ def assemble(
     stem: bodies.Stem | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Network:
-    """A network of layers behind a stem, with the rule on each of them, or on all together if it is backprop."""
+    """A network of layers behind a stem, with the rule on each layer, or on all together if it is backprop."""
     if rule.end_to_end:
         layers = [bodies.Layer(bodies.Chain(layers))]
     images = torch.zeros(2, *shape)
@@ -75,10 +75,10 @@ def from_config(config: Mapping[str, Any]) -> Network:
 
 
 def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule) -> list[Block]:
-    """Blocks whose rules are set up for the activation each body makes of what the block before passes on."""
+    """Blocks whose rules are set up for the activation that each body makes of the previous block's output."""
     blocks = []
     for index, layer in enumerate(layers):
-        layer.body.eval()  # the trial must not move running statistics
+        layer.body.eval()  # the trial must not change running statistics
         with torch.no_grad():
             activation = layer.body(signal if isinstance(signal, torch.Tensor) else signal[0])
         own = rule.for_block(activation.shape[1:], rules.BlockPosition(index, len(layers)))
@@ -115,5 +115,5 @@ def _rule(config: Mapping[str, Any]) -> rules.Rule:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's options as their dataclass takes them: JSON has lists where these have tuples."""
+    """A config's options as their dataclass takes them: tuples, where JSON has lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}

@@ -1,8 +1,8 @@
-"""Trying every label on an image: what all candidates have in common is computed once.
+"""Goodness under every label: the work that all candidate labels share is done once.
 
-Images that differ only in their label differ in C input features. The first layer is affine in its input, so its
-product is that of the image without a label plus a shift for each label, which no image changes. The rest of the first
-layer and all other blocks must see every candidate; small batches take several candidates at a time.
+Images that differ only in their label differ in C input features. The first layer is affine, so its output is that of
+the image without a label plus a shift for each label, which is the same for all images. The rest of the first block and
+all other blocks are computed for every candidate; small batches take several candidates at a time.
 
 Shapes: B batch, C classes, L blocks, G candidates at a time.
 """
@@ -46,7 +46,7 @@ def goodness_by_label(row: Sequence[Block], unlabelled: Tensor, codes: Tensor) -
 
 
 class FirstLayer:
-    """The first block on images under several labels, its affine part computed once if the body begins with one."""
+    """The first block on images under several labels; computes its affine part, if the body begins with one, once."""
 
     def __init__(self, block: Block, unlabelled: Tensor):
         self.block = block
@@ -57,7 +57,7 @@ class FirstLayer:
             self.product = self.affine(unlabelled.flatten(1) if isinstance(self.affine, nn.Linear) else unlabelled)
 
     def __call__(self, codes: Tensor) -> tuple[Tensor, Signal]:
-        """Activation (G B, ...) under labels of these codes (G, ...), and what the block received, for its join."""
+        """The activation (G B, ...) under labels with these codes (G, ...), and the block's input, for its join."""
         if self.affine is None:
             labelled = (codes.unsqueeze(1) + self.unlabelled).flatten(0, 1)
             return self.block(labelled), labelled
@@ -65,7 +65,7 @@ class FirstLayer:
         return self.rest((shift.unsqueeze(1) + self.product).flatten(0, 1)), self.unlabelled
 
     def _shift(self, codes: Tensor) -> Tensor:
-        """What labels of these codes (G, ...) add to the product."""
+        """The shift of the affine output under labels with these codes (G, ...)."""
         if isinstance(self.affine, nn.Linear):
             return F.linear(codes.flatten(1), self.affine.weight)
         conv = self.affine
@@ -74,7 +74,7 @@ class FirstLayer:
 
 
 def leading_affine(body: nn.Module) -> tuple[nn.Linear | nn.Conv2d | None, nn.Module]:
-    """The linear layer or zero-padded convolution that a body begins with, and the rest of it; None if it does not."""
+    """The linear layer or zero-padded convolution that a body begins with, and the rest of it; None if with neither."""
     if isinstance(body, nn.Sequential):
         parts = list(body)
         flat = isinstance(parts[0], nn.Flatten)

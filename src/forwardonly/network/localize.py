@@ -1,7 +1,7 @@
-"""Cuts a user's own network into locally trained blocks, without editing it.
+"""Cuts a user's own model into locally trained blocks, without editing it.
 
-The model is traced by torch.fx and cut where a single tensor carries everything that comes later; at such a place a
-wall can stand. Weights are the model's own, not copies.
+The model is traced by torch.fx and cut where a single tensor carries everything that later layers need, so that a wall
+can stand there. Weights are the model's own, not copies.
 """
 
 import re
@@ -20,7 +20,7 @@ WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 Part = list[fx.Node]
-"""A run of nodes of the traced graph that becomes one block."""
+"""Consecutive nodes of the traced graph that become one block."""
 
 
 def localize(
@@ -35,24 +35,24 @@ def localize(
 ) -> Network:
     """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
 
-    By default every module directly under the model that has a convolution or a linear layer is a block: the stages
-    of a torchvision or timm network, the layers of an nn.Sequential. What has none, and norms, belong to the block
-    before.
+    By default every module directly under the model that has a convolution or a linear layer is a block: the stages of
+    a torchvision or timm network, the layers of an nn.Sequential. Modules without either, and norms, belong to the
+    block before.
 
     Args:
         model: any network that torch.fx can trace: no branches that depend on the values of tensors.
-        rule: of every block; backprop makes one block of the whole.
+        rule: of every block; backprop makes the whole model one block.
         shape: of one image: channels, height, width.
         depth: how far down in the model's tree of modules to cut: 1 cuts `layer1` from `layer2`, 2 `layer1.0` from
             `layer1.1`.
-        pattern: instead of `depth`, a regular expression: a block ends behind every module whose whole name it matches.
-        keep_head: keep a last linear layer that gives the model's output; it is left out else, for each rule reads
-            classes itself.
+        pattern: instead of `depth`, a regular expression: a block ends behind every module whose full name it matches.
+        keep_head: keep a last linear layer that gives the model's output; otherwise it is left out, because each rule
+            computes class scores itself.
         readout: how the blocks' scores become the network's.
 
     Raises:
-        ValueError: the model cannot be traced, the pattern matches nothing or nothing that a wall can stand behind,
-            or a block gives something that rules cannot read, maps (B, K, H, W) or features (B, D).
+        ValueError: the model cannot be traced, the pattern matches no module or one that no wall can stand behind, or a
+            block's output is neither maps (B, K, H, W) nor features (B, D).
     """
     if depth is not None and (pattern is not None or depth < 1):
         raise ValueError("Give depth, 1 or more, or pattern, but not both.")
@@ -85,7 +85,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
 
 
 def _without_head(nodes: list[fx.Node], graph: fx.GraphModule) -> list[fx.Node]:
-    """Without a last linear layer, if something trained is left, and without what only flattens and pools for it."""
+    """Drops a last linear layer, if trained layers remain, and the flattening and pooling before it."""
     weighed = [index for index, node in enumerate(nodes) if _has_weights(node, graph)]
     if (
         len(weighed) < 2
@@ -122,9 +122,7 @@ def _has_weights(node: fx.Node, graph: fx.GraphModule) -> bool:
 
 
 def _owner(node: fx.Node) -> str:
-    """The dotted name of the module that a node runs in: its own for a module's call, else of the one that made the
-    call.
-    """
+    """Dotted name of the module that a node runs in: the called module, else the module that made the call."""
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack")
@@ -133,9 +131,9 @@ def _owner(node: fx.Node) -> str:
 
 def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
     """For each node, whether it alone carries what later nodes need, so that a wall can stand behind it."""
-    place = {node: index for index, node in enumerate(nodes)}
+    index_of = {node: index for index, node in enumerate(nodes)}
     last_use = {
-        node: max((place[user] for user in node.users if user in place), default=-1) for node in [source, *nodes]
+        node: max((index_of[user] for user in node.users if user in index_of), default=-1) for node in [source, *nodes]
     }
     result = []
     for index, node in enumerate(nodes):
@@ -145,9 +143,7 @@ def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
 
 
 def _by_depth(nodes: Sequence[fx.Node], source: fx.Node, graph: fx.GraphModule, depth: int) -> list[Part]:
-    """A new part begins where the name of the owner changes down to `depth`, a wall can stand, and both sides have
-    weights.
-    """
+    """Starts a part where the owner's name down to `depth` changes, a wall can stand, and both sides have weights."""
     walls = _crossing(nodes, source)
     parts: list[Part] = [[]]
     weighed = False
@@ -173,7 +169,7 @@ def _leads_weights(nodes: Sequence[fx.Node], index: int, key: list[str], depth: 
 
 
 def _by_pattern(nodes: Sequence[fx.Node], source: fx.Node, pattern: str) -> list[Part]:
-    """A part ends behind the last node of every module that matches, if a wall can stand there."""
+    """Ends a part behind the last node of every module that matches, if a wall can stand there."""
     try:
         wanted = re.compile(pattern)
     except re.error as problem:
@@ -199,7 +195,7 @@ def _by_pattern(nodes: Sequence[fx.Node], source: fx.Node, pattern: str) -> list
 
 
 def _modules(parts: Sequence[Part], source: fx.Node, graph: fx.GraphModule) -> list[nn.Module]:
-    """Each part as a module that takes the part's one input and gives its last node's output."""
+    """Each part as a module from the part's one input to its last node's output."""
     bodies: list[nn.Module] = []
     incoming = source
     for part in parts:

@@ -1,4 +1,4 @@
-"""A row of blocks, and what it can tell: activations, class scores, predictions.
+"""A network: a row of blocks, and its activations, class scores and predictions.
 
 Shapes: B batch, C classes, L blocks; images are (B, channels, height, width).
 """
@@ -27,7 +27,7 @@ class Network(nn.Module):
         blocks: at least one; all contrastive or all one-pass.
         shape: of one image: channels, height, width.
         readout: how the blocks' scores become the network's.
-        stem: what stands before the first block and is not trained.
+        stem: untrained module before the first block.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
     Raises:
@@ -71,17 +71,17 @@ class Network(nn.Module):
 
     @property
     def rule(self) -> Rule:
-        """The first block's rule: its options hold for the network."""
+        """The first block's rule, whose options hold for the network."""
         return self.row[0].rule
 
     @property
     def draws_hard(self) -> bool:
-        """Whether training draws wrong labels by the network's own opinion of the images."""
+        """Whether training draws wrong labels from the label classifier's predictions."""
         return getattr(self.rule, "negatives", "uniform") == "hard"
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.prepare.mean.device
 
     def present(
@@ -92,11 +92,12 @@ class Network(nn.Module):
         wrong: Tensor | None = None,
         logits: Tensor | None = None,
     ) -> Signal:
-        """What the first block receives in training.
+        """The first block's input in training.
 
-        For one-pass rules the prepared images (B, ...); for contrastive ones the positive stream, images with their
-        labels, and behind it the negative one, the same images with `wrong` labels (B,): (2B, ...). Without such,
-        `generator` draws them, hard ones by the label classifier's `logits` (B, C), computed unless they are given.
+        For one-pass rules, the prepared images (B, ...). For contrastive rules, (2B, ...): the positive stream, which
+        is the images with their labels, and behind it the negative one, the same images with `wrong` labels (B,). If
+        `wrong` is None, `generator` draws them; hard ones are drawn from the label classifier's `logits` (B, C),
+        computed unless given.
         """
         prepared = self.prepare(images)
         if not isinstance(self.rule, ContrastiveRule):
@@ -109,7 +110,7 @@ class Network(nn.Module):
     def _draw_wrong(
         self, prepared: Tensor, labels: Tensor, generator: torch.Generator, logits: Tensor | None
     ) -> Tensor:
-        """A wrong label for each image, (B,): any, or a hard one, drawn by what the label classifier believes."""
+        """A wrong label for each image, (B,): uniform, or hard, drawn from the label classifier's predictions."""
         if not self.draws_hard:
             return label_code.wrong_labels(labels, self.classes, generator)
         if logits is None:
@@ -119,11 +120,11 @@ class Network(nn.Module):
         return label_code.hard_labels(labels, logits, generator)
 
     def with_labels(self, prepared: Tensor, labels: Tensor) -> Tensor:
-        """Prepared images that carry labels (B,) in their first features."""
+        """Prepared images with labels (B,) embedded in them."""
         return label_code.embed_labels(*self._label_input(prepared), labels)
 
     def _label_input(self, prepared: Tensor) -> tuple[Tensor, int, float, label_code.Placement]:
-        """What a label is written into, the number of classes, the value of the code's "1", and its place."""
+        """Images to embed labels in, the number of classes, the value of the code's "1", and the placement."""
         rule = self.rule
         assert isinstance(rule, ContrastiveRule)
         images = rule.normalise(prepared) if rule.normalise_input else prepared
@@ -131,7 +132,7 @@ class Network(nn.Module):
         return images, self.classes, value, rule.label_placement
 
     def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
-        """Each block with its activation and what it passes on, one after another; no tape is built."""
+        """Each block with its activation and its output, in order; autograd is off."""
         with torch.no_grad():
             for block in self.row:
                 activation = block(incoming)
@@ -139,14 +140,14 @@ class Network(nn.Module):
                 yield block, activation, incoming
 
     def read(self, prepared: Tensor) -> list[Tensor]:
-        """What every block passes on for images under a neutral label: the reader's input."""
+        """Every block's output for images under a neutral label: the label classifier's input."""
         neutral = label_code.embed_neutral(*self._label_input(prepared))
         return [main_path(passed) for _, _, passed in self.activations(neutral)]
 
     def scores(self, images: Tensor) -> Tensor:
         """Every block's class scores, (L, B, C) in float32.
 
-        One pass for one-pass rules and softmax prediction; a contrastive rule's goodness under each label takes C.
+        They take one pass under one-pass rules and softmax prediction, and C passes for the goodness under each label.
 
         Raises:
             ValueError: images of another shape than the network's, or not finite.
@@ -161,7 +162,7 @@ class Network(nn.Module):
             return torch.stack([_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)])
 
     def goodness(self, images: Tensor) -> Tensor:
-        """What each block by itself says for each class, (L, B, C): `scores`, but of contrastive rules always goodness.
+        """Every block's own score of each class, (L, B, C): `scores`, but for contrastive rules always the goodness.
 
         Raises:
             ValueError: as `scores`.
@@ -175,9 +176,7 @@ class Network(nn.Module):
         return goodness_by_label(self.row, *self.apart(prepared))
 
     def apart(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, ...) without labels, and every label on a blank image (C, ...): what carries a label is the sum
-        of the two.
-        """
+        """Unlabelled images (B, ...) and every label on a blank image (C, ...), whose sums are the labelled images."""
         images, classes, value, placement = self._label_input(prepared)
         unlabelled = label_code.embed(images, images.new_zeros(images.shape[0], classes), value, placement)
         blank = images.new_zeros(classes, *images.shape[1:])
@@ -188,7 +187,7 @@ class Network(nn.Module):
         return self.readout(self.scores(images))
 
     def predict(self, images: Tensor) -> Tensor:
-        """The class index of each image, (B,); in evaluation mode, whatever mode the network is in.
+        """The class index of each image, (B,), in evaluation mode.
 
         Raises:
             ValueError: as `scores`.
@@ -198,7 +197,7 @@ class Network(nn.Module):
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax over classes, (B, C), of the blocks' mean score at the scale of their loss; in evaluation mode.
 
-        The softmax is ours, and not calibrated: the rules promise an order of classes, no chances.
+        The softmax is ours, and not calibrated: the rules rank classes and do not model probabilities.
 
         Raises:
             ValueError: as `scores`.
@@ -207,7 +206,7 @@ class Network(nn.Module):
         return torch.softmax(self.rule.score_scale * mean, dim=1)
 
     def _evaluated(self, images: Tensor) -> Tensor:
-        """`forward` in evaluation mode, whatever mode the network is in and stays in."""
+        """`forward` in evaluation mode; the network's own mode is restored."""
         training = self.training
         self.eval()
         try:
@@ -225,7 +224,7 @@ def passed_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ..
     with torch.no_grad():
         for block in blocks:
             training = block.training
-            activation = block.eval()(signal)  # the trial must not move running statistics
+            activation = block.eval()(signal)  # the trial must not change running statistics
             block.train(training)
             signal = block.pass_on(activation, signal)
             shapes.append(tuple(main_path(signal).shape[1:]))

@@ -1,23 +1,20 @@
-"""From stored images to what the first block sees: float, if the rule wants it zero mean and unit deviation, then the
-stem.
-"""
+"""Preparation of images for the first block: conversion to float, standardisation if the rule wants it, the stem."""
 
 import torch
 from torch import Tensor, nn
 
 from forwardonly.bodies import Stem
 
-STEM_SAMPLE = 5_000  # the images that a stem sees: enough for a covariance, little enough to hold as floats
+STEM_SAMPLE = 5_000  # images that a stem is fitted to: enough for a covariance, few enough to hold as floats
 
 
 class Prepare(nn.Module):
-    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32, per channel (x - mean) / std, then the body's
-    stem.
+    """uint8 (0..255) or float (0..1) images (B, C, H, W) -> float32: per channel (x - mean) / std, then the stem.
 
-    With `channels_last` the result lies in memory as convolutions like it.
+    With `channels_last` the result has the memory format that convolutions prefer.
 
-    `mean` and `std` (C, 1, 1) are kept with the model; they stay 0 and 1 until `fit` has seen training images, and
-    for ever if `standardise` is false.
+    `mean` and `std` (C, 1, 1) are saved with the model; they are 0 and 1 until `fit` has seen training images, and
+    always if `standardise` is false.
 
     Raises:
         ValueError: images of another shape, of another type, or with NaN or infinite values.
@@ -45,15 +42,13 @@ class Prepare(nn.Module):
         return float(((1 - self.mean) / self.std).max()) if self.standardise else 1.0
 
     def fit(self, images: Tensor) -> None:
-        """Takes mean and deviation from uint8 or float training images (N, C, H, W), and lets the stem see some of
-        them, once.
-        """
+        """Fits mean and deviation to uint8 or float training images (N, C, H, W), and the stem to a sample, once."""
         if self.fitted:
             return
         if self.standardise:
             self._fit_deviation(images)
         if self.stem is not None:
-            every = max(1, len(images) // STEM_SAMPLE)  # a folder of images lies sorted by class
+            every = max(1, len(images) // STEM_SAMPLE)  # images from a folder are sorted by class
             self.stem.fit(self._pixels(images[::every][:STEM_SAMPLE]))
         self.fitted.fill_(True)
 

@@ -1,4 +1,4 @@
-"""Readouts: how the scores of all blocks become the network's.
+"""Readouts, which combine the scores of all blocks into the network's.
 
 Shapes: scores (L, B, C): blocks, batch, classes.
 """
@@ -19,8 +19,9 @@ def loss_aware_weights(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
-    """(first, last + 1) of the contiguous blocks whose summed scores are right most often; of equals the longest,
-    earliest.
+    """(first, last + 1) of the contiguous blocks whose summed scores are right most often.
+
+    Among equals the longest range is taken, then the earliest.
     """
     depth = len(scores)
     upto = torch.cat([torch.zeros_like(scores[:1]), scores.float().cumsum(0)])
@@ -34,11 +35,11 @@ def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
 
 
 class Readout(nn.Module):
-    """A weighted sum over blocks: (L, B, C) -> (B, C). `weights` (L,) is kept with the model.
+    """A weighted sum over blocks: (L, B, C) -> (B, C). `weights` (L,) is saved with the model.
 
-    `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum
-    until then: `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the
-    contiguous blocks that are right most often on the validation split.
+    `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum until
+    then: `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the contiguous
+    blocks that are right most often on the validation split.
 
     Raises:
         ValueError: an unknown kind.
@@ -60,13 +61,13 @@ class Readout(nn.Module):
 
     @property
     def fitted_on(self) -> Literal["validation", "training"] | None:
-        """The split whose scores `fit` must see, if any."""
+        """The split whose scores `fit` needs, if any."""
         if self.kind == "training":
             return "training"
         return "validation" if self.kind in ("validation", "range") else None
 
     def fit(self, scores: Tensor, labels: Tensor) -> None:
-        """Takes the weights from scores (L, N, C) of images with labels (N,)."""
+        """Fits the weights to scores (L, N, C) of images with labels (N,)."""
         if self.kind == "range":
             first, end = best_range(scores, labels)
             self.weights.zero_()

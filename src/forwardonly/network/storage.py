@@ -1,6 +1,7 @@
 """Networks as files: `config.json` says how to build one, `model.safetensors` holds its weights.
 
-Nothing is unpickled."""
+Nothing is unpickled.
+"""
 
 import json
 import os
@@ -22,7 +23,7 @@ CONFIG = "config.json"
 MODEL = "model.safetensors"
 RESULT = "result.json"
 FORMAT = 2
-"""Of the folder; a network saved in another one is refused with a sentence."""
+"""Version of the folder's format; a network saved in another one is refused with a sentence."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -36,11 +37,11 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""The names that safetensors has for types."""
+"""safetensors' names of the types."""
 
 
 def save(network: Network, folder: str | Path, **more: Any) -> None:
-    """Writes a network to a folder, which is made if it is not there; `more` goes into the config beside it.
+    """Writes a network to a folder, which is made if it does not exist; `more` is added to the config.
 
     Raises:
         ValueError: the folder cannot be written, or the network was built by hand and has no config.
@@ -63,7 +64,7 @@ def load(folder: str | Path) -> Network:
     """The network that `save` or a run wrote to a folder, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: a file is missing, damaged, or not of this library.
+        ValueError: a file is missing, damaged, or not written by this library.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -83,17 +84,17 @@ def load(folder: str | Path) -> Network:
 
 
 def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Raises ValueError unless the weights are those of the network in the config, before any memory is spent on that.
+    """Raises ValueError unless the weights are those of the network in the config, before memory is spent on it.
 
-    No size in a config is larger than the number of its network's weights, but options that bound one; so a trial
-    without memory takes no time that the file does not account for.
+    No size in a config is larger than the number of its network's weights, except options that are upper bounds; so the
+    trial build without memory takes no longer than the size of the file allows.
     """
     most = max(4096, sum(tensor.numel() for tensor in tensors.values()))
     if (largest := _largest(config)) > most:
         raise ValueError(f"{folder / CONFIG} asks for {largest:.6g} of something, more than {MODEL} has numbers.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes of zero; whoever has such a network was told when it was built
+            warnings.simplefilter("ignore")  # of sizes of zero, given when the network was built
             wanted = from_config(config).state_dict()
     except ValueError:
         raise
@@ -138,7 +139,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
-    """What a finished run measured, its `result.json`; empty if the folder holds none, as that of an interrupted run.
+    """The `result.json` of a finished run; empty if there is none, as after an interrupted run.
 
     Raises:
         ValueError: the file is damaged.
@@ -156,15 +157,15 @@ def read_result(folder: str | Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A JSON file that is either the old one or the whole new one."""
+    """Writes a JSON file, so that there is either the old one or the whole new one."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
-    """A safetensors file piece by piece, so that no more than one tensor of it is ever held beside the originals."""
+    """A safetensors file in pieces, so that at most one tensor is copied at a time."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # as they align
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # aligned
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -192,7 +193,7 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder outlast a power cut, where the system can sync folders."""
+    """Makes a rename in the folder survive a power failure, where the system can sync folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,1 +1,1 @@
-"""Operations on activations, without parameters: what rules and bodies are made of."""
+"""Parameter-free operations on activations, and the convolution of bodies and heads."""

@@ -1,4 +1,4 @@
-"""Norms without parameters, and what they are made of.
+"""Norms without parameters, and their building blocks.
 
 Shapes: B batch, K channels, H x W space; flat activations are (B, D).
 """
@@ -44,7 +44,7 @@ class _MeanSquare(torch.autograd.Function):
 def instance_norm(activation: Tensor) -> Tensor:
     """Each channel of each example with zero mean and unit deviation over space; no parameters.
 
-    Where there is no space to average over, (B, D) or 1 x 1 maps, the same over all features of an example.
+    Without space to average over, on (B, D) or 1 x 1 maps, the same over all features of an example.
     """
     if activation.dim() != 4 or activation.shape[2] * activation.shape[3] == 1:
         return F.layer_norm(activation, activation.shape[1:])
@@ -52,16 +52,16 @@ def instance_norm(activation: Tensor) -> Tensor:
 
 
 def _standardised(activation: Tensor, share: Callable[[Tensor], Tensor], epsilon: float = 1e-5) -> Tensor:
-    """Maps with zero mean and unit deviation; `share` makes of each channel's mean, (B, K), that of its company."""
+    """Maps with zero mean and unit deviation; `share` turns each channel's mean, (B, K), into that of its group."""
     if activation.requires_grad and torch.is_grad_enabled():
         return _Standardised.apply(activation, share, epsilon)[0]
     return _Standardised.forward(activation, share, epsilon)[0]
 
 
 class _Standardised(torch.autograd.Function):
-    """Statistics in the order in which the maps lie, and a gradient that needs the result and nothing else of its size.
+    """Statistics in memory order, and a gradient that saves the result and nothing else of its size.
 
-    PyTorch's own norms sort channels-last maps by channel first, and take up to 80 times as long on narrow ones.
+    PyTorch's own norms reorder channels-last maps by channel first, and take up to 80 times as long on narrow ones.
     """
 
     @staticmethod
@@ -88,12 +88,12 @@ class _Standardised(torch.autograd.Function):
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
-    """Numbers of channels (B, K) as maps (B, K, 1, 1) of a type."""
+    """Values of channels (B, K) as maps (B, K, 1, 1) of the other tensor's type."""
     return values.to(like.dtype)[:, :, None, None]
 
 
 def group_index(channels: int, classes: int) -> Tensor:
-    """The class that each channel belongs to, (K,): groups of one size, or two that differ by one.
+    """The class that each channel belongs to, (K,); the sizes of groups differ by at most one.
 
     Raises:
         ValueError: fewer channels than classes.

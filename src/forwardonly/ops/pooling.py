@@ -15,8 +15,8 @@ from torch import Tensor
 def grid_pool(activation: Tensor, grid: int) -> Tensor:
     """Means over at most grid x grid windows: (B, K, H, W) -> (B, K h w); (B, D) stays as it is.
 
-    Windows tile the map. Where they cannot have one size, the last row and column are smaller; a map smaller than the
-    grid gives its every pixel. One strided pooling is 5 to 8 times faster than a mean over (2, 3).
+    Windows tile the map. Where they cannot all have one size, those of the last row and column are smaller; of a map
+    smaller than the grid every pixel is a window. One strided pooling is 5 to 8 times faster than a mean over (2, 3).
     """
     if activation.dim() == 2:
         return activation
@@ -27,7 +27,7 @@ def grid_pool(activation: Tensor, grid: int) -> Tensor:
 
 
 def grid_size(shape: Sequence[int], grid: int) -> int:
-    """How many features `grid_pool` makes of an activation of `shape` (without the batch)."""
+    """Number of features that `grid_pool` makes of an activation of `shape` (without the batch)."""
     if len(shape) == 1:
         return shape[0]
     channels, *sides = shape
@@ -35,17 +35,17 @@ def grid_size(shape: Sequence[int], grid: int) -> int:
 
 
 def grid_for(shape: Sequence[int], features: int) -> int:
-    """The grid with which `grid_pool` makes as nearly as it can `features` features of an activation of `shape`."""
+    """The grid with which `grid_pool` makes closest to `features` features of an activation of `shape`."""
     return min(range(1, max(shape[1:], default=1) + 1), key=lambda grid: abs(grid_size(shape, grid) - features))
 
 
 def _window(size: int, grid: int) -> int:
-    """The side of a window if at most `grid` of them tile a side."""
+    """The side of a window when at most `grid` of them tile a side."""
     return -(-size // grid)
 
 
 class _TilePool(torch.autograd.Function):
-    """Average pooling by windows that tile the map: its gradient is one copy.
+    """Average pooling by windows that tile the map, whose gradient is one copy.
 
     PyTorch's own took 20 % of a block's step on channels-last maps.
     """
@@ -83,10 +83,11 @@ def _sizes(size: int, window: int, like: Tensor) -> Tensor:
 
 
 def product_pool(activation: Tensor, group: int, window: int, length: float = 1.0) -> Tensor:
-    """Means over windows of the products of each two channels of a group, of one length: (B, K, H, W) -> (B, P).
+    """Means over windows of the products of all pairs of channels of a group: (B, K, H, W) -> (B, P).
 
-    Windows of one size tile the map, channels lie in groups of one size; what either lacks at its end counts as 0. The
-    length is a constant to the gradient, which would need further passes over all products otherwise.
+    The result is scaled to `length`. Windows of one size tile the map, and channels form groups of one size; both are
+    padded with zeros at their end. The scale is a constant to the gradient, which would otherwise need further passes
+    over all products.
     """
     batch, channels, *sides = activation.shape
     group = min(group, channels)
@@ -101,14 +102,14 @@ def product_pool(activation: Tensor, group: int, window: int, length: float = 1.
 
 
 class _Products(torch.autograd.Function):
-    """One product and one scaling forwards, as many backwards: autograd's own takes twice that."""
+    """One product and one scaling forwards, and as many backwards; autograd's own takes twice that."""
 
     @staticmethod
     def forward(rows: Tensor, batch: int, length: float) -> tuple[Tensor, Tensor]:
         products = torch.bmm(rows.transpose(1, 2), rows).view(batch, -1)
         dtype = torch.promote_types(rows.dtype, torch.float32)
         norm = torch.linalg.vector_norm(products, dim=1, keepdim=True, dtype=dtype)
-        scale = (length / norm.clamp_min(1e-3)).to(rows.dtype)  # an image without contrast keeps its zeros
+        scale = (length / norm.clamp_min(1e-3)).to(rows.dtype)  # zeros of an image without contrast stay zeros
         return products * scale, scale
 
     @staticmethod
@@ -124,7 +125,7 @@ class _Products(torch.autograd.Function):
 
 
 def space_mean(activation: Tensor) -> Tensor:
-    """Mean over space in float32 at least, in the order in which the maps lie: (B, K, H, W) -> (B, K)."""
+    """Mean over space in float32 at least, in memory order: (B, K, H, W) -> (B, K)."""
     dtype = torch.promote_types(activation.dtype, torch.float32)
     if activation.is_contiguous(memory_format=torch.channels_last):
         pixels = activation.permute(0, 2, 3, 1).flatten(1, 2)
@@ -133,10 +134,9 @@ def space_mean(activation: Tensor) -> Tensor:
 
 
 def channel_scores(activation: Tensor, mean: float, largest: float, smallest: float) -> Tensor:
-    """mean * average + largest * maximum + smallest * minimum over space, in float32 at least: (B, K, H, W) -> (B, K);
-    (B, D) as it is.
+    """mean * average + largest * maximum + smallest * minimum over space: (B, K, H, W) -> (B, K), in float32 at least.
 
-    Where several pixels are largest, the gradient goes to the first of them.
+    (B, D) stays as it is. Where several pixels are largest, the gradient goes to the first of them.
     """
     if activation.dim() == 2:
         return activation.to(torch.promote_types(activation.dtype, torch.float32))
@@ -146,7 +146,7 @@ def channel_scores(activation: Tensor, mean: float, largest: float, smallest: fl
 
 
 class _ChannelScores(torch.autograd.Function):
-    """Pooling by windows as large as the map, 10 times as fast as `amax`; the gradient is spread out in one copy."""
+    """Pooling by windows as large as the map, 10 times as fast as `amax`; the gradient is one copy."""
 
     @staticmethod
     def forward(activation: Tensor, mean: float, largest: float, smallest: float) -> tuple[Tensor, ...]:

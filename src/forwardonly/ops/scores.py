@@ -1,4 +1,4 @@
-"""A read-out's product with its weights: exact where scores are compared, quick where only a gradient flows."""
+"""The matrix product of a read-out: exact scores, and a fast gradient."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def scores_of(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """features @ weight.T + bias in the weight's precision, whatever autocast says: (B, D), (C, D) -> (B, C).
+    """features @ weight.T + bias in the weight's precision, also under autocast: (B, D), (C, D) -> (B, C).
 
-    Scores in bf16 would keep only 8 bits. Their gradient's two products are computed in the features' own precision, as
-    those of every other layer are: in float32 they took a head of 2000 units 0.84 ms of two cores, in bf16 0.13.
+    Scores in bf16 would keep only 8 bits. The two products of their gradient are computed in the features' precision,
+    as in every other layer: for a head of 2000 units on two cores they took 0.84 ms in float32 and 0.13 ms in bf16.
     """
     with torch.autocast(features.device.type, enabled=False):
         product = _Scores.apply(features, weight)
@@ -30,8 +30,8 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         features, weight = ctx.saved_tensors
         gradient = gradients[0].to(features.dtype)
-        wants_features, wants_weight = ctx.needs_input_grad
+        needs_features, needs_weight = ctx.needs_input_grad
         return (
-            gradient @ weight.to(features.dtype) if wants_features else None,
-            (gradient.T @ features).to(weight.dtype) if wants_weight else None,
+            gradient @ weight.to(features.dtype) if needs_features else None,
+            (gradient.T @ features).to(weight.dtype) if needs_weight else None,
         )

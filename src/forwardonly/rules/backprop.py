@@ -14,8 +14,9 @@ from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 
 @dataclass(kw_only=True, eq=False)
 class Backprop(OnePassRule):
-    """Cross-entropy of a linear `classifier` of the last activation, averaged over space; the gradient runs through the
-    whole body.
+    """Cross-entropy of a linear `classifier` of the last activation, averaged over space.
+
+    The gradient runs through the whole body.
     """
 
     label_smoothing: float = 0.0

@@ -31,14 +31,14 @@ class Bilinear(Projection):
 
     A class's score is the log-sum-exp of its M linear maps. On flat activations there are no products. Owns
     `classifier`, (K g + P) -> C M, and `logit_scale`, the logarithm of a factor on its weights: Muon, where it is the
-    block's optimiser, trains the classifier too and keeps the length of its weights, so their scale is learned apart.
+    block's optimiser, trains the classifier too and keeps the norm of its weights, so their scale is learned apart.
     """
 
     group: int = 32
     """Channels in a group; only channels of the same group are multiplied with each other."""
     window: int = 8
-    """Largest side in pixels of the windows over which products are averaged. Larger images need larger windows, for
-    the number of features grows with the number of windows."""
+    """Largest side in pixels of the windows over which products are averaged. Larger images need larger windows,
+    because the number of features grows with the number of windows."""
     maps_per_class: int = 8
     """Linear maps for each class."""
     map_rate: float = 2.0

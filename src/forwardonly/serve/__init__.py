@@ -1,4 +1,4 @@
-"""A small HTTP service around one network: predictions, and a page that shows what every block makes of an image."""
+"""A small HTTP service around one network: predictions, and a page that shows each block's scores for an image."""
 
 from forwardonly.serve.app import Limits, make_app
 

@@ -25,7 +25,7 @@ from forwardonly.network.network import Network
 from forwardonly.serve.limits import BodyLimit
 from forwardonly.version import __version__
 
-# The page brings everything with it, and the browser is told to let nothing else in.
+# The page is self-contained, so the browser may load nothing else.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -34,7 +34,7 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for."""
+    """Limits of a request."""
 
     images: int = 32
     body_bytes: int = 10 * 2**20
@@ -42,10 +42,10 @@ class Limits:
 
 
 def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Limits | None = None) -> FastAPI:
-    """The ASGI application around a network whose classes have these names; `name` is shown to people."""
+    """The ASGI application around a network whose classes have these names; `name` is its title."""
     limits = limits or Limits()
     network = network.eval()
-    turn = threading.Lock()  # one batch at a time: two would only share the processor
+    turn = threading.Lock()  # one batch at a time; two would only share the processor
     app = FastAPI(title=f"forwardonly: {name}", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=limits.body_bytes)
     page = importlib.resources.files("forwardonly.serve").joinpath("page.html").read_text(encoding="utf-8")
@@ -94,10 +94,10 @@ def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Lim
 
 
 def from_files(files: Sequence[InMemory], shape: Sequence[int], limits: Limits) -> tuple[Tensor, list[str]]:
-    """Uploaded images as the network takes them, and what was changed about each.
+    """Uploaded images as the network takes them, and a note of what was changed in each.
 
     Raises:
-        ValueError: none, too many, too many pixels in one, or one that is no image.
+        ValueError: no or too many images, one with too many pixels, or one that is not an image.
     """
     if not 1 <= len(files) <= limits.images:
         raise ValueError(f"Send 1 to {limits.images} images in a request, not {len(files)}.")
@@ -106,11 +106,12 @@ def from_files(files: Sequence[InMemory], shape: Sequence[int], limits: Limits) 
 
 
 def from_json(content: Any, shape: Sequence[int], limits: Limits) -> tuple[Tensor, list[str]]:
-    """`{"images": [...]}`, pixels as whole numbers from 0 to 255, (B, channels, height, width) or, grey, (B, height,
-    width).
+    """`{"images": [...]}`, pixels as whole numbers from 0 to 255, as a uint8 tensor (B, channels, height, width).
+
+    Grey images may be (B, height, width).
 
     Raises:
-        ValueError: anything else.
+        ValueError: any other content.
     """
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError('The JSON must be {"images": [...]}, a list of images.')
@@ -131,24 +132,24 @@ def from_json(content: Any, shape: Sequence[int], limits: Limits) -> tuple[Tenso
 
 
 def describe(network: Network, images: Tensor, classes: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
-    """For each image its class, every class's probability, and each block's scores and own choice."""
+    """For each image its class, every class's probability, and each block's scores and predicted class."""
     with torch.no_grad():
         scores = network.scores(images).cpu()
         shares = network.probabilities(images).cpu()
     chosen, own = shares.argmax(1).tolist(), scores.argmax(2).T.tolist()
     predictions = [
         {
-            "class": classes[chosen[place]],
-            "index": chosen[place],
-            "probability": shares[place, chosen[place]].item(),
-            "probabilities": dict(zip(classes, shares[place].tolist(), strict=True)),
+            "class": classes[chosen[index]],
+            "index": chosen[index],
+            "probability": shares[index, chosen[index]].item(),
+            "probabilities": dict(zip(classes, shares[index].tolist(), strict=True)),
             "blocks": [
-                {"class": classes[own[place][block]], "scores": scores[block, place].tolist()}
+                {"class": classes[own[index][block]], "scores": scores[block, index].tolist()}
                 for block in range(len(scores))
             ],
-            "changes": changes[place],
+            "changes": changes[index],
         }
-        for place in range(len(images))
+        for index in range(len(images))
     ]
     return {"classes": list(classes), "predictions": predictions}
 
@@ -161,7 +162,7 @@ async def _json(request: Request) -> Any:
 
 
 async def _files(request: Request, limits: Limits) -> list[InMemory]:
-    """The uploaded files, whatever their fields are called."""
+    """The uploaded files, whatever the names of their fields."""
     async with request.form(max_files=limits.images, max_fields=10) as form:
         parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         return [InMemory(part.filename or f"image {k + 1}", await part.read()) for k, part in enumerate(parts)]

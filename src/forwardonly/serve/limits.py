@@ -1,15 +1,15 @@
-"""Refusing requests that are too large before they are read."""
+"""Requests that are too large are refused before they are read."""
 
 import json
 from typing import Any
 
 
 class TooLargeError(Exception):
-    """More bytes came than are taken."""
+    """A request has more bytes than the limit."""
 
 
 class BodyLimit:
-    """ASGI middleware: answers 413 to a body of more than `limit` bytes, announced or not."""
+    """ASGI middleware that answers 413 to a body of more than `limit` bytes, whether its length is announced or not."""
 
     def __init__(self, app: Any, limit: int):
         self.app = app

@@ -1,1 +1,1 @@
-"""The process and the machine: precision, memory, the heap, tensors in files."""
+"""Process and machine: precision, memory, the heap, memory-mapped tensors."""

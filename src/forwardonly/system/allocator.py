@@ -1,4 +1,4 @@
-"""Keep the C library from handing memory back to the system that the next step asks for again."""
+"""Settings of the C library's allocator: keep freed memory for the next step, or return it to the system."""
 
 import ctypes
 import sys
@@ -7,29 +7,29 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # glibc's <
 
 
 def return_freed_memory() -> bool:
-    """The opposite of `keep_freed_memory`, for a process that must stay small: what it frees goes back at once.
+    """Lets glibc return freed memory at once, for a process that must stay small. Returns whether it could be set.
 
-    The heap cannot: glibc finds no room for an aligned tensor where one of the same size was, so that 100 blocks of 500
-    units left 350 MiB behind. Hence tensors from 64 KiB on are mapped one by one.
+    The heap cannot be returned: glibc finds no room for an aligned tensor where one of the same size was, so that 100
+    blocks of 500 units left 350 MiB behind. Hence tensors from 64 KiB on are mapped one by one.
     """
-    told = _told({MMAP_THRESHOLD: 1 << 16, TRIM_THRESHOLD: 1 << 16, TOP_PAD: 0})
-    if told:
+    done = _mallopt({MMAP_THRESHOLD: 1 << 16, TRIM_THRESHOLD: 1 << 16, TOP_PAD: 0})
+    if done:
         ctypes.CDLL(None).malloc_trim(0)
-    return told
+    return done
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what this process frees, for its next allocation; whether it could be told to.
+    """Lets glibc keep freed memory for later allocations. Returns whether it could be set.
 
-    By default it maps each buffer above 32 MiB afresh and unmaps it when it is freed, so that every activation costs a
-    page fault per 4 KiB: elementwise operations on feature maps then take two to four times their time. Threads share
-    one heap, for one of a thread's own holds no buffer above 64 MiB. The price is that a process does not shrink.
-    Without effect where the C library is another; a matter of the whole process, which is why only the command line
-    does it unasked.
+    By default glibc maps each buffer above 32 MiB afresh and unmaps it when it is freed, so that every activation costs
+    a page fault per 4 KiB: elementwise operations on feature maps then take two to four times as long. Threads share
+    one heap, because a thread's own holds no buffer above 64 MiB. The price is that the process does not shrink.
+    Without effect under other C libraries. The setting applies to the whole process, so only the command line makes it
+    unasked.
     """
-    return _told({MMAP_THRESHOLD: 1 << 30, TRIM_THRESHOLD: -1, TOP_PAD: 1 << 28, ARENA_MAX: 1})
+    return _mallopt({MMAP_THRESHOLD: 1 << 30, TRIM_THRESHOLD: -1, TOP_PAD: 1 << 28, ARENA_MAX: 1})
 
 
-def _told(values: dict[int, int]) -> bool:
+def _mallopt(values: dict[int, int]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(key, value) for key, value in values.items())

@@ -1,7 +1,7 @@
-"""Tensors that lie in files: the system holds of them what there is room for, and reads the rest when it is needed.
+"""Memory-mapped tensors: they are stored in files, which the system caches as far as memory allows.
 
-A process that has been told to `release` its maps needs no memory for such tensors until it touches them again; what
-they hold is safe, for it is the file's. The files have no names, so nothing is left of them after the process.
+After `release` such tensors need no memory until they are touched again; their values are in the file. The files have
+no names, so nothing is left of them after the process.
 """
 
 import errno
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-ARENA = 2**28  # bytes of one file: a process may have only so many open
-LARGE = 2**18  # bytes from which `Building` takes the trouble
+ARENA = 2**28  # bytes of one file; the number of open files is limited
+LARGE = 2**18  # bytes from which `Building` maps a tensor
 
 _maps: "weakref.WeakKeyDictionary[mmap.mmap, int]" = weakref.WeakKeyDictionary()
-"""Every map with its address; a map lives as long as a tensor in it does."""
+"""Every map with its address; a map lives as long as a tensor in it."""
 
 
 class Arena:
-    """Files in a folder that is or will be, by default the system's for temporary files, and room in them for tensors.
+    """Files with room for tensors, in a folder that exists or will; by default the system's for temporary files.
 
     Raises:
         ValueError: no file can be made there.
@@ -34,12 +34,12 @@ class Arena:
 
     def __init__(self, folder: Path | None = None):
         folder = Path(tempfile.gettempdir()) if folder is None else folder.absolute()
-        self.folder = next(place for place in (folder, *folder.parents) if place.is_dir())
+        self.folder = next(path for path in (folder, *folder.parents) if path.is_dir())
         self._map: mmap.mmap | None = None
         self._used = 0
 
     def empty_like(self, tensor: Tensor) -> Tensor:
-        """A tensor of the same shape, strides and type, whose values are not set.
+        """An uninitialised tensor of the same shape, strides and type.
 
         Raises:
             ValueError: the disk is full.
@@ -58,7 +58,7 @@ class Arena:
 
 
 class Building(TorchFunctionMode):
-    """A context in which networks are built in an arena, so that one which does not fit in memory can be."""
+    """A context in which networks are built in an arena, so that they need not fit in memory."""
 
     def __init__(self, arena: Arena):
         super().__init__()
@@ -77,15 +77,15 @@ class Building(TorchFunctionMode):
 
 
 def release() -> None:
-    """Gives back the memory of all maps; what is in them is read again when it is touched."""
+    """Drops all maps from memory; their contents are read again when they are touched."""
     for each in _maps:
         each.madvise(mmap.MADV_DONTNEED)
 
 
 def holds(tensor: Tensor) -> bool:
-    """Whether a tensor lies in a file."""
-    place = tensor.data_ptr()
-    return tensor.device.type == "cpu" and any(start <= place < start + len(each) for each, start in _maps.items())
+    """Whether a tensor is in a file."""
+    address = tensor.data_ptr()
+    return tensor.device.type == "cpu" and any(start <= address < start + len(each) for each, start in _maps.items())
 
 
 def _new_map(folder: Path, size: int) -> mmap.mmap:
@@ -95,6 +95,6 @@ def _new_map(folder: Path, size: int) -> mmap.mmap:
             new = mmap.mmap(file.fileno(), size)
     except OSError as problem:
         what = "is full" if problem.errno == errno.ENOSPC else f"takes no file ({problem.strerror})"
-        raise ValueError(f"Idle blocks are to wait in a file of {size >> 20} MiB, but {folder} {what}.") from None
+        raise ValueError(f"Idle blocks are offloaded to a file of {size >> 20} MiB, but {folder} {what}.") from None
     _maps[new] = torch.frombuffer(new, dtype=torch.uint8).data_ptr()
     return new

@@ -1,4 +1,4 @@
-"""Memory: what tensors take, what autograd keeps of it for a backward pass, and what the process has needed."""
+"""Memory measurement: bytes of tensors, bytes that autograd saves for backward, and memory of the process."""
 
 import re
 import resource
@@ -16,16 +16,16 @@ from torch.utils._pytree import tree_leaves
 
 
 class SavedBytes:
-    """Counts the bytes that autograd holds for backward while the context is open; `peak` is the most at one time.
+    """Counts the bytes that autograd saves for backward while the context is open; `peak` is the most at one time.
 
-    A tensor saved twice counts once; parameters do not count, for they are there anyway.
+    A tensor saved twice counts once; parameters do not count, because they are in memory anyway.
     """
 
     def __init__(self) -> None:
         self.peak = 0
         self._held: dict[int, int] = {}
         self._users: dict[int, int] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved.tensor)
 
     def __enter__(self) -> Self:
         self._hooks.__enter__()
@@ -36,16 +36,16 @@ class SavedBytes:
     ) -> None:
         self._hooks.__exit__(kind, problem, trace)
 
-    def _pack(self, tensor: Tensor) -> "_Kept":
-        kept = _Kept(tensor)
+    def _pack(self, tensor: Tensor) -> "_SavedTensor":
+        saved = _SavedTensor(tensor)
         if not isinstance(tensor, torch.nn.Parameter):
             storage = tensor.untyped_storage()
             key = storage.data_ptr()
             self._users[key] = self._users.get(key, 0) + 1
             self._held[key] = storage.nbytes()
             self.peak = max(self.peak, sum(self._held.values()))
-            weakref.finalize(kept, self._release, key)
-        return kept
+            weakref.finalize(saved, self._release, key)
+        return saved
 
     def _release(self, key: int) -> None:
         self._users[key] -= 1
@@ -53,8 +53,8 @@ class SavedBytes:
             del self._users[key], self._held[key]
 
 
-class _Kept:
-    """A saved tensor whose end can be noticed."""
+class _SavedTensor:
+    """A saved tensor whose release can be observed."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
@@ -63,7 +63,7 @@ class _Kept:
 class AllocatedBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are made while the context is open; `peak` is the most at one time.
 
-    A library's own scratch memory inside an operation does not count. `known` are tensors from before.
+    Scratch memory inside an operation does not count. `known` are tensors that existed before.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
@@ -99,10 +99,10 @@ UNITS = {f"{unit}{i}b": base**k for k, unit in enumerate("kmgt", 1) for i, base 
 
 
 def parse_bytes(text: str) -> int:
-    """The number of bytes that a text such as 2GiB, 512MiB or 1.5GB stands for.
+    """The number of bytes in a text such as 2GiB, 512MiB or 1.5GB.
 
     Raises:
-        ValueError: it stands for none.
+        ValueError: the text is not an amount of memory.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
     if not found or found[2].lower() not in UNITS:
@@ -122,7 +122,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
-    # getrusage of a new process starts from what its parent had
+    # getrusage of a new process starts from its parent's peak
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 

@@ -1,4 +1,4 @@
-"""Where the arithmetic happens and how precise it is. Weights stay in float32 whatever is chosen."""
+"""Device and precision of the arithmetic. Weights are float32 in any case."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +13,7 @@ def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,7 +41,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def autocast(precision: Precision, device: torch.device, *, cache: bool = True) -> AbstractContextManager[object]:
-    """The context in which blocks compute; unless told not to, it holds a bf16 copy of each weight until it closes."""
+    """The context in which blocks compute; with `cache` it holds a bf16 copy of each weight until it closes."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 

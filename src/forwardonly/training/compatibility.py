@@ -1,6 +1,6 @@
-"""What goes with what: one table of the pairs of features that exclude each other, and what to do instead.
+"""Compatibility of features: a table of the pairs that cannot be combined, and what to choose instead.
 
-Everything else works together; a test walks every pair of features and finds it either works or is refused from here.
+All other pairs work together. A test tries every pair and checks that it either works or is refused by this table.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ from forwardonly.network.network import Network
 
 
 class Setting(NamedTuple):
-    """What a run is made of, as far as it is known: a config is checked by itself before there is a network."""
+    """The parts of a run that are known so far: a config is first checked alone, before there is a network."""
 
     config: Any
-    """A `TrainingConfig`, which calls this module and so is not imported here; `team` likewise."""
+    """A `TrainingConfig`, untyped because its module imports this one; the same holds for `team`."""
     network: Network | None = None
     device: torch.device | None = None
     team: Any = None
 
 
 class Feature(NamedTuple):
-    """Something that a run can have: in words, and whether a setting has it."""
+    """A feature of a run: its name in error sentences, and whether a setting has it."""
 
     words: str
     used: Callable[[Setting], bool]
@@ -72,11 +72,11 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("budget", "classifier"): "choose uniform negatives and prediction by goodness",
     ("budget", "all-peers"): "choose a rule that reads the goodness of earlier blocks",
 }
-"""Pairs of features that do not go together, in the order of FEATURES, and what to do instead."""
+"""Pairs of features that cannot be combined, in the order of FEATURES, and what to choose instead."""
 
 
 def check(setting: Setting) -> None:
-    """Raises ValueError, one sentence, if a setting has two features that do not go together."""
+    """Raises ValueError, one sentence, if a setting combines two incompatible features."""
     used = [name for name, feature in FEATURES.items() if feature.used(setting)]
     for pair in combinations(used, 2):
         if pair in REFUSED:
@@ -84,7 +84,7 @@ def check(setting: Setting) -> None:
 
 
 def check_counts(setting: Setting, images: int) -> None:
-    """Raises ValueError if there are fewer blocks or images than workers or processes to share them."""
+    """Raises ValueError if there are fewer blocks than workers or stages, or fewer images in a batch than replicas."""
     config, network, team = setting.config, setting.network, setting.team
     assert network is not None and team is not None
     sharing = ((config.workers, "workers", "choose 1"), (team.stages, "processes", "choose stages 1"))
@@ -97,6 +97,6 @@ def check_counts(setting: Setting, images: int) -> None:
 
 
 def refusal(one: str, other: str) -> str:
-    """The sentence that refuses a pair."""
+    """The error sentence for an incompatible pair."""
     words = f"{FEATURES[one].words} and {FEATURES[other].words} do not go together: {REFUSED[one, other]}."
     return words[0].upper() + words[1:]

@@ -1,4 +1,4 @@
-"""The training config: every option that is not the rule's or the body's own, and how it gets its value."""
+"""The training config: all options but those of the rule and the body, and how each gets its value."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,7 +11,7 @@ from forwardonly.system.memory import parse_bytes
 from forwardonly.training import compatibility
 
 LEAST_STEPS, SMALLEST = 16, 8
-"""A default batch leaves at least so many steps an epoch, unless it would be smaller than so many images."""
+"""A default batch leaves at least LEAST_STEPS steps in an epoch, unless it would have fewer than SMALLEST images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,58 +19,59 @@ class TrainingConfig:
     """Training options. `resolve` gives each its value: the caller's, else the data set's, the rule's, or the default.
 
     Raises:
-        ValueError: a value that makes no sense, or two that do not go together.
+        ValueError: a value out of range, or two options that cannot be combined.
     """
 
     epochs: int = 30
     """Passes over the training images (for each block, if blocks train one after another)."""
     batch_size: int = 128
-    """Images in a step; by default at most a sixteenth of the training images. The last images of an epoch that do not
-    fill a batch wait for the next epoch."""
+    """Images in a step; by default at most a sixteenth of the training images. The incomplete last batch is dropped."""
     optimiser: str = "adamw"
     """Optimiser of each block: muon, or the name of a class in torch.optim, in any case."""
     learning_rate: float = 1e-3
     """Highest learning rate of the run."""
     weight_decay: float = 0.0
-    """Weight decay of the optimiser; muon keeps the length of weights, so there it acts on read-outs alone."""
+    """Weight decay of the optimiser; muon keeps the norm of weights, so under muon it acts on read-outs alone."""
     momentum: float | None = None
     """Momentum, for optimisers that take one; by default 0.6 for muon, 0.9 for others."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls from its highest value."""
+    """Decay of the learning rate from its highest value."""
     final_rate: float = 0.0
-    """Share of the highest learning rate that is left at the end of a linear or cosine schedule."""
+    """Learning rate at the end of a linear or cosine schedule, as a share of the highest."""
     warmup: float = 0.0
-    """Share of the run in which the learning rate rises to its highest value."""
+    """Share of the run in which the learning rate rises linearly from 0 to its highest value."""
     delay: float = 0.0
-    """Share of the run after which the last block starts to learn, at the rate that the others have by then; those
-    before it start at even distances, the first at once. A block that has not started costs nothing."""
+    """Share of the run after which the last block starts to learn, at the current learning rate; the blocks before it
+    start at equal intervals, the first at once. A block that has not started costs nothing.
+    """
     clip: float | None = None
-    """Largest norm of a block's gradient; none leaves it as it is."""
+    """Largest norm of a block's gradient; none does not clip it."""
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
-    """Train all blocks on every batch, or one block after another, each to its end."""
+    """Train all blocks on every batch (simultaneous), or one block after another, each to its end (greedy)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
     memory_budget: str | None = None
-    """Memory to train within, such as 2GiB; blocks then compute micro-batches where they must, and idle ones are
-    offloaded: to the host's memory, or on a CPU to files. Batch norm and rules that compare images see a micro-batch.
+    """Memory to train within, such as 2GiB: as needed, blocks compute micro-batches and idle blocks are offloaded, to
+    host memory or on a CPU to files. Batch norm and rules that compare images see a micro-batch.
     """
     workers: int = 1
-    """Batches under way at once, each at another block and with its share of the processor's threads: quicker where
-    feature maps are small, with the same result as one worker on so few threads."""
+    """Batches in flight at once, each at another block with its share of the processor's threads: faster where feature
+    maps are small, with the same result as one worker on that many threads.
+    """
     checkpoint_every: int | None = None
-    """Steps between checkpoints within an epoch; there is one after each epoch in any case."""
+    """Steps between checkpoints within an epoch; there is always one after each epoch."""
     compile: bool = False
-    """Compile each block's forward and backward pass; takes up to a minute at the start, so for long runs on a GPU."""
+    """Compile each block's forward and backward pass. It takes up to a minute at the start: for long runs on a GPU."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
     validate_every: int = 1
-    """Measure accuracy on the validation images after every so many epochs."""
+    """Epochs between measurements of accuracy on the validation images."""
     diagnose: bool = False
-    """Measure free-riding too, whenever accuracy is measured on the validation images."""
+    """Also measure free-riding whenever accuracy is measured on the validation images."""
     crop: int = 0
     """Augmentation: pad by this many pixels and cut out the old size at random."""
     flip: Literal["none", "random", "alternating"] = "none"
-    """Augmentation: mirror images at random, or each one in every other epoch."""
+    """Augmentation: mirror images at random, or each image in every other epoch (alternating)."""
     cutout: int = 0
     """Augmentation: side in pixels of a square that is blanked at random."""
 
@@ -101,16 +102,16 @@ class TrainingConfig:
 
     @classmethod
     def resolve(cls, rule: Rule, data: Images | None = None, given: Mapping[str, Any] | None = None) -> Self:
-        """The config of a run: what is given, over what suits the data set, over what suits the rule, over defaults.
+        """The config of a run: of each option the given value, else the data set's, else the rule's, else the default.
 
         Args:
-            rule: its `training_defaults` are taken; those that greedy training cannot have are left away under it.
-            data: the training images: their set's augmentation is taken, and a default batch is no larger than a
+            rule: its `training_defaults` are taken, without a delay under the greedy schedule.
+            data: the training images; the augmentation of their data set is taken, and a default batch is at most a
                 sixteenth of them.
-            given: options by name. None gives nothing, but to an option such as `clip` for which it is a value.
+            given: options by name. None means not given, except for options such as `clip`, which may be None.
 
         Raises:
-            ValueError: an unknown option, or a value that makes no sense.
+            ValueError: an unknown option, or a value out of range.
         """
         known = {field.name: field for field in fields(cls)}
         chosen = {}
@@ -127,12 +128,12 @@ class TrainingConfig:
 
     @property
     def augment(self) -> Augment | None:
-        """What happens to a batch of training images, or None if nothing does."""
+        """The augmentation of training batches, or None if there is none."""
         chosen = Augment(crop=self.crop, flip=self.flip, cutout=self.cutout)
         return None if chosen == Augment() else chosen
 
 
 def suited(rule: Rule | type[Rule] | Preset, schedule: str) -> dict[str, Any]:
-    """The training options that suit a rule or preset, but a delay where blocks train one after another."""
+    """The training options that suit a rule or preset, without a delay under the greedy schedule."""
     own = training_defaults(rule)
     return {name: value for name, value in own.items() if name != "delay" or schedule != "greedy"}

@@ -1,4 +1,4 @@
-"""What reaches the first block: images drawn and augmented, with labels written into them where the rule wants that."""
+"""The input of the first block: batches that are drawn, augmented and, for contrastive rules, labelled."""
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ class Feed:
 
     Args:
         network: its label classifier, if it has one, learns from each batch before the blocks do.
-        images: of training, on the device.
+        images: training images, on the device.
         batch_size: images in a step, over all processes.
-        seed: of every draw; a batch depends on it and on the position, and on nothing else.
+        seed: of every random draw; a batch depends on it and on the position alone.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Feed:
             self.fixed = wrong_labels(images.labels, network.classes, generator_at(images.labels.device, seed))
 
     def order(self, phase: int, epoch: int) -> Tensor:
-        """The epoch's order of the images, (N,); a batch that holds them all has none."""
+        """The order of the images in an epoch, (N,); not shuffled if one batch holds all of them."""
         device = self.images.labels.device
         if self.batch_size == len(self.images):
             return torch.arange(self.batch_size, device=device)
@@ -61,15 +61,18 @@ class Feed:
         return torch.randperm(len(self.images), generator=generator, device=device)
 
     def dropout_seed(self, position: Position) -> int:
-        """Of the draws that blocks make themselves in a step."""
+        """Seed of the blocks' own random draws, such as dropout, in a step."""
         return seed_at(self.seed, position.phase, position.epoch, position.step, self.team.replica)
 
     def __call__(self, chosen: Tensor, position: Position) -> Batch:
-        """This replica's part of the batch of the images at `chosen` (B,); all is drawn for the whole batch first."""
+        """This replica's part of the batch of the images at `chosen` (B,).
+
+        Random draws are made for the whole batch first, so that they do not depend on the number of replicas.
+        """
         network, part = self.network, self.team.part(self.batch_size)
-        place = (position.phase, position.epoch, position.step)
+        coordinates = (position.phase, position.epoch, position.step)
         images, labels = self.images.images[chosen], self.images.labels[chosen]
-        generator = generator_at(labels.device, self.seed, *place)
+        generator = generator_at(labels.device, self.seed, *coordinates)
         if self.augment is not None:
             images = self.augment(images, generator, epoch=position.epoch, indices=chosen)
         wrong = None if self.fixed is None else self.fixed[chosen]
@@ -80,17 +83,17 @@ class Feed:
         if self.classifier_update is not None:
             self.schedule.set_rate([self.classifier_update], position.run_step)
             logits = train_label_classifier(network, self.classifier_update, images, labels, self.precision)
-            if self.team.replica > 0:  # hard labels depend on the replica's own images, so they are not drawn for all
-                generator = generator_at(labels.device, self.seed, *place, self.team.replica)
+            if self.team.replica > 0:  # hard labels depend on the replica's own images
+                generator = generator_at(labels.device, self.seed, *coordinates, self.team.replica)
         return Batch(network.present(images, labels, generator, wrong, logits), labels)
 
 
 def train_label_classifier(
     network: Network, update: Update, images: Tensor, labels: Tensor, precision: Precision
 ) -> Tensor:
-    """One training step of the network's label classifier; the blocks it reads are behind walls and do not move.
+    """One training step of the network's label classifier on detached activations; the blocks do not change.
 
-    Returns its logits (B, C) of the images after the step, which `Network.present` can draw wrong labels by.
+    Returns its logits (B, C) for the images after the step, from which `Network.present` can draw wrong labels.
     """
     assert network.label_classifier is not None
     with autocast(precision, labels.device):

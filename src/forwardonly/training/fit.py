@@ -1,4 +1,4 @@
-"""A run: from a network and images to a trained network, a history, and a folder that holds both."""
+"""A run: `fit` trains a network on images and records its history, in a folder if one is given."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from forwardonly.training.trainer import Trainer
 
 @dataclass
 class Run:
-    """A finished run: the network, a row an epoch, the final figures, and the folder if there is one."""
+    """A finished run: the network, the history with a row for each epoch, the final result, and the folder, if any."""
 
     network: Network
     history: list[dict[str, Any]]
@@ -47,20 +47,20 @@ def fit(
     """Trains a network, every block by its own rule.
 
     Args:
-        network: moved to the device that the options name.
+        network: is moved to the device that the options name.
         train: images to learn from.
         validation: images to report accuracy on after each epoch.
         test: images to report accuracy on once, at the end.
         out: run folder; without one nothing is written.
-        resume: go on from the checkpoint in `out`.
+        resume: continue from the checkpoint in `out`.
         seed: of every random draw in the run; initial weights were drawn when the network was built.
-        progress: called after every step; with several workers, when the last few are still under way.
-        extra: kept in the run's `config.json` beside the network's config and the training config.
+        progress: called after every step; with several workers, while the last few steps are still in flight.
+        extra: stored in the run's `config.json` with the network's config and the training config.
         team: the processes that share the run, all of which call this with the same arguments; see `training.join`.
-        options: fields of `TrainingConfig`; what is not given is what suits the rule and the data set.
+        options: fields of `TrainingConfig`; those not given take the values that suit the rule and the data set.
 
     Raises:
-        ValueError: options, images or labels that make no sense, or a folder that cannot be written.
+        ValueError: invalid options, images or labels, or a folder that cannot be written.
         NonFiniteLoss: a loss or a weight became NaN or infinite; the folder keeps the last good checkpoint.
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
@@ -79,18 +79,18 @@ def fit(
         session = open_session(network, train, config, device, seed, team)
         strategy = strategies.choose(session)
         trainer = Trainer(session, strategy, folder, plan.predicted)
-        with plan.kept(session, strategy.placement[team.stage], folder):
+        with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(extra or {}, resume)
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):
                     trainer.progress.history.append(row)
-            kept = {} if config.memory_budget is None else {"plan": asdict(plan)}
-            result = trainer.finish(validation, test, kept)
+            extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
+            result = trainer.finish(validation, test, extra_figures)
         return Run(network, trainer.progress.history, result, folder)
 
 
 def _check(network: Network, train: Images, validation: Images | None, test: Images | None) -> None:
-    """Images and labels that the network can learn from."""
+    """Raises ValueError unless the network can learn from the images and labels."""
     if len(train) == 0:
         raise ValueError("There are no training images.")
     for images in (train, validation, test):

@@ -1,4 +1,4 @@
-"""Ctrl-C, which finishes the step under way."""
+"""Ctrl-C in training: the current step is finished first."""
 
 import signal
 import threading
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the checkpoint was written; its text says how to go on."""
+    """Ctrl-C, after a checkpoint was written; the text says how to resume."""
 
 
 @contextmanager
 def finish_step_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that the step under way is finished; the second one stops at once."""
+    """The first Ctrl-C sets the event, so that the current step is finished; the second interrupts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

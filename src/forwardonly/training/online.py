@@ -1,4 +1,4 @@
-"""Learning from batches as they come, without epochs or an end."""
+"""Online learning: training on batches as they arrive, without epochs."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from forwardonly.training.update import Update
 
 
 class Online:
-    """The training step of a network, with its optimisers, for whoever has the batches.
+    """The training step of a network with its optimisers, for callers that supply the batches.
 
     Args:
-        network: stays on its device; its `prepare` must have been fitted to images of the kind that will come.
+        network: stays on its device; its `prepare` must have been fitted to images of the same kind.
         seed: of every random draw.
         options: fields of `TrainingConfig`; those of schedule, length, augmentation and device have no effect.
 
     Raises:
-        ValueError: options that make no sense.
+        ValueError: invalid options.
     """
 
     def __init__(self, network: Network, *, seed: int = 0, **options: Any):

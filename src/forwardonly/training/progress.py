@@ -1,25 +1,25 @@
-"""How far a run is: what a step is told, what a checkpoint keeps, what a caller hears."""
+"""Progress of a run: a step's position, the event that a caller receives, and the state that a checkpoint holds."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
 class Position(NamedTuple):
-    """Which step of a run this is."""
+    """Position of a step in a run."""
 
     phase: int
-    """The block that learns, in greedy training."""
+    """Index of the block that learns, in greedy training; 0 otherwise."""
     epoch: int
     step: int
-    """Of the epoch."""
+    """Step of the epoch."""
     run_step: int
-    """Of the run, or of the block's run in greedy training: what the schedule counts."""
+    """Step of the run, or of the block's own run in greedy training; the schedule counts it."""
     last: bool = False
-    """Whether processes sync after it."""
+    """Whether processes sync after this step."""
 
 
 class StepEvent(NamedTuple):
-    """Steps done and in all, and at the end of an epoch its row of the history."""
+    """The argument of `progress=`: steps done, steps in all, and at the end of an epoch its row of the history."""
 
     step: int
     steps: int
@@ -28,7 +28,7 @@ class StepEvent(NamedTuple):
 
 @dataclass
 class Progress:
-    """The phase (the block that learns, in greedy training), the epoch, the step of it, and what happened so far."""
+    """Progress of a run: phase (the block that learns, in greedy training), epoch, step of the epoch, time, history."""
 
     phase: int = 0
     epoch: int = 0

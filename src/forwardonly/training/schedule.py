@@ -1,4 +1,4 @@
-"""When blocks learn, and how fast: which have started, and the learning rate of each step."""
+"""The schedule: which blocks have started to learn, and the learning rate of each step."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from forwardonly.training.update import Update
 
 
 class Schedule:
-    """The schedule of a run; of each block's run where blocks train one after another.
+    """The schedule of a run, or of each block's own run where blocks train one after another.
 
     Args:
         config: its epochs, delay and learning rates.
@@ -22,14 +22,14 @@ class Schedule:
         self.steps = config.epochs * steps_per_epoch
         shares = (config.delay * index / max(depth - 1, 1) for index in range(depth))
         self.first_steps = [min(round(self.steps * share), self.steps - 1) for share in shares]
-        """The step in which each block starts to learn."""
+        """The step from which each block learns."""
 
     def started(self, step: int) -> int:
-        """How many blocks, from the first on, learn in a step."""
+        """Number of blocks, counted from the first, that learn in a step."""
         return sum(first <= step for first in self.first_steps)
 
     def rate_factor(self, step: int) -> float:
-        """Learning rate of a step as a share of the highest one; a block that starts late joins at the others' rate."""
+        """Learning rate of a step as a share of the highest; a block that starts late joins at this rate."""
         config, progress = self.config, step / self.steps
         if progress < config.warmup:
             return progress / config.warmup
@@ -40,11 +40,11 @@ class Schedule:
         return config.final_rate + (1 - config.final_rate) * share
 
     def set_rate(self, updates: Sequence[Update], step: int) -> None:
-        """Gives updates the learning rate of a step."""
+        """Sets the learning rate of the updates for a step."""
         for update in updates:
             update.set_rate(self.rate_factor(step))
 
     def steps_in_epoch(self, epoch: int) -> list[int]:
-        """In how many steps of an epoch each block learns."""
+        """Number of steps of an epoch in which each block learns."""
         done = (epoch + 1) * self.steps_per_epoch
         return [max(0, min(done - first, self.steps_per_epoch)) for first in self.first_steps]

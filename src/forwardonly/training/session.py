@@ -1,4 +1,4 @@
-"""What a run is made of: everything that stays as it is from its first step to its last."""
+"""The session of a run: network, optimisers, data and settings, which stay the same from the first step to the last."""
 
 from dataclasses import dataclass
 
@@ -17,11 +17,11 @@ from forwardonly.training.update import Update
 
 @dataclass
 class Session:
-    """A network on its device, its optimisers, its data, and how it is trained."""
+    """A network on its device with its optimisers, its data, and the settings of its training."""
 
     network: Network
     images: Images
-    """Of training, on the device; where processes share the blocks, those of the first stage alone are."""
+    """Training images, on the device; where processes share the blocks, only the first stage's are."""
     config: TrainingConfig
     device: torch.device
     seed: int
@@ -29,10 +29,10 @@ class Session:
     precision: Precision
     schedule: Schedule
     updates: list[Update]
-    """One a block."""
+    """One for each block."""
     feed: Feed
     micro_batch: int | None = None
-    """Images that a block computes at a time; None for all of a batch."""
+    """Images that a block computes at a time; None for the whole batch."""
 
     @property
     def batch_size(self) -> int:
@@ -40,14 +40,14 @@ class Session:
         return self.feed.batch_size
 
     def context(self, seed: int | None, first: int = 0) -> Context:
-        """What a step needs, for blocks of which the first is at that index."""
+        """The context of a step for the blocks from index `first` on."""
         return Context(self.precision, seed, self.micro_batch, first)
 
 
 def open_session(
     network: Network, train: Images, config: TrainingConfig, device: torch.device, seed: int, team: Team
 ) -> Session:
-    """Readies a network, which is on its device or offloaded, for training: preparation fitted, optimisers made."""
+    """Prepares a network, on its device or offloaded, for training: fits its preparation and makes its optimisers."""
     train = train.to(device) if team.stage == 0 else train
     precision = choose_precision(config.precision, device)
     batch_size = min(config.batch_size, len(train))

@@ -1,7 +1,8 @@
-"""The training step: each block learns from its own loss as the batch passes through, and nothing flows back.
+"""The training step: each block learns from its own loss as the batch passes through; no gradient flows back.
 
-Everything this library promises is a view of this loop. Memory is flat in depth, for nothing outlives a block; greedy
-and simultaneous training differ in which loop is outermost; blocks can sit in different threads or processes.
+The library's properties follow from this loop. Memory does not grow with depth, because no graph outlives its block's
+step. Greedy and simultaneous training differ in which loop is outermost. Blocks can run in different threads or
+processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +21,18 @@ from forwardonly.training.update import Update
 
 
 class Context(NamedTuple):
-    """What a step needs beside blocks and a batch."""
+    """Settings of a step, besides the blocks and the batch."""
 
     precision: Precision
     seed: int | None = None
-    """Decides dropout, block by block, whichever process a block is on; None leaves torch's generator as it is."""
+    """Seeds dropout block by block, whichever process a block is on; None leaves torch's generator as it is."""
     micro_batch: int | None = None
-    """Images that a block computes at a time; None computes all at once."""
+    """Images that a block computes at a time; None for the whole batch."""
     first: int = 0
-    """Index of the first of the blocks in the network."""
+    """Index in the network of the first of the blocks."""
     slot: Callable[[int], AbstractContextManager[Any]] = nullcontext
-    """A context in which the block of that index learns: where several batches are under way, its turn."""
+    """A context in which the block of that index learns; with several batches in flight it waits for the batch's turn.
+    """
 
 
 def train_step(
@@ -58,7 +60,7 @@ def learn(block: Block, update: Update, batch: Batch, context: Context) -> tuple
 
 
 def advance(blocks: Sequence[Block], batch: Batch, precision: Precision) -> Batch:
-    """The batch behind blocks that stay as they are."""
+    """The batch behind blocks that do not learn."""
     with torch.no_grad(), autocast(precision, main_path(batch.signal).device):
         for block in blocks:
             activation = block(batch.signal)

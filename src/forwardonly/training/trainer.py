@@ -1,6 +1,6 @@
-"""What carries a run from step to step: epochs, validation, checkpoints.
+"""The trainer: epochs, validation and checkpoints of a run.
 
-How a batch meets the blocks is the strategy's.
+The strategy determines how a batch passes through the blocks.
 """
 
 import threading
@@ -29,11 +29,11 @@ class NonFiniteLoss(ValueError):
 
 
 class Trainer:
-    """A run under way.
+    """A run in progress.
 
     Args:
-        session: what the run is made of.
-        strategy: how its batches meet its blocks.
+        session: network, data and settings of the run.
+        strategy: how batches pass through the blocks.
         folder: the run's, if it has one.
         at_a_time: images that are predicted at a time.
     """
@@ -46,13 +46,13 @@ class Trainer:
         self.steps = session.schedule.steps_per_epoch
         self.progress = Progress()
         self.losses = torch.zeros(self.steps, len(session.updates), device=session.device)
-        self.everyones = self.losses  # the sum over processes, up to date once they have synced
-        self._unfinished: list[tuple[int, Tensor]] = []  # losses that are there once the strategy has finished
+        self.summed_losses = self.losses  # over processes; up to date once they have synced
+        self._unfinished: list[tuple[int, Tensor]] = []  # losses that are valid once the strategy has finished
 
     def train(
-        self, validation: Images | None, tell: Callable[[StepEvent], None] | None, interrupted: threading.Event
+        self, validation: Images | None, notify: Callable[[StepEvent], None] | None, interrupted: threading.Event
     ) -> Iterator[dict[str, Any]]:
-        """Epoch after epoch, from wherever the run stands; yields each epoch's row."""
+        """Trains epoch by epoch from the current position; yields each epoch's row of the history."""
         session, progress = self.session, self.progress
         total = self.strategy.phases * session.config.epochs * self.steps
         session.network.train()
@@ -64,12 +64,12 @@ class Trainer:
             with self.strategy.epoch(self._position()):
                 while progress.step < self.steps:
                     self._step(order)
-                    if tell is not None:
-                        tell(StepEvent(self._steps_done(), total))
+                    if notify is not None:
+                        notify(StepEvent(self._steps_done(), total))
                     if interrupted.is_set():
                         progress.seconds += time.perf_counter() - started
                         raise Interrupted(self._interrupted())
-                    if self.folder is not None and self._pauses(progress.step):
+                    if self.folder is not None and self._checkpoint_due(progress.step):
                         self._sync()
                         self._checkpoint(progress.seconds + time.perf_counter() - started)
             self._sync()
@@ -79,11 +79,11 @@ class Trainer:
             yield row
             if self.folder is not None:
                 self._checkpoint(progress.seconds)
-            if tell is not None:
-                tell(StepEvent(self._steps_done(), total, row))
+            if notify is not None:
+                notify(StepEvent(self._steps_done(), total, row))
 
     def _step(self, order: Tensor) -> None:
-        """One batch through the strategy."""
+        """One step on the next batch of the epoch."""
         session, step = self.session, self.progress.step
         position = self._position()
         torch.manual_seed(session.feed.dropout_seed(position))
@@ -97,7 +97,7 @@ class Trainer:
     def _position(self) -> Position:
         progress = self.progress
         run_step = progress.epoch * self.steps + progress.step
-        last = progress.step + 1 == self.steps or self._pauses(progress.step + 1)
+        last = progress.step + 1 == self.steps or self._checkpoint_due(progress.step + 1)
         return Position(progress.phase, progress.epoch, progress.step, run_step, last)
 
     def _steps_done(self) -> int:
@@ -112,17 +112,17 @@ class Trainer:
             progress.epoch = 0
             progress.phase += 1
 
-    def _pauses(self, done: int) -> bool:
-        """Whether there is a checkpoint within the epoch after so many steps of it."""
+    def _checkpoint_due(self, done: int) -> bool:
+        """Whether a checkpoint within the epoch is due after `done` of its steps."""
         every = self.session.config.checkpoint_every
         return every is not None and done % every == 0 and done < self.steps
 
     def _sync(self) -> None:
-        """All processes, at the same step, get all weights and losses, which must be finite."""
+        """Gives all processes, at the same step, all weights and losses, and checks that these are finite."""
         team = self.session.team
         self._finish_steps()
         team.sync(self.session.network, self.strategy.placement)
-        self.everyones = team.all_reduce(self.losses)
+        self.summed_losses = team.all_reduce(self.losses)
         self._check_finite()
 
     def _finish_steps(self) -> None:
@@ -133,15 +133,15 @@ class Trainer:
         self._unfinished.clear()
 
     def _check_finite(self) -> None:
-        """Looks at all losses, and at the weights, which the last step may have spoilt."""
+        """Raises NonFiniteLoss if a loss is not finite, or a weight, which the last step may have spoilt."""
         epoch, instead = self.progress.epoch, "try a lower learning rate or --precision fp32."
-        bad = (~torch.isfinite(self.everyones)).nonzero()
+        bad = (~torch.isfinite(self.summed_losses)).nonzero()
         if len(bad):
             step, block = bad[0].tolist()
-            value = float(self.everyones[step, block])
+            value = float(self.summed_losses[step, block])
             raise NonFiniteLoss(f"The loss of block {block} became {value} in epoch {epoch}, step {step}: {instead}")
         for index, block in enumerate(self.session.network.row):
-            mapped.release()  # of the block before, if it lies in a file
+            mapped.release()  # the block before, if it is in a file
             if not all(bool(torch.isfinite(parameter).all()) for parameter in block.parameters()):
                 raise NonFiniteLoss(
                     f"A weight of block {index} became NaN or infinite in epoch {epoch}, by step "
@@ -150,7 +150,7 @@ class Trainer:
 
     def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
         session, config, epoch = self.session, self.session.config, self.progress.epoch
-        sums, learned = self.everyones.sum(0).tolist(), session.schedule.steps_in_epoch(epoch)
+        sums, learned = self.summed_losses.sum(0).tolist(), session.schedule.steps_in_epoch(epoch)
         row: dict[str, Any] = {
             "epoch": self.progress.phase * config.epochs + epoch,
             "loss": [total / steps if steps else None for total, steps in zip(sums, learned, strict=True)],
@@ -166,12 +166,12 @@ class Trainer:
         return row
 
     def open(self, extra: dict[str, Any], resume: bool) -> None:
-        """Makes the run folder, or takes everything from its checkpoint; all processes start as the leading one does.
+        """Makes the run folder, or restores its checkpoint; all processes start from the leading one's state.
 
-        `extra` is kept in its config beside the network's and the training's.
+        `extra` is stored in the folder's config with the network's config and the training config.
 
         Raises:
-            ValueError: there is no run to resume, or it is damaged or had other options; the folder cannot be written.
+            ValueError: there is no run to resume, it is damaged or had other options, or the folder cannot be written.
         """
         team, state = self.session.team, None
         if self.folder is not None and team.leads:
@@ -185,7 +185,7 @@ class Trainer:
             state = self._state(0.0, [update.state_dict() for update in self.session.updates])
         state = team.broadcast(state, self.session.device)
         try:
-            self._take(state)
+            self._restore(state)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
             raise ValueError(
                 f"The checkpoint in {self.folder} belongs to another network or is damaged ({type(problem).__name__})."
@@ -196,23 +196,23 @@ class Trainer:
         own = [update.state_dict() for update in self.session.updates]
         state = self._state(seconds, team.gathered(own, self.strategy.placement, self.session.device))
         if self.folder is not None and team.leads:
-            run_folder.keep(self.folder, state, self.progress.history)
+            run_folder.write_checkpoint(self.folder, state, self.progress.history)
 
     def _state(self, seconds: float, updates: list[Any]) -> dict[str, Any]:
-        """Everything the run goes on from, with the states of all updates."""
+        """The state of the run for a checkpoint, with the states of all updates."""
         session, classifier = self.session, self.session.feed.classifier_update
         return {
             "network": session.network.state_dict(),
             "updates": updates,
             "label_classifier": None if classifier is None else classifier.state_dict(),
             "progress": {**asdict(self.progress), "seconds": seconds},
-            "losses": self.everyones,
+            "losses": self.summed_losses,
             "micro_batch": session.micro_batch,
             "training": asdict(session.config),
             "seed": session.seed,
         }
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         session, classifier = self.session, self.session.feed.classifier_update
         now = {**asdict(session.config), "seed": session.seed}
         for name, value in {**state["training"], "seed": state["seed"]}.items():
@@ -221,8 +221,8 @@ class Trainer:
                     f"The run in {self.folder} had {name} {value}, not {now.get(name)}: resume it with that."
                 )
         session.network.load_state_dict(state["network"])
-        for update, kept in zip(session.updates, state["updates"], strict=True):
-            update.load_state_dict(kept)
+        for update, update_state in zip(session.updates, state["updates"], strict=True):
+            update.load_state_dict(update_state)
         if classifier is not None:
             classifier.load_state_dict(state["label_classifier"])
         self.progress = Progress(**state["progress"])
@@ -232,7 +232,7 @@ class Trainer:
         least = min(progress.phase, progress.epoch, progress.step, (session.micro_batch or 1) - 1)
         if not within or progress.step > self.steps or least < 0 or state["losses"].shape != self.losses.shape:
             raise ValueError(f"The checkpoint in {self.folder} is damaged or of other data.")
-        if session.team.leads:  # the others' share in a sum is what they add from here on
+        if session.team.leads:  # losses are summed over processes: one holds the sum so far
             self.losses.copy_(state["losses"])
 
     def _interrupted(self) -> str:
@@ -247,7 +247,7 @@ class Trainer:
         return f"Interrupted; a checkpoint is in {self.folder}: {go_on}."
 
     def finish(self, validation: Images | None, test: Images | None, extra: dict[str, Any]) -> dict[str, Any]:
-        """Final figures with `extra` ones, and the files that hold them."""
+        """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
         if self.folder is not None and session.team.leads:

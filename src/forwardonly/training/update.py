@@ -1,4 +1,4 @@
-"""What happens to one block once it has its loss: gradient, optimiser step, nothing kept."""
+"""The update of one block from its loss: gradient, clipping, optimiser step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from forwardonly.training.optim import Muon, make_optimiser, parameter_groups
 
 
 class Update:
-    """One block's optimiser, and another for each parameter whose rule wants one of its own.
+    """The optimisers of one block: the config's, and those that its rule assigns to parameters of its own.
 
     Raises:
         ValueError: there is no optimiser of the config's name.
@@ -25,9 +25,10 @@ class Update:
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
 
     def allocate(self) -> None:
-        """Makes the optimisers' state before the first step does, if they are of the usual kinds.
+        """Makes the optimisers' state before the first step, for SGD, Adam, AdamW and Muon.
 
-        State that is made amid a step's activations pins the heap between them: 100 MiB of 660 for 32 layers of 500.
+        State that is allocated in a step, among activations, fragments the heap: 100 MiB of 660 for 32 layers of 500
+        units.
         """
         for optimiser in self.optimisers:
             if isinstance(optimiser, Muon):
@@ -44,7 +45,7 @@ class Update:
             optimiser.zero_grad(set_to_none=True)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate
-            for own in optimiser.state.values():  # as before any step: moments of zero, and no steps counted
+            for own in optimiser.state.values():  # as before any step: zero moments, step count 0
                 for slot in own.values():
                     if isinstance(slot, Tensor):
                         slot.zero_()
@@ -55,7 +56,7 @@ class Update:
         self.step()
 
     def step(self) -> None:
-        """One step down the gradient that the parameters hold; it is gone then."""
+        """One step down the gradient that the parameters hold, which is then cleared."""
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for optimiser in self.optimisers:
@@ -73,19 +74,22 @@ class Update:
         return {"optimisers": [optimiser.state_dict() for optimiser in self.optimisers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the state from a checkpoint.
+        """Restores the state from a checkpoint.
 
         Raises:
-            ValueError: it is not of these optimisers. torch checks little, and its fused kernels nothing.
+            ValueError: it does not match these optimisers. torch checks little itself, and its fused kernels nothing.
         """
-        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
-            _check_state(optimiser, kept)
-            optimiser.load_state_dict(kept)
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            _check_state(optimiser, saved)
+            optimiser.load_state_dict(saved)
             _lay_out(optimiser)
 
 
 def _lay_out(optimiser: torch.optim.Optimizer) -> None:
-    """Gives each slot of the state the memory layout of its parameter: a checkpoint holds contiguous tensors."""
+    """Gives each tensor of the state the memory layout of its parameter.
+
+    A checkpoint holds contiguous tensors, and torch's fused kernels pair elements by their position in memory.
+    """
     for parameter, slots in optimiser.state.items():
         for name, slot in slots.items():
             if isinstance(slot, Tensor) and slot.shape == parameter.shape:
@@ -102,16 +106,16 @@ def lying_as(parameter: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
-def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a state has the options and the shapes of an optimiser's parameters."""
+def _check_state(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a state matches the options and the parameters' shapes of an optimiser."""
     fresh = optimiser.state_dict()
-    groups, wanted = kept["param_groups"], fresh["param_groups"]
+    groups, wanted = saved["param_groups"], fresh["param_groups"]
     alike = len(groups) == len(wanted) and all(
         one.keys() == two.keys() and all(_alike(one[name], two[name]) for name in one)
         for one, two in zip(groups, wanted, strict=False)
     )
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for index, slots in kept["state"].items():
+    for index, slots in saved["state"].items():
         shape = parameters[index].shape
         shapes = [shape, torch.Size()]
         if isinstance(optimiser, torch.optim.Adafactor) and len(shape) > 1:  # keeps means of rows and of columns
@@ -125,7 +129,7 @@ def _check_state(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any]) -> N
 
 
 def _alike(one: Any, two: Any) -> bool:
-    """Whether two options are the same but for the value of a number."""
+    """Whether two options have the same type and, for whole numbers, the same value; an int may stand for a float."""
     if isinstance(two, list | tuple):
         return isinstance(one, list | tuple) and len(one) == len(two) and all(map(_alike, one, two))
     if isinstance(two, float):

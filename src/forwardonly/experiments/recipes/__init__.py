@@ -1,4 +1,4 @@
-"""Recipes: one function a table of a paper, and the table of them."""
+"""Recipes, each of which reproduces one table of a paper, and the table of them."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,9 +1,9 @@
-"""Recipes: for each table of a paper on convolutional networks, the runs that make it, as options of `forwardonly
-train`.
+"""Recipes for the tables of papers on convolutional networks, as options of `forwardonly train`.
 
 A recipe is a function of a scale. `full` is for a GPU: the paper's protocol where there is one. `cpu` fits each row
-into about an hour of 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and shows no more than that
-all of it works. Readouts, learning rates and the rest were chosen on validation images (log/); none on test images.
+into about an hour on 2 CPU cores by a narrower net or fewer epochs. `quick` takes minutes and only shows that
+everything runs. Readouts, learning rates and other hyperparameters were chosen on validation images (log/), none on
+test images.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: the paper's figure, and how ours is made."""
+    """One line of a table: the paper's figure, and the options of our run."""
 
     name: str
     paper: float | None
@@ -32,7 +32,7 @@ class Line:
     """Further options of `forwardonly train` by name, without their dashes."""
 
     def options_of_train(self) -> tuple[str, ...]:
-        """The whole `forwardonly train` call but data, seed and folder."""
+        """The options of `forwardonly train`, without data, seed and folder."""
         return words({"rule": self.rule, "body": self.body, **self.options})
 
 
@@ -42,8 +42,8 @@ SGD: Options = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250}
 PLAIN = {"crop": 0, "flip": "none"}
 AUGMENTED = {"crop": 4, "flip": "alternating"}
 SHIFTED = {"crop": 2, "flip": "alternating"}
-STEEP = 20.0  # under Muon weights keep their length, so that scores cannot grow by themselves
-COMMITTED: Options = {  # from even votes at the paper's 10, deep layers' assignments are still uniform after 8 epochs
+STEEP = 20.0  # Muon keeps the norm of weights, so scores cannot grow during training
+COMMITTED: Options = {  # from equal votes at the paper's 10, deep layers' assignments are still uniform after 8 epochs
     "rule.temperature": 1.0,
     "rule.lead": 3.0,
     "rule.scale": STEEP,
@@ -54,9 +54,7 @@ LCCA_MNIST = {"rule.mean-weight": 0.97, "rule.max-weight": 0.03, "rule.min-weigh
 
 
 def lcca(scale: Scale) -> list[Line]:
-    """Learnable channel-class assignment, arXiv 2606.09928: its table, what it claims of its parts, and backprop
-    beside it.
-    """
+    """Learnable channel-class assignment, arXiv 2606.09928: its table, ablations of its parts, and backprop."""
     learnable = {**_resnet(scale), "readout": "validation"}
     if scale != "full":
         learnable |= COMMITTED
@@ -104,7 +102,7 @@ def deeperforward(scale: Scale) -> list[Line]:
 
 
 def hff(scale: Scale) -> list[Line]:
-    """Hyperspherical Forward-Forward, arXiv 2605.00082: a CNN and a multilayer perceptron, and backprop beside them."""
+    """Hyperspherical Forward-Forward, arXiv 2605.00082: a CNN and a multilayer perceptron, and backprop on both."""
     epochs = {"quick": 1, "cpu": 30, "full": 200}[scale]
     mlp = {"hidden": (1000, 1000, 1000) if scale != "quick" else (200, 200), "dropout": 0.2, "epochs": epochs}
     cnn = {"width": 0.25 if scale == "quick" else 1.0, "epochs": epochs, "batch-size": 250, "learning-rate": 3e-3}
@@ -121,8 +119,9 @@ def hff(scale: Scale) -> list[Line]:
 
 
 def local_errors(scale: Scale) -> list[Line]:
-    """Local error signals, Nokland & Eidnes 2019, arXiv 1901.06656, VGG8b: similarity matching, prediction alone,
-    backprop.
+    """Local error signals, Nokland & Eidnes 2019, arXiv 1901.06656, on VGG8b.
+
+    The arms are similarity matching, prediction alone, and backprop.
     """
     epochs = {"quick": 1, "cpu": 12, "full": 400}[scale]
     own = {"width": {"quick": 0.1, "cpu": 0.5, "full": 1.0}[scale], "epochs": epochs, **HELD_OUT, **AUGMENTED}
@@ -139,8 +138,10 @@ def local_errors(scale: Scale) -> list[Line]:
 
 
 def six_blocks(scale: Scale) -> list[Line]:
-    """The six-block net at equal epochs: a plain local head, an auxiliary one, and backprop; then `best`, and other
-    rules and backprop with its training config. No paper's.
+    """The six-block net at equal epochs, which is no paper's table.
+
+    The arms are a plain local head, an auxiliary one, and backprop; then `best`, and other rules and backprop with its
+    training config.
     """
     length = {
         "epochs": {"quick": 1, "cpu": 16, "full": 100}[scale],
@@ -189,14 +190,12 @@ def _resnet(scale: Scale) -> Options:
         return {"width": 1.0, **paper, **PLAIN, **HELD_OUT}
     small = {"width": 0.1, "epochs": 1} if scale == "quick" else {"width": 0.25, "epochs": 8}
     muon = {"optimiser": "muon", "learning-rate": 0.1, "lr-schedule": "linear", "warmup": 0.2}
-    underfits = {"dropout": 0.0}  # narrow blocks do, in few epochs
+    underfits = {"dropout": 0.0}  # as narrow blocks do in few epochs
     return {**small, **underfits, "batch-size": 128, **muon, **PLAIN, **HELD_OUT}
 
 
 def _each(scale: Scale, rule: str, papers: Mapping[str, float | None], options: Options) -> list[Line]:
-    """The rule on each data set. Where there are more classes than a narrow net has channels, the net is as wide as
-    it must be.
-    """
+    """The rule on each data set; the net is at least as wide as the number of classes requires."""
     rows = []
     for data, paper in papers.items():
         own = {**options, **(LCCA_MNIST if rule == "channel-learnable" and data == "mnist" else {})}
@@ -212,7 +211,7 @@ SOURCES: dict[str, tuple[Callable[[Scale], list[Line]], str, str]] = {
     "local-errors": (local_errors, "Local error signals", "Nokland & Eidnes 2019, arXiv 1901.06656"),
     "six-blocks": (six_blocks, "Six blocks, local against backprop", "this project"),
 }
-"""Every recipe here: its lines, what it is called, where the published figures stand."""
+"""Every recipe here: its lines, its title, and the source of the published figures."""
 
 SAYS = {
     "full": "Scale full: the paper's net and length where given; the last epoch counts, not the best on test images.",

@@ -1,8 +1,8 @@
-"""Time to accuracy: recipes that aim at an accuracy in little time, with backprop on the same training config beside.
+"""Time to accuracy: recipes that aim at an accuracy in little time, and backprop with the same training config.
 
 Seconds are those of the whole run except for starting Python: from reading the data set's files to the final test
-accuracy, with a checkpoint after each epoch. They are only valid if the run has the machine to itself. Everything in
-the recipes was chosen on held-out training images, nothing on test images. The test accuracy over several views of each
+accuracy, with a checkpoint after each epoch. They are only valid if nothing else runs on the machine. Everything in the
+recipes was chosen on held-out training images, nothing on test images. The test accuracy over several views of each
 image, shifted and mirrored, is a row of its own.
 """
 
@@ -23,7 +23,7 @@ PLAIN = {"rule": "projection", "rule.features": 256, "rule.label-smoothing": 0.1
 """A linear classifier on few features: enough for digits, and faster."""
 BEST = {"rule": "best", "readout": "skip-first"}
 NARROW = {**BEST, "rule.channels": 64}
-"""For blocks of half the width, heads of half the width."""
+"""Heads of half the width, for blocks of half the width."""
 SGD = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250, "rule.label-smoothing": 0.1}
 SHIFTED = {
     **option_names(MUON),

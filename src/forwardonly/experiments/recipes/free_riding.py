@@ -1,6 +1,6 @@
-"""Free-riding's numbers: starvation, its law, what the remedies do. Yousefiramandi 2026, arXiv 2605.06240.
+"""Recipe for the numbers of free-riding: starvation, its law, and the remedies. Yousefiramandi 2026, arXiv 2605.06240.
 
-Every number but accuracy is measured on the validation images, by the weights of the last epoch.
+Every number but accuracy is measured on the validation images, with the last epoch's weights.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ PLAIN = (
 
 
 class Setting(NamedTuple):
-    """A data set, and a body that has as many blocks as asked: fully connected layers or convolutions."""
+    """A data set, and a body with a given number of blocks: fully connected layers or convolutions."""
 
     data: str
     convolutional: bool = False
 
     def options(self, depth: int) -> tuple[str, ...]:
-        """The options of `forwardonly train` for the body and for labels that it can see."""
+        """The options of `forwardonly train` for the body, and for labels that it can see."""
         if self.convolutional:
             label = ("--rule.label-placement", "everywhere", "--rule.label-value", "1")
             return ("--body", "conv", "--depth", str(depth), "--channels", "32", *label)
         return ("--hidden", *["500"] * depth, "--rule.label-value", "8")
 
     def arm(self, remedy: str, depth: int) -> str:
-        """What the arm is called."""
+        """The arm's name."""
         return f"{remedy}, {depth} {'convolutions' if self.convolutional else 'layers'}, {self.data}"
 
 

@@ -1,4 +1,4 @@
-"""Layer collaboration's table. Lorberbom et al. 2024, arXiv 2305.12393 (AAAI 2024); errors there, accuracies here."""
+"""Recipe for layer collaboration's table, errors there, accuracies here. Lorberbom et al. 2024, arXiv 2305.12393."""
 
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Scale, Table, test_accuracy

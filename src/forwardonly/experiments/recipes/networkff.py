@@ -1,4 +1,4 @@
-"""NetworkFF's table: Forward-Forward, fixed and adaptive collaboration. Beigzad 2025, arXiv 2512.17531."""
+"""Recipe for NetworkFF's table: Forward-Forward, fixed and adaptive collaboration. Beigzad 2025, arXiv 2512.17531."""
 
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Scale, Table, test_accuracy
@@ -30,7 +30,7 @@ STEPS = {
 TUNED = {
     "FF": ARMS["FF"],
     "F-CFF": ARMS["F-CFF"],
-    "A-CFF": (*ARMS["A-CFF"], "--rule.initial-gamma", "0.3"),  # from 1 no block learns to classify by itself
+    "A-CFF": (*ARMS["A-CFF"], "--rule.initial-gamma", "0.3"),  # from 1 no block learns to classify on its own
 }
 
 LENGTH = {"full": ("--epochs", "60", "--validate-every", "10"), "quick": ("--epochs", "3")}

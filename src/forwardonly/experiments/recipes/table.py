@@ -1,4 +1,4 @@
-"""What a recipe is: the runs that a paper's table needs, and how each of its rows is read from them."""
+"""The form of a recipe: the runs that a paper's table needs, and how each of its rows is computed from them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ Scale = Literal["full", "cpu", "quick"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A row's number `of` one seed's runs, given by the names of their arms; which `arms` it needs."""
+    """A row's number as a function `of` one seed's runs by the names of their arms; `arms` are those that it needs."""
 
     arms: tuple[str, ...]
     of: Callable[[Mapping[str, Finished]], float]
@@ -20,7 +20,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: `paper` is the published number, None where the paper has none."""
+    """One row; `paper` is the published number, None where the paper has none."""
 
     name: str
     paper: float | None
@@ -32,14 +32,15 @@ class Table:
     """A table of a paper at one scale.
 
     Args:
-        title, source: what it is called and where it stands.
+        title: the table's name.
+        source: the paper.
         unit: of all rows' numbers.
-        arms: the runs of one seed; each arm's options are its whole `forwardonly train` call but data, seed and folder.
+        arms: the runs of one seed; each arm's options are those of `forwardonly train`, without data, seed and folder.
         data: the data set of every arm, by the arm's name.
-        rows: the lines.
-        seeds: how many.
+        rows: the rows.
+        seeds: number of seeds.
         says: how the runs differ from the paper's, in sentences.
-        compared: groups of arms of one data set, between any two of which a paired test is made.
+        compared: groups of arms of one data set; a paired test is made of any two in a group.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Signs of life: what tells which process has died or hangs, once one waits for another in vain."""
+"""Heartbeats: find the process that died or hangs."""
 
 import threading
 import time
@@ -10,10 +10,10 @@ BEAT = 0.5  # seconds
 
 
 class Heartbeat:
-    """A thread that writes this process's sign of life, and the step it is at, to a store that all processes reach.
+    """A thread that writes this process's heartbeat and current step to a store that all processes can reach.
 
     Args:
-        store: a connection of its own, for one that waits on a connection keeps others from it.
+        store: a connection of its own, because a wait on a connection blocks its other users.
     """
 
     def __init__(self, store: Store, rank: int, world: int):
@@ -26,15 +26,15 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more signs of life."""
+        """Stops the heartbeat."""
         self._stop.set()
         self._thread.join()
 
     def wait(self, key: str, rank: int, patience: float) -> None:
-        """Until process `rank` has put `key` into the store, however long that takes it.
+        """Waits until process `rank` has put `key` into the store, for as long as its heartbeat continues.
 
         Raises:
-            RuntimeError: it gave no sign of life for `patience` seconds.
+            RuntimeError: the process had no heartbeat for `patience` seconds.
         """
         last, since = self._seen()[rank], time.monotonic()
         while not self.store.check([key]):
@@ -46,9 +46,9 @@ class Heartbeat:
             time.sleep(BEAT / 5)
 
     def missing(self) -> list[int]:
-        """Ranks that give no sign of life; if all do, those behind the others, for which these wait.
+        """Ranks without a heartbeat; if all have one, the ranks furthest behind, for which the others wait.
 
-        The first process to find out says so in the store: it is gone itself by the time that others look.
+        The first process to find them records them in the store, because it will itself be gone when others look.
 
         Raises:
             RuntimeError: the store is gone too.
@@ -77,12 +77,12 @@ class Heartbeat:
             beats += 1
             try:
                 self.store.set(f"alive/{self.rank}", f"{beats} {self.step}")
-            except RuntimeError:  # the store went with its process: whoever waits will notice
+            except RuntimeError:  # the store's process died; those that wait for it will report that
                 return
             self._stop.wait(BEAT)
 
     def _seen(self) -> list[tuple[int, int]]:
-        """(beats, step) of each rank; zeros of one that never gave a sign."""
+        """(beats, step) of each rank; zeros for one that never sent a heartbeat."""
         self.store.set_timeout(timedelta(seconds=10))
         seen = []
         for rank in range(self.world):

@@ -1,4 +1,4 @@
-"""Batches between processes: what a stage of a pipeline receives from the one before it and sends to the next."""
+"""Messages between pipeline stages: batches received from the stage before and sent to the stage behind."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from forwardonly.training.distributed.team import Team
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 _HEADER = 72  # numbers in a header: room for seven tensors of up to six dimensions
-_PARTS = 16  # a message's tags, more than the tensors in it
+_PARTS = 16  # tags of a message; more than the tensors in it
 
 
 @dataclass
 class _Message:
-    """Tensors on their way, and what to wait for."""
+    """Tensors in transit, and the operations to wait for."""
 
     parts: list[Tensor]
     works: "list[dist.Work | None]"
@@ -33,8 +33,8 @@ class _Message:
 class Pipe:
     """The connections of one stage: batches come from the stage before it and go to the one behind it.
 
-    Up to two batches are under way in each direction, so that sending and receiving go on while the blocks compute.
-    All batches have the shapes of the first one.
+    Up to two batches are in flight in each direction, so that communication overlaps with computation. All batches have
+    the shapes of the first one.
     """
 
     def __init__(self, team: Team, device: torch.device):
@@ -47,7 +47,7 @@ class Pipe:
         self._going: deque[_Message] = deque()
 
     def receive(self, more: bool) -> Batch:
-        """The next batch; `more` says that another one follows before the processes sync."""
+        """The next batch; `more` says whether another one follows before the processes sync."""
         with self.team.peers():
             if not self._layout:
                 header = torch.zeros(_HEADER, dtype=torch.int64, device=self.device)
@@ -58,8 +58,8 @@ class Pipe:
             return _batch(self._coming.popleft().wait(), self._layout)
 
     def send(self, batch: Batch) -> None:
-        """Starts to send a batch on; waits if two are still under way."""
-        parts = [_as_it_lies(part) for part in _parts(batch)]
+        """Starts to send a batch; waits if two are still in flight."""
+        parts = [_in_memory_order(part) for part in _parts(batch)]
         with self.team.peers():
             if self._sent == 0:
                 dist.send(torch.tensor(_header(batch), device=self.device), self.team.rank + 1)
@@ -70,7 +70,7 @@ class Pipe:
         self._sent += 1
 
     def flush(self) -> None:
-        """Everything sent has arrived when this returns."""
+        """Waits until everything sent has arrived."""
         with self.team.peers():
             while self._going:
                 self._going.popleft().wait()
@@ -82,14 +82,14 @@ class Pipe:
             for shape, dtype, order in _shapes(self._layout)
         ]
         works = [
-            dist.irecv(_as_it_lies(part), self.team.rank - 1, tag=self._tag(self._received, k))
+            dist.irecv(_in_memory_order(part), self.team.rank - 1, tag=self._tag(self._received, k))
             for k, part in enumerate(parts)
         ]
         self._received += 1
         return _Message(parts, works)
 
     def _tag(self, message: int, part: int) -> int:
-        return message % 4 * _PARTS + part  # four, for two may be under way and another two asked for
+        return message % 4 * _PARTS + part  # four: two may be in flight, and another two requested
 
 
 def _parts(batch: Batch) -> list[Tensor]:
@@ -105,8 +105,10 @@ def _batch(parts: list[Tensor], layout: list[int]) -> Batch:
 
 
 def _header(batch: Batch) -> list[int]:
-    """How to read what follows: tensors in the signal (0 for a bare one), whether there is peers' goodness, and of
-    each tensor the type, the order in memory and the shape.
+    """The layout of a message, as numbers.
+
+    Tensors in the signal (0 for a bare one), whether peer goodness follows, and each tensor's type, memory order and
+    shape.
     """
     numbers = [0 if isinstance(batch.signal, Tensor) else len(batch.signal), int(batch.peers is not None)]
     for part in _parts(batch):
@@ -126,12 +128,13 @@ def _shapes(layout: list[int]) -> list[tuple[list[int], torch.dtype, torch.memor
 
 
 def _channels_last(part: Tensor) -> bool:
-    """Whether maps (B, K, H, W) lie in memory as (B, H, W, K)."""
+    """Whether maps (B, K, H, W) are stored as (B, H, W, K)."""
     return part.dim() == 4 and not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last)
 
 
-def _as_it_lies(part: Tensor) -> Tensor:
-    """The same values in the order of the memory: sorting maps by channel and back would cost each stage a pass over
-    them, and the convolution behind them another one.
+def _in_memory_order(part: Tensor) -> Tensor:
+    """The same values in the order of the memory.
+
+    Reordering maps by channel and back would cost each stage a pass over them, and the convolution behind another one.
     """
     return part.permute(0, 2, 3, 1) if _channels_last(part) else part.contiguous()

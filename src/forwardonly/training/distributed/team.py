@@ -1,8 +1,8 @@
-"""Many processes, one run: who does what, and what they tell each other.
+"""The team: the processes of one run, their roles and their communication.
 
-Processes stand in a grid of replicas x stages. The replicas share each batch (data parallel); the stages of a replica
-share the blocks (layer pipeline, see `pipeline.py`). Rank = replica * stages + stage, so that stages sit side by side
-on a machine.
+Processes form a grid of replicas x stages. The replicas share each batch (data parallel); the stages of a replica share
+the blocks (layer pipeline, see `pipeline.py`). Rank = replica * stages + stage, so that the stages of a replica are
+neighbours on a machine.
 """
 
 import os
@@ -29,21 +29,21 @@ TIMEOUT = "FORWARDONLY_PEER_TIMEOUT"
 
 
 class LostPeer(ValueError):
-    """Another process of the run died or hangs; its text names the rank."""
+    """Another process of the run died or hangs; the text names its rank."""
 
 
 class Team:
-    """This process among those of a run; by default it is alone, and everything below costs nothing.
+    """The processes of a run, as seen from this one; by default it is alone, and no method communicates.
 
     Args:
         rank: of this process, from 0.
         world: number of processes.
         stages: processes that a batch passes through; `world` must be a multiple.
         heartbeat: of this process, unless it is alone.
-        timeout: seconds after which a process that gives no sign of life is taken for dead.
+        timeout: seconds without a heartbeat after which a process is taken for dead.
 
     Raises:
-        ValueError: the processes do not make whole pipelines.
+        ValueError: `world` is not a multiple of `stages`.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Team:
         self.heartbeat = heartbeat
         self.timeout = timeout
         self._pending: SharedUpdate | None = None
-        self._same_stage: dist.ProcessGroup | None = None  # all of them
+        self._same_stage: dist.ProcessGroup | None = None  # None: all processes
         self._same_replica: dist.ProcessGroup | None = None
-        if self.stages > 1 and self.replicas > 1:  # every process must ask for every group, also for those it is not in
+        if self.stages > 1 and self.replicas > 1:  # every process must create every group, its own or not
             groups = [dist.new_group(list(range(stage, world, stages))) for stage in range(stages)]
             self._same_stage = groups[self.stage]
             groups = [dist.new_group(list(range(k * stages, (k + 1) * stages))) for k in range(self.replicas)]
@@ -78,7 +78,7 @@ class Team:
         return self.rank == 0
 
     def note_step(self, step: int) -> None:
-        """Lets the other processes know which step this one is at."""
+        """Publishes this process's step with its heartbeat."""
         if self.heartbeat is not None:
             self.heartbeat.step = step
 
@@ -88,26 +88,26 @@ class Team:
         return self.world == 1
 
     def device(self, chosen: torch.device) -> torch.device:
-        """The device that was chosen; on a machine with many GPUs, this process's own."""
+        """The chosen device; on a machine with many GPUs, this process's own."""
         if self.alone or str(chosen) != "cuda":
             return chosen
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
     def part(self, count: int) -> slice:
-        """This replica's part of a global batch."""
+        """This replica's part of a global batch of `count` images."""
         return slice(count * self.replica // self.replicas, count * (self.replica + 1) // self.replicas)
 
     def weight(self, count: int) -> float:
-        """This replica's share of a global batch."""
+        """This replica's share of a global batch of `count` images."""
         part = self.part(count)
         return (part.stop - part.start) / count
 
     def update(self, module: nn.Module, config: TrainingConfig, batch: int) -> Update:
-        """A module's update; where replicas share batches of so many images, one that adds up their gradients."""
+        """A module's update; where replicas share global batches of `batch` images, one that sums their gradients."""
         return Update(module, config) if self.replicas == 1 else SharedUpdate(module, config, self, self.weight(batch))
 
     def exchange(self, update: "SharedUpdate", gradient: Tensor) -> "dist.Work | None":
-        """Starts to add up a gradient over replicas, in place; meanwhile the update before it makes its step."""
+        """Starts to sum a gradient over replicas, in place; meanwhile the previous update takes its step."""
         with self.peers():
             work = dist.all_reduce(gradient, group=self._same_stage, async_op=True)
         self.finish()
@@ -115,7 +115,7 @@ class Team:
         return work
 
     def finish(self) -> None:
-        """Every update has made its step when this returns."""
+        """Completes the step of the last update."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.take()
@@ -130,9 +130,9 @@ class Team:
         return total
 
     def sync(self, network: Network, own: Sequence[slice]) -> None:
-        """Makes the weights of every stage's `own` blocks everyone's.
+        """Gives every process the weights of all blocks, each stage's `own` blocks from that stage.
 
-        Buffers that took note of a replica's own part of the data, such as batch norm's means, are averaged.
+        Buffers that depend on a replica's own part of the data, such as batch norm's means, are averaged.
         """
         if self.alone:
             return
@@ -147,19 +147,19 @@ class Team:
                     dist.broadcast(tensor, self.replica * self.stages + stage, group=self._same_replica)
 
     def gathered(self, states: Sequence[Any], own: Sequence[slice], device: torch.device) -> list[Any]:
-        """For the leading process, each block's state from the stage that has it; `states` are this process's own."""
-        everyones = list(states)
+        """On the leading process, each block's state from the stage that trains it; `states` are this process's own."""
+        gathered = list(states)
         if self.stages == 1 or self.replica > 0:
-            return everyones
+            return gathered
         for stage in range(1, self.stages):
             if self.stage == stage:
-                self._send_bytes(pack(everyones[own[stage]]), device)
+                self._send_bytes(pack(gathered[own[stage]]), device)
             elif self.leads:
-                everyones[own[stage]] = unpack(self._receive_bytes(stage, device))
-        return everyones
+                gathered[own[stage]] = unpack(self._receive_bytes(stage, device))
+        return gathered
 
     def broadcast(self, state: Any, device: torch.device) -> Any:
-        """What the leading process says here: any tree that a checkpoint could hold."""
+        """The leading process's `state`, on every process: any tree that a checkpoint can hold."""
         if self.alone:
             return state
         content = pack(state) if self.leads else b""
@@ -171,7 +171,7 @@ class Team:
         return state if self.leads else unpack(data.cpu().numpy().tobytes())
 
     def evaluate(self, network: Network, images: Images, precision: str, at_a_time: int | None = None) -> Evaluation:
-        """`measure.evaluate`, each process on its part of the images."""
+        """`measure.evaluate`, with the images divided among the processes."""
         size = at_a_time or AT_A_TIME
         if self.alone or len(images) < self.world:
             return evaluate(network, images, batch_size=size, precision=precision)
@@ -188,7 +188,7 @@ class Team:
 
     @contextmanager
     def first_on_machine(self) -> Iterator[None]:
-        """Each machine's first process goes through the block, for however long, then the others do."""
+        """A context that each machine's first process completes, however long it takes, before the others enter."""
         if self.heartbeat is None:
             yield
             return
@@ -206,17 +206,17 @@ class Team:
 
     @contextmanager
     def peers(self) -> Iterator[None]:
-        """Around whatever waits for other processes.
+        """A context around operations that wait for other processes.
 
         Raises:
-            LostPeer: the wait was in vain; the text names who is missing.
+            LostPeer: the wait failed; the text names the missing processes.
         """
         try:
             yield
         except RuntimeError as problem:
-            raise LostPeer(self._who(problem)) from None
+            raise LostPeer(self._loss_sentence(problem)) from None
 
-    def _who(self, problem: RuntimeError) -> str:
+    def _loss_sentence(self, problem: RuntimeError) -> str:
         assert self.heartbeat is not None
         try:
             missing = self.heartbeat.missing()
@@ -242,9 +242,9 @@ class Team:
 
 
 class SharedUpdate(Update):
-    """One block's optimiser where replicas share the batch: the step follows once their gradients are added up.
+    """One block's update where replicas share the batch: the step follows once their gradients are summed.
 
-    That happens while the next block computes. `weight` is this replica's share of the global batch.
+    The next block computes meanwhile. `weight` is this replica's share of the global batch.
     """
 
     def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float):
@@ -264,7 +264,7 @@ class SharedUpdate(Update):
         self.work = self.team.exchange(self, self.gradient)
 
     def take(self) -> None:
-        """Waits for the sum and makes the step."""
+        """Waits for the sum and takes the step."""
         with self.team.peers():
             assert self.work is not None
             self.work.wait()
@@ -277,16 +277,16 @@ class SharedUpdate(Update):
 
 @contextmanager
 def join(stages: int = 1, timeout: float | None = None) -> Iterator[Team]:
-    """The team of the processes that torchrun started, or a process alone.
+    """The team of the processes that torchrun started, or of a process alone.
 
     Args:
         stages: processes that a batch passes through, each with some of the blocks; all others share the batch.
-        timeout: seconds after which a process that gives no answer is taken for dead; by default those in the
-            environment variable FORWARDONLY_PEER_TIMEOUT, or 300.
+        timeout: seconds without an answer after which a process is taken for dead; by default those in the environment
+            variable FORWARDONLY_PEER_TIMEOUT, or 300.
 
     Raises:
-        ValueError: several stages but one process, or processes that make no whole pipelines.
-        LostPeer: not all processes came.
+        ValueError: several stages but one process, or a number of processes that is not a multiple of `stages`.
+        LostPeer: not all processes joined.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     timeout = float(os.environ.get(TIMEOUT, 300)) if timeout is None else timeout
@@ -315,7 +315,7 @@ def join(stages: int = 1, timeout: float | None = None) -> Iterator[Team]:
         team = Team(rank, world, stages, heartbeat, timeout)
         yield team
         with team.peers():
-            dist.barrier()  # nobody leaves while another still speaks to it
+            dist.barrier()  # no process leaves while another still communicates with it
     finally:
         heartbeat.stop()
         dist.destroy_process_group()

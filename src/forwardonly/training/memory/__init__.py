@@ -1,1 +1,1 @@
-"""Training in less memory: micro-batches, and idle blocks offloaded."""
+"""Training in less memory: micro-batches, and offload of idle blocks."""

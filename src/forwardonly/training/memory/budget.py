@@ -1,7 +1,7 @@
-"""How to train within a given amount of memory: in which micro-batches, and whether idle blocks are offloaded.
+"""The memory plan of a run: which micro-batches, and whether idle blocks are offloaded, to fit a memory budget.
 
-Each kind of block is tried with 2 and with 4 images, and the bytes of all tensors of its steps are counted; memory is
-taken to grow in proportion to the images.
+Each kind of block takes trial steps with 2 and with 4 images, and the bytes of all their tensors are counted; memory is
+assumed to be linear in the number of images.
 """
 
 import copy
@@ -30,24 +30,24 @@ from forwardonly.training.step import Context, advance, learn
 from forwardonly.training.update import Update
 
 TRIALS = (2, 4)
-FEWEST = 32  # images below which offloading idle blocks is better than smaller micro-batches, which waste the processor
-SLACK = 1.15  # for what the count cannot see: scratch memory of the products, the heap's gaps
+FEWEST = 32  # images below which offload is better than smaller micro-batches, which use the processor badly
+SLACK = 1.15  # for memory that is not counted: scratch space of matrix products, heap fragmentation
 RESERVE = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What of a run is in memory at a time; by default all of it."""
+    """Which parts of a run are in memory at a time; by default all of them."""
 
     micro_batch: int | None = None
-    """Images that a block computes at a time; None for all of a batch."""
+    """Images that a block computes at a time; None for the whole batch."""
     offload: bool = False
     """Whether idle blocks are offloaded."""
     predicted: int = AT_A_TIME
     """Images that are predicted at a time."""
 
     def place(self, network: Network, device: torch.device) -> None:
-        """The network to its device, all but the blocks if they are offloaded; and out of files if they are not."""
+        """Moves the network to its device, except its blocks if they are offloaded; else moves weights out of files."""
         if self.offload:
             for name, part in network.named_children():
                 if name != "blocks":
@@ -58,10 +58,10 @@ class MemoryPlan:
                 parameter.data = parameter.data.clone()
 
     @contextmanager
-    def kept(self, session: Session, own: slice, folder: Path | None) -> Iterator[None]:
-        """A context in which the plan is kept; the state of the `own` blocks' optimisers is made before the first step.
+    def applied(self, session: Session, own: slice, folder: Path | None) -> Iterator[None]:
+        """A context in which the plan applies; it makes the optimiser state of the `own` blocks before the first step.
 
-        `folder` is for the files that idle blocks are offloaded to on a CPU.
+        `folder` is for the files to which idle blocks are offloaded on a CPU.
         """
         session.micro_batch = self.micro_batch
         if not self.offload:
@@ -71,32 +71,32 @@ class MemoryPlan:
             return
         with Offload(session.network.row, session.updates, session.device, folder):
             yield
-        session.network.cpu()  # its blocks are there
+        session.network.cpu()  # its blocks were offloaded to the CPU
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that one block needs."""
+    """Memory that one block needs, in bytes."""
 
     resident: int
     """Weights, buffers and optimiser state."""
     fixed: int
-    """The most in a step, whatever the number of images; what is resident is part of it."""
+    """Peak of a step that does not depend on the number of images; includes resident memory."""
     an_image: int
-    """What each image of a step adds to that."""
+    """What each image of a step adds to the peak."""
     signal: int
-    """An image's signal, before the block or behind it."""
+    """An image's signal: the larger of the block's input and output."""
 
     def step(self, batch: int, part: int) -> int:
-        """The most in a step of a batch in such parts; what they pass on is held twice while it is joined."""
+        """Peak of a step on a batch in parts of `part` images; the parts' output is held twice while it is joined."""
         return int(SLACK * (self.fixed + self.an_image * part)) + self.signal * batch * (1 if part == batch else 3)
 
 
 def make_plan(network: Network, train: Images, config: TrainingConfig, device: torch.device) -> MemoryPlan:
-    """The quickest way of training within `config.memory_budget`, or without one; the network may be on the host.
+    """The fastest plan within `config.memory_budget`; the default plan without one. The network may be on the host.
 
     Raises:
-        ValueError: there is none, and the text names the smallest budget that there is one for.
+        ValueError: no plan fits; the text names the smallest budget that one would fit.
     """
     if config.memory_budget is None:
         return MemoryPlan()
@@ -105,11 +105,11 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
     budget, batch = parse_bytes(config.memory_budget), min(config.batch_size, len(train))
     costs = measure(network, train, config, choose_precision(config.precision, device))
     before = RESERVE + (memory_bytes(device) if device.type == "cpu" else train.images.nbytes + train.labels.nbytes)
-    guests = 3 if device.type == "cuda" else 1  # blocks on the device at a time: one comes, one computes, one goes
+    on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
     resident = sum(cost.resident for cost in costs)
 
     def needed(part: int, offload: bool) -> int:
-        beside = [(guests - 1 if offload else -1) * cost.resident for cost in costs]
+        beside = [(on_device - 1 if offload else -1) * cost.resident for cost in costs]
         steps = [cost.step(batch, part) + more for cost, more in zip(costs, beside, strict=True)]
         return before + max(steps) + (0 if offload else resident)
 
@@ -130,7 +130,7 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
 
 
 def measure(network: Network, train: Images, config: TrainingConfig, precision: Precision) -> list[Cost]:
-    """What each block needs; blocks of the same kind are tried once."""
+    """The memory cost of each block; blocks of the same kind are measured once."""
     known: dict[str, Cost] = {}
     costs = []
     fronts = [_front(network, train, count) for count in TRIALS]
@@ -140,7 +140,7 @@ def measure(network: Network, train: Images, config: TrainingConfig, precision: 
         if kind not in known:
             known[kind] = _cost([_try(original, front, config, precision) for front in fronts])
         costs.append(known[kind])
-        block = copy.deepcopy(original)  # for a trial must not move running statistics
+        block = copy.deepcopy(original)  # a trial must not change running statistics
         fronts = [advance([block], front, precision) for front in fronts]
         mapped.release()
     return costs
@@ -153,7 +153,7 @@ class _Trial(NamedTuple):
 
 
 def _try(original: Block, batch: Batch, config: TrainingConfig, precision: Precision) -> _Trial:
-    """Two steps of a copy of the block: the first makes what the optimiser keeps, the second has it beside the rest."""
+    """Measures two steps of a copy of the block: the first makes the optimiser state, the second has it in memory."""
     with AllocatedBytes(known=[*tensors_in(batch.signal), batch.labels]) as held:
         block = copy.deepcopy(original)
         update = Update(block, config)
@@ -174,7 +174,7 @@ def _cost(trials: list[_Trial]) -> Cost:
 
 
 def _front(network: Network, train: Images, count: int) -> Batch:
-    """What the first block receives of so many images."""
+    """The first block's input for `count` images."""
     chosen = torch.arange(count) % len(train)
     images, labels = train.images[chosen].to(network.device), train.labels[chosen].to(network.device)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Micro-batches: a block's step on a batch that does not fit as a whole; gradients add up to one step."""
+"""Micro-batches: a block's step on a batch in parts, whose gradients are accumulated."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from forwardonly.training.update import Update
 
 
 def accumulate(block: Block, update: Update, batch: Batch, precision: Precision, size: int) -> tuple[Tensor, Batch]:
-    """One block's step with `size` images at a time. Returns its loss, and the batch behind it.
+    """One step of a block, `size` images at a time. Returns its loss, and the batch behind it.
 
-    What a rule or a norm takes from the batch as a whole, such as its mean, it takes from each micro-batch.
+    Statistics that a rule or a norm takes from the batch, such as its mean, are taken from each micro-batch.
     """
     streams = 2 if isinstance(block.rule, ContrastiveRule) else 1
     losses, behind = [], []
@@ -27,13 +27,13 @@ def accumulate(block: Block, update: Update, batch: Batch, precision: Precision,
         (loss * share).backward()
         losses.append(loss.detach() * share)
         behind.append(part.behind(block, activation, goodness))
-        del activation, loss  # or they would still be there while the next micro-batch's are made
+        del activation, loss  # or they would stay in memory while the next micro-batch is computed
     update.step()
     return torch.stack(losses).sum(), joined(behind, batch.labels, streams)
 
 
 def portion(batch: Batch, chosen: slice, streams: int) -> Batch:
-    """Some images of a batch, in all streams."""
+    """The chosen images of a batch, in all streams."""
 
     def rows(tensor: Tensor) -> Tensor:
         halves = [half[chosen] for half in tensor.chunk(streams)]

@@ -1,7 +1,7 @@
-"""Offload: idle blocks are outside the device while another one computes, so that it need hold one block and not all.
+"""Offload: idle blocks leave the device while another one computes, so that it holds one block instead of all.
 
-On an accelerator idle weights and optimiser state are in the host's memory, and the next block is on its way while one
-computes. On a CPU the host is the device; they are in files, of which the system caches what there is room for.
+On an accelerator, idle weights and optimiser state are in host memory, and the next block is loaded while one computes.
+On a CPU they are in files, which the system caches as far as there is memory.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,15 @@ from forwardonly.training.update import Update
 
 
 class Offload:
-    """While the context is open, a block that begins to compute is on the device, and those before it are not.
+    """A context in which a block is on the device while it computes, and the blocks before it are not.
 
-    Nothing else need know: a block's own forward pass loads it. What is computed is the same to the last bit.
+    A hook on each block's forward pass loads it, so no other code is involved. Results are the same to the last bit.
 
     Args:
-        blocks, updates: of one network.
-        device: where a block computes.
-        folder: for the files on a CPU; without one the system's for temporary files.
+        blocks: of one network.
+        updates: of the blocks.
+        device: on which blocks compute.
+        folder: for the files on a CPU; by default the system's folder for temporary files.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Offload:
         self.empty()
 
     def empty(self) -> None:
-        """Offloads all blocks; their tensors can be read and written where they are, one block after another."""
+        """Offloads all blocks; their tensors can then be read and written in place, one block after another."""
         for store in self.stores:
             store.unload()
         self.current = None
@@ -78,13 +79,13 @@ class Offload:
 
 
 def tensors_of(block: Block, update: Update) -> list[Tensor]:
-    """A block's weights and buffers, and what its optimisers keep by now."""
+    """A block's weights and buffers, and its optimisers' state so far."""
     state = [slot for optimiser in update.optimisers for own in optimiser.state.values() for slot in own.values()]
     return [*block.parameters(), *block.buffers(), *(slot for slot in state if isinstance(slot, Tensor))]
 
 
 class FileStore:
-    """In files: a block is inside as soon as it is touched."""
+    """A block's tensors in files, from which the system loads them when they are touched."""
 
     def __init__(self, block: Block, update: Update, arena: mapped.Arena):
         self.block = block
@@ -92,19 +93,19 @@ class FileStore:
         self.arena = arena
 
     def fill(self) -> None:
-        """Moves everything into files, with the optimiser's state, which is still to be made."""
+        """Moves the block into files, makes its optimiser state, and moves that too."""
         self.unload()
         self.update.allocate()
         self.unload()
 
     def load(self) -> None:
-        """The block is about to compute."""
+        """Does nothing: the block is loaded as it computes."""
 
     def prefetch(self) -> None:
-        """The block is the next."""
+        """Does nothing, as `load`."""
 
     def unload(self) -> None:
-        """The block has computed."""
+        """Releases the block's memory after it has computed."""
         for tensor in tensors_of(self.block, self.update):
             if not mapped.holds(tensor):
                 tensor.data = self.arena.copy(tensor.data)
@@ -112,7 +113,7 @@ class FileStore:
 
 
 class HostStore:
-    """In the host's memory, of which a copy goes to the device and comes back."""
+    """A block's tensors in host memory, copied to the device and back."""
 
     def __init__(self, block: Block, update: Update, device: torch.device):
         self.block = block
@@ -123,13 +124,13 @@ class HostStore:
         self.loaded = False
 
     def fill(self) -> None:
-        """Moves everything to the host, with the optimiser's state, which is made on the device."""
+        """Makes the optimiser state on the device, and moves everything to host memory."""
         self.load()
         self.update.allocate()
         self.unload()
 
     def load(self) -> None:
-        """The block is about to compute: waits for what is on its way."""
+        """Waits until the block is on the device; called before it computes."""
         self.prefetch()
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
@@ -137,7 +138,7 @@ class HostStore:
                 tensor.data.record_stream(torch.cuda.current_stream(self.device))
 
     def prefetch(self) -> None:
-        """The block is the next: its copies set off, beside whatever computes."""
+        """Starts to copy the block to the device, while another one computes."""
         if self.loaded:
             return
         with torch.cuda.stream(self.stream):
@@ -148,7 +149,7 @@ class HostStore:
         self.loaded = True
 
     def unload(self) -> None:
-        """The block has computed: its values come home, once it is done and beside whatever computes next."""
+        """Starts to copy the block back to the host once it has computed, while the next one computes."""
         if not self.loaded:
             return
         if self.stream is not None:
@@ -164,5 +165,5 @@ class HostStore:
         self.loaded = False
 
     def _pinned(self, tensor: Tensor) -> Tensor:
-        home = tensor.to("cpu")
-        return home.pin_memory() if self.device.type == "cuda" else home
+        on_host = tensor.to("cpu")
+        return on_host.pin_memory() if self.device.type == "cuda" else on_host

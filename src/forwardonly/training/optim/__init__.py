@@ -1,4 +1,4 @@
-"""The optimisers by name, and which parameter of a block goes to which."""
+"""The optimisers by name; `parameter_groups` assigns a block's parameters to them."""
 
 import inspect
 from typing import Any
@@ -10,22 +10,22 @@ from forwardonly.training.config import TrainingConfig
 from forwardonly.training.optim.groups import parameter_groups
 from forwardonly.training.optim.muon import Muon
 
-NOT_FOR_BLOCKS = ("LBFGS", "SparseAdam", "Optimizer")  # want a closure, or sparse gradients, or are the base class
+NOT_FOR_BLOCKS = ("LBFGS", "SparseAdam", "Optimizer")  # they need a closure or sparse gradients, or are the base class
 
 TABLE: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): cls
     for name, cls in vars(torch.optim).items()
     if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and name not in NOT_FOR_BLOCKS
 } | {"muon": Muon}
-"""Every optimiser by the name that `optimiser` takes, in lower case: torch's, and our Muon."""
+"""Every optimiser by the name that the option `optimiser` takes, in lower case: torch's, and our Muon."""
 
-MOMENTUM = 0.9  # of torch's optimisers that take one; theirs is 0. Muon's default is its own
+MOMENTUM = 0.9  # default of torch's optimisers that take one, where torch's own is 0; Muon has its own
 
 __all__ = ["TABLE", "Muon", "make_optimiser", "parameter_groups"]
 
 
 def make_optimiser(name: str, groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of that name for groups of parameters; its fused form where there is one.
+    """The optimiser of that name for groups of parameters, in its fused form where there is one.
 
     Raises:
         ValueError: there is no optimiser of that name.
@@ -38,7 +38,7 @@ def make_optimiser(name: str, groups: list[dict[str, Any]], config: TrainingConf
     if "weight_decay" in takes:
         options["weight_decay"] = config.weight_decay
     if "momentum" in takes:
-        named = name.lower() == config.optimiser.lower()  # and not one that moves read-outs beside it
+        named = name.lower() == config.optimiser.lower()  # not the SGD that trains read-outs next to muon
         if named and config.momentum is not None:
             options["momentum"] = config.momentum
         elif cls is not Muon:

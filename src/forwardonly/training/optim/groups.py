@@ -1,4 +1,4 @@
-"""Which parameter of a block goes to which optimiser, and with which options of its own."""
+"""Parameter groups: which optimiser trains each parameter of a block, and with which options."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from forwardonly.training.config import TrainingConfig
 
 
 def parameter_groups(module: nn.Module, config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
-    """Groups of trained parameters by the name of their optimiser: all in one, but those that a rule has options for.
+    """Groups of trained parameters by the name of their optimiser, one for all parameters without options of their own.
 
-    `optimiser` among a rule's options names another than the config's, `relative_rate` is a multiple of the config's
-    rate. Muon is for the weights of hidden layers, a rule's own among them: what has one dimension, and a rule's
-    read-outs without options, goes to SGD.
+    Among a rule's options for a parameter, `optimiser` names an optimiser other than the config's, and `relative_rate`
+    is a multiple of the config's learning rate. Muon trains the weights of hidden layers, a rule's own among them;
+    one-dimensional parameters, and a rule's read-outs without options, go to SGD.
     """
     rule = getattr(module, "rule", None)
     special, readouts = (rule.optimiser_options(), rule.readouts) if isinstance(rule, Rule) else ({}, frozenset[str]())

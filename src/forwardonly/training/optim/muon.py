@@ -1,13 +1,17 @@
-"""Muon: momentum made orthogonal before each step, for the weights of hidden layers.
+"""Muon: orthogonalised momentum for the weights of hidden layers.
 
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the three coefficients below, momentum with Nesterov's
-correction. What differs from `torch.optim.Muon`:
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. Given, there and in `torch.optim.Muon`: Nesterov
+momentum, orthogonalised by Newton-Schulz iterations with the coefficients below. What differs from `torch.optim.Muon`:
 
-- it takes weights of any number of dimensions, not matrices alone: a convolution's filters are the rows of one;
-- the learning rate is a share of the weight's own length, and each step leaves that length as it was, so that one rate
-  suits all blocks and neither weight decay nor the size of the gradient matters (ours; behind a norm the length means
-  nothing anyway);
-- momentum is 0.6 by default, and 3 iterations in float32 make the direction orthogonal, not 0.95 and 5 in bfloat16.
+- Weights may have more than two dimensions: a convolution's filters are flattened to the rows of a matrix.
+- The learning rate is relative: a step's length is a share of the weight's norm, whatever the shape. torch takes an
+  absolute step, scaled by a function of the shape (`adjust_lr_fn`).
+- Every step restores the norm that the weight had at its first step (ours). So one learning rate suits all blocks, and
+  there is no weight decay; torch has decoupled weight decay, 0.1 by default. Behind a norm the weight's norm has no
+  effect.
+- The default learning rate is 0.1, not 0.001, and the default momentum 0.6, not 0.95.
+- There are 3 iterations in float32, computed on the Gram matrix, not 5 in bfloat16. Their number, their coefficients
+  and Nesterov momentum are fixed; torch has arguments for them.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,12 +26,16 @@ TINY = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two or more dimensions, of which the first is the outputs.
+    """Orthogonalised momentum for weights of two or more dimensions, the first of which is the outputs.
+
+    Unlike `torch.optim.Muon` it takes convolution filters, measures a step relative to the weight's norm, keeps that
+    norm instead of decaying weights, and orthogonalises by 3 iterations in float32; see the module's docstring.
 
     Args:
         params: weights, or groups of them.
-        lr: length of a step, as a share of the weight's, if the gradient points all ways alike; shorter otherwise.
-        momentum: share of the last direction that is kept.
+        lr: length of a step as a share of the weight's norm, if all singular values of the momentum are equal; shorter
+            otherwise.
+        momentum: factor by which the momentum buffer decays in each step.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.1, momentum: float = 0.6):
@@ -58,21 +66,20 @@ class Muon(torch.optim.Optimizer):
     def _step(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self._state(weight)
         direction = state["direction"].mul_(momentum).add_(gradient)
-        rows = torch.add(gradient, direction, alpha=momentum).movedim(
-            1, -1
-        )  # no copy of filters that lie channels last
+        # no copy of filters that are stored channels last
+        rows = torch.add(gradient, direction, alpha=momentum).movedim(1, -1)
         update = orthogonal(rows.flatten(1)).view(rows.shape).movedim(-1, 1)
         weight.addcmul_(update, state["length"] * (-rate / min(weight.flatten(1).shape) ** 0.5))
         weight.mul_(state["length"] / weight.norm().clamp_min(TINY))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Roughly the nearest matrix whose rows, or columns where they are fewer, are orthonormal: (O, I) -> (O, I).
+    """An approximation of the nearest matrix with orthonormal rows, or columns where they are fewer: (O, I) -> (O, I).
 
-    Singular values are pushed towards 1, the more so the larger they are: three iterations leave the smallest behind.
-    Each multiplies by a polynomial of the Gram matrix, whose own next value needs that polynomial alone: so the long
-    side is met twice in all, not twice an iteration. In bf16 the Gram matrix would round small singular values away.
-    Its trace is the square of the matrix's length, which saves wide matrices two passes.
+    Singular values are pushed towards 1; after three iterations the smallest still lag behind. Each iteration
+    multiplies by a polynomial of the Gram matrix, and the next Gram matrix follows from that polynomial alone, so the
+    long side takes part in two products in all, not two per iteration. In bf16 the Gram matrix would round small
+    singular values away. Its trace is the squared norm of the matrix, which saves wide matrices two passes.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     rows = (matrix.T if tall else matrix).to(torch.float32)
@@ -89,7 +96,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """What one iteration multiplies the rows of a Gram matrix (O, O) by."""
+    """The factor by which one iteration multiplies the rows of a matrix with this Gram matrix (O, O)."""
     first, third, fifth = COEFFICIENTS
     factor = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
     factor.diagonal().add_(first)

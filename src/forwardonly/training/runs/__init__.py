@@ -1,1 +1,1 @@
-"""What a run keeps: its folder, checkpoints, figures, loggers."""
+"""Records of a run: its folder, checkpoints, figures, loggers."""

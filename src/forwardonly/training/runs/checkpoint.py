@@ -1,9 +1,9 @@
-"""The state of a run half-way, so that it can go on to the same bits.
+"""Checkpoints: the state of a run, from which it continues to the same bits.
 
-A checkpoint is one safetensors file: the tensors, and in its header, as JSON, the tree of plain values that they hang
-in. Its name is a number that grows and the SHA-256 of its bytes, so one rename makes it valid, whole and the newest.
-Nothing is unpickled. It knows nothing of processes: a run of one process goes on as a run of many, and the other way
-round.
+A checkpoint is one safetensors file: its tensors, and in its header, as JSON, the tree of plain values that holds them.
+Its name is a growing number and the SHA-256 of its bytes, so that one rename makes it complete and the newest. Nothing
+is unpickled. It does not depend on the number of processes: a run of one process can be resumed as a run of many, and
+the other way round.
 """
 
 import hashlib
@@ -26,11 +26,10 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:
-    """Adds a checkpoint of `state` (dicts, lists, tensors, numbers, strings) to a run folder; only the newest ones
-    are kept.
+    """Adds a checkpoint of `state` (dicts, lists, tensors, numbers, strings) to a run folder, and deletes old ones.
 
     Raises:
-        OSError: it cannot be written; those before it are as they were.
+        OSError: it cannot be written; earlier checkpoints are unchanged.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     before = _found(folder)
@@ -45,12 +44,12 @@ def write(folder: Path, state: dict[str, Any]) -> None:
 
 
 def exists(folder: Path) -> bool:
-    """Whether the run folder has a checkpoint, whole or not."""
+    """Whether the run folder has a checkpoint, complete or not."""
     return bool(_found(folder))
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint that is whole, on the CPU; a warning tells of a newer one that is not.
+    """The newest complete checkpoint, on the CPU; warns of newer ones that are damaged.
 
     Raises:
         ValueError: there is none, or all are damaged.
@@ -65,8 +64,8 @@ def read(folder: Path) -> dict[str, Any]:
         except ValueError as problem:
             problems.append(str(problem))
             continue
-        for said in problems:
-            warnings.warn(f"{said} Going on from the one before.", stacklevel=2)
+        for damage in problems:
+            warnings.warn(f"{damage} Going on from the one before.", stacklevel=2)
         return state
     raise ValueError(problems[0])
 
@@ -78,12 +77,12 @@ def pack(state: Any) -> bytes:
 
 def _packed(state: Any) -> Iterator[bytes | memoryview]:
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_planted(state, tensors))
+    tree = json.dumps(_to_json(state, tensors))
     return packed(tensors, {"tree": tree})
 
 
 def unpack(content: bytes) -> Any:
-    """What `pack` was given; tuples have become lists.
+    """The tree that `pack` was given, with lists for tuples.
 
     Raises:
         ValueError: the bytes are not from `pack`.
@@ -91,7 +90,7 @@ def unpack(content: bytes) -> Any:
     try:
         tensors = safetensors.torch.load(content)  # checks the header against the bytes that are there
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return _grown(json.loads(header["__metadata__"]["tree"]), tensors)
+        return _from_json(json.loads(header["__metadata__"]["tree"]), tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise ValueError(f"not what a checkpoint holds ({reason})") from None
@@ -122,24 +121,24 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _planted(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON can hold it: a tensor by its number, a dict as a list of pairs, for keys may be numbers."""
+def _to_json(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A tree as JSON can hold it: a tensor by its number, a dict as a list of pairs, because keys may be numbers."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"pairs": [[key, _planted(item, tensors)] for key, item in value.items()]}
+        return {"pairs": [[key, _to_json(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return [_planted(item, tensors) for item in value]
+        return [_to_json(item, tensors) for item in value]
     return value
 
 
-def _grown(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list):
-        return [_grown(item, tensors) for item in value]
+        return [_from_json(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
-    return {key: _grown(item, tensors) for key, item in value["pairs"]}
+    return {key: _from_json(item, tensors) for key, item in value["pairs"]}

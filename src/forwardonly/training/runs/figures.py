@@ -1,4 +1,4 @@
-"""The figures of a run: a row an epoch, and the result at its end."""
+"""The figures of a run: a row of the history for each epoch, and the final result."""
 
 import platform
 from typing import Any
@@ -13,13 +13,13 @@ from forwardonly.training.session import Session
 
 
 def watched(session: Session) -> dict[str, Any]:
-    """What the rules say of themselves, a list over blocks for each quantity."""
+    """The values that rules record of themselves: for each, a list over blocks."""
     blocks = [block.rule.watched() for block in session.network.row]
     return {name: [own[name] for own in blocks] for name in blocks[0]}
 
 
 def validated(session: Session, images: Images, at_a_time: int) -> dict[str, Any]:
-    """Accuracy on validation images, and free-riding if the run is to measure it."""
+    """Accuracy on validation images, and free-riding if the run measures it."""
     measured = session.team.evaluate(session.network, images, session.precision, at_a_time)
     figures: dict[str, Any] = {"validation_accuracy": measured.accuracy, "block_accuracy": measured.block_accuracy}
     if session.config.diagnose:
@@ -30,7 +30,7 @@ def validated(session: Session, images: Images, at_a_time: int) -> dict[str, Any
 def result_of(
     session: Session, seconds: float, validation: Images | None, test: Images | None, at_a_time: int
 ) -> dict[str, Any]:
-    """Final figures, from the last epoch's weights; the readout is fitted first if it wants to be."""
+    """The final result, measured with the last epoch's weights after fitting the readout, if it is a fitted one."""
     network = session.network.eval()
     result: dict[str, Any] = {
         "test_accuracy": None,
@@ -57,7 +57,7 @@ def result_of(
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words that stand beside a result."""
+    """A description of the device, for the result."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads, {platform.machine()}"

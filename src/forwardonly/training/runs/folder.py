@@ -1,4 +1,4 @@
-"""What a run keeps in its folder: config, checkpoints, metrics, the finished network and its figures."""
+"""The run folder: config, checkpoints, metrics, the finished network and its result."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ METRICS = "metrics.jsonl"
 
 
 def start(folder: Path, config: Mapping[str, Any]) -> None:
-    """Makes the run folder, with the versions at work beside the config.
+    """Makes the run folder, and writes the config with the versions in use.
 
     Raises:
         ValueError: it already holds a run, or cannot be written.
@@ -33,7 +33,7 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def resume(folder: Path) -> dict[str, Any] | None:
-    """The state to go on from; None if the run was killed before its first checkpoint, and so starts again.
+    """The state to resume from; None if the run was killed before its first checkpoint, and so starts again.
 
     Raises:
         ValueError: the folder holds no run, or a damaged one.
@@ -44,11 +44,11 @@ def resume(folder: Path) -> dict[str, Any] | None:
     return checkpoint.read(folder)
 
 
-def keep(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a checkpoint, and a line of metrics for each epoch.
+def write_checkpoint(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a checkpoint, and the metrics, a line for each epoch.
 
     Raises:
-        ValueError: the folder cannot be written; the checkpoints before this one are as they were.
+        ValueError: the folder cannot be written; earlier checkpoints are unchanged.
     """
     try:
         checkpoint.write(folder, state)
@@ -60,9 +60,9 @@ def keep(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any
 
 
 def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
-    """Writes the finished network and its figures, and once more the metrics.
+    """Writes the finished network and its result, and the metrics once more.
 
-    A run that was killed between its last checkpoint and its last line of metrics would lack that line otherwise.
+    A run that was killed between its last checkpoint and its last line of metrics would otherwise lack that line.
 
     Raises:
         ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.

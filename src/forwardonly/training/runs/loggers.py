@@ -1,7 +1,6 @@
-"""Where a run's history also goes: TensorBoard, Weights & Biases, trackio. All optional; `metrics.jsonl` is always
-written.
+"""Optional loggers, which also receive a run's history: TensorBoard, Weights & Biases, trackio.
 
-A logger is a context manager that gives what `fit` takes as `progress`.
+`metrics.jsonl` is always written. A logger is a context manager whose value is the `progress` argument of `fit`.
 """
 
 import importlib
@@ -22,7 +21,7 @@ HINTS = {
 
 @contextmanager
 def logger(kind: Logger, folder: Path, config: Mapping[str, Any]) -> Iterator[Callable[[StepEvent], None]]:
-    """A function that passes on each epoch's row; `folder` is the run's, its name the run's name, `config` its options.
+    """A function that logs each epoch's row; `folder` is the run's, its name the run's name, `config` its options.
 
     Raises:
         ValueError: an unknown kind, or a package that is not installed.
@@ -40,8 +39,10 @@ def logger(kind: Logger, folder: Path, config: Mapping[str, Any]) -> Iterator[Ca
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on, without those of
-    blocks that wait; no more."""
+    """A row of the history as single numbers: lists over blocks become `loss/block_1` and so on.
+
+    Values of other types, and of blocks that have not started, are left out.
+    """
     found = {}
     for name, value in row.items():
         if isinstance(value, list) and all(each is None or isinstance(each, (int, float)) for each in value):
@@ -64,7 +65,7 @@ def _tensorboard(folder: Path) -> Iterator[Callable[[StepEvent], None]]:
             nonlocal writer
             if event.row is None:
                 return
-            if writer is None:  # only now is it sure that the run has its folder
+            if writer is None:  # the run has made its folder by now
                 writer = opened.enter_context(SummaryWriter(str(folder / "tensorboard")))
             for name, value in scalars(event.row).items():
                 writer.add_scalar(name, value, event.row["epoch"])
@@ -74,7 +75,7 @@ def _tensorboard(folder: Path) -> Iterator[Callable[[StepEvent], None]]:
 
 @contextmanager
 def _tracker(kind: str, folder: Path, config: Mapping[str, Any]) -> Iterator[Callable[[StepEvent], None]]:
-    """W&B and trackio, which has the same three functions."""
+    """Weights & Biases, or trackio, which has the same three functions."""
     try:
         module = importlib.import_module(kind)
     except ImportError:

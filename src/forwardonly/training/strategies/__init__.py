@@ -1,4 +1,4 @@
-"""Strategies, one file each: how batches meet blocks. `choose` picks the one that a run needs."""
+"""Strategies, one file each: how batches pass through the blocks. `choose` picks the one that a run needs."""
 
 from forwardonly.training.session import Session
 from forwardonly.training.strategies.base import Strategy
@@ -17,8 +17,10 @@ TABLE = (
     (lambda session: session.config.workers > 1, Threads),
     (lambda session: True, Simultaneous),
 )
-"""When a strategy is the one: the first row that holds. `training.compatibility` has refused all that exclude each
-other, so that at most one of the others does."""
+"""Strategies and their conditions; the first whose condition holds is chosen.
+
+`training.compatibility` has refused the combinations that no strategy supports.
+"""
 
 
 def choose(session: Session) -> Strategy:

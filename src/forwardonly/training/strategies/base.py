@@ -1,4 +1,4 @@
-"""What a strategy is: the way in which batches meet blocks."""
+"""The base class of the strategies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from forwardonly.training.session import Session
 
 
 class Strategy:
-    """How a batch passes through the blocks. One a run; `strategies.choose` picks it.
+    """How batches pass through the blocks. A run has one, picked by `strategies.choose`.
 
     Args:
-        session: what the run is made of.
+        session: network, data and settings of the run.
     """
 
     phases = 1
@@ -24,23 +24,23 @@ class Strategy:
         self.session = session
         self.row = session.network.row
         self.placement = [slice(0, len(self.row))]
-        """Which blocks each stage of processes has."""
+        """The blocks of each pipeline stage."""
 
     @contextmanager
     def epoch(self, position: Position) -> Iterator[None]:
-        """A context for the steps of an epoch, whose first one is at `position`."""
+        """A context around the steps of an epoch, the first of which is at `position`."""
         yield
 
     def step(self, batch: Tensor, position: Position) -> Tensor:
-        """One step on the images at `batch` (B,); returns the losses (L,), 0 for blocks that do not learn here.
+        """One step on the images at `batch` (B,). Returns the losses (L,), 0 for blocks that do not learn here.
 
-        They are there when `finish` has returned.
+        Their values are valid once `finish` has returned.
         """
         raise NotImplementedError
 
     def finish(self) -> None:
-        """All steps that were begun are done when this returns."""
+        """Waits until all steps that were begun are done."""
 
     def losses(self) -> Tensor:
-        """Room for the losses of a step, (L,), all 0."""
+        """Zeros for the losses of a step, (L,)."""
         return torch.zeros(len(self.row), device=self.session.device)

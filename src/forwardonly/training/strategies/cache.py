@@ -1,6 +1,6 @@
-"""What reaches the block that greedy training is at, computed once where it is the same in every epoch.
+"""Cache of the input to the block that greedy training is at.
 
-Shapes: N images, S streams: two under contrastive rules, one under the others.
+Shapes: N images, S streams (two under contrastive rules, one under one-pass rules).
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,10 +25,10 @@ CHUNK = 1000
 
 
 def repeats(network: Network, images: Images, config: TrainingConfig) -> bool:
-    """Whether the signal in front of a block is the same in every epoch of its greedy training, and fits in memory."""
+    """Whether the input of a block is the same in every epoch of its greedy training, and fits in memory."""
     rule = network.rule
     fixed = not isinstance(rule, ContrastiveRule) or getattr(rule, "negatives", "uniform") == "fixed"
-    mixes = nn.modules.batchnorm._BatchNorm  # makes an image's depend on others'
+    mixes = nn.modules.batchnorm._BatchNorm  # makes an activation depend on the other images of the batch
     steady = not any(drops(module) or isinstance(module, mixes) for module in network.modules())
     if not (fixed and steady and config.augment is None and network.label_classifier is None):
         return False
@@ -38,7 +38,7 @@ def repeats(network: Network, images: Images, config: TrainingConfig) -> bool:
 
 
 class Cache:
-    """The signal in front of one block for all training images, and the goodness of the peers it reads.
+    """The input of one block for all training images, and the peer goodness that the block reads.
 
     `wrong` are the wrong labels (N,) of the negative stream, or None for one-pass rules.
     """
@@ -54,7 +54,7 @@ class Cache:
         self.signal = self._join(map(self._presented, self._chunks()))
 
     def move_to(self, index: int) -> None:
-        """Go on to the front of block `index`; the blocks before it must have learned all they will."""
+        """Advances to the input of block `index`; the blocks before it must have finished training."""
         while self.index < index:
             block = self.network.row[self.index : self.index + 1]
             parts = [advance(block, self.batch(some), self.precision) for some in self._chunks()]
@@ -64,15 +64,15 @@ class Cache:
             self.index += 1
 
     def batch(self, chosen: Chosen) -> Batch:
-        """The batch of the images at `chosen` (B,) in front of the block."""
+        """The input batch of the images at `chosen` (B,)."""
         if isinstance(chosen, Tensor) and len(chosen) == len(self.images):
-            chosen = slice(0, len(chosen))  # the whole set has no order, and copying it would cost half a step
+            chosen = slice(0, len(chosen))  # the whole set is not shuffled, and a copy would cost half a step
         parts = [_pick(tensor, chosen).flatten(0, 1) for tensor in tensors_in(self.signal)]
         peers = None if self.peers is None else PeerGoodness(*(_pick(rows, chosen) for rows in self.peers))
         return Batch(parts[0] if isinstance(self.signal, Tensor) else tuple(parts), self.images.labels[chosen], peers)
 
     def _presented(self, chosen: slice) -> Signal:
-        """What the first block receives, in the blocks' own arithmetic, so that no step need convert it."""
+        """The first block's input, in the blocks' own precision, so that no step has to convert it."""
         wrong = None if self.wrong is None else self.wrong[chosen]
         signal = self.network.present(self.images.images[chosen], self.images.labels[chosen], wrong=wrong)
         parts = [part.bfloat16() if self.precision == "bf16" else part for part in tensors_in(signal)]
@@ -83,13 +83,13 @@ class Cache:
             yield slice(start, start + CHUNK)
 
     def _join(self, parts: Iterable[Signal]) -> Signal:
-        """Signals (S B, ...) of chunks as one of all images, each tensor (S, N, ...)."""
+        """Joins the signals (S B, ...) of chunks into one of all images, each tensor (S, N, ...)."""
         rows = [[tensor.unflatten(0, (self.streams, -1)) for tensor in tensors_in(part)] for part in parts]
         joined = [torch.cat(column, dim=1) for column in zip(*rows, strict=True)]
         return joined[0] if len(joined) == 1 else tuple(joined)
 
 
 def _pick(rows: Tensor, chosen: Chosen) -> Tensor:
-    """Some images of (rows, N, ...)."""
-    # index_select copies rows whole: a hundred times faster here than indexing with [...]
+    """The chosen images of (rows, N, ...)."""
+    # index_select copies whole rows: a hundred times faster here than indexing with [...]
     return rows[:, chosen] if isinstance(chosen, slice) else rows.index_select(1, chosen)

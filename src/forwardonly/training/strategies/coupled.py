@@ -1,4 +1,4 @@
-"""All blocks learn from every batch, and each loss needs the goodness of all blocks."""
+"""Coupled training: all blocks learn from every batch, and each loss needs the goodness of all blocks."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from forwardonly.training.update import Update
 
 
 class Coupled(Strategy):
-    """For rules that read the goodness of all other blocks."""
+    """The strategy for rules that read the goodness of all other blocks."""
 
     def step(self, batch: Tensor, position: Position) -> Tensor:
         session = self.session
@@ -24,10 +24,10 @@ class Coupled(Strategy):
 
 
 def coupled_step(blocks: Sequence[Block], updates: Sequence[Update], batch: Batch, context: Context) -> Tensor:
-    """One step of blocks that read the goodness of all others; returns the losses (L,).
+    """One step of blocks that read the goodness of all others. Returns the losses (L,).
 
-    No loss is known before the last block's goodness. So the graphs of all L blocks are alive at once, and memory is
-    not flat in depth; no block is computed twice.
+    No loss is known before the last block's goodness, so the graphs of all L blocks are alive at once and memory grows
+    with depth. No block is computed twice.
     """
     with autocast(context.precision, main_path(batch.signal).device):
         losses = torch.stack(losses_among_all(blocks, batch.signal))
@@ -38,7 +38,7 @@ def coupled_step(blocks: Sequence[Block], updates: Sequence[Update], batch: Batc
 
 
 def whole_step(blocks: Sequence[Block], updates: Sequence[Update], batch: Batch, context: Context) -> Tensor:
-    """One step of all blocks, coupled where their rule needs it; returns the losses (L,)."""
+    """One step of all blocks, coupled where their rule needs it. Returns the losses (L,)."""
     if blocks[0].needs_peers == "all":
         return coupled_step(blocks, updates, batch, context)
     return train_step(blocks, updates, batch, context)[0]

@@ -1,4 +1,4 @@
-"""Blocks train one after another, each to its end, on what the blocks before it make of the images by then."""
+"""Greedy training: blocks train one after another, each to its end, on the output of the blocks before it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from forwardonly.training.update import Update
 
 
 class Greedy(Strategy):
-    """One block a phase; what is in front of it is computed once where no epoch changes it."""
+    """One block per phase; its input is cached where it is the same in every epoch."""
 
     def __init__(self, session: Session):
         super().__init__(session)
@@ -38,30 +38,30 @@ class Greedy(Strategy):
         update = session.updates[index]
         session.schedule.set_rate([update], position.run_step)
         if self.cache is not None:
-            arrived = self.cache.batch(batch[session.team.part(len(batch))])
+            incoming = self.cache.batch(batch[session.team.part(len(batch))])
         else:
-            arrived = advance(self.row[:index], session.feed(batch, position), session.precision)
-        losses[index] = learn_alone(self.row, index, update, arrived, session.context(seed=None))
+            incoming = advance(self.row[:index], session.feed(batch, position), session.precision)
+        losses[index] = learn_alone(self.row, index, update, incoming, session.context(seed=None))
         return losses
 
 
 def learn_alone(blocks: Sequence[Block], index: int, update: Update, batch: Batch, context: Context) -> Tensor:
-    """One step of block `index` alone on the batch in front of it; returns its loss."""
+    """One step of block `index` alone on its input batch. Returns its loss."""
     block = blocks[index]
     if block.needs_peers != "all":
         return learn(block, update, batch, context)[0]
     with autocast(context.precision, batch.labels.device):
         activation = block(batch.signal)
         own = block.contrastive_rule.streams(activation)
-    everyone = _everyone(blocks, index, activation, own, batch, context.precision)
-    loss = block.contrastive_rule.loss(*own, everyone)
+    goodness = _all_goodness(blocks, index, activation, own, batch, context.precision)
+    loss = block.contrastive_rule.loss(*own, goodness)
     update(loss)
     return loss.detach()
 
 
-def _everyone(
+def _all_goodness(
     blocks: Sequence[Block], index: int, activation: Tensor, own: PeerGoodness, batch: Batch, precision: Precision
 ) -> PeerGoodness | None:
-    """The goodness of all blocks: of those before as the batch has it, of those behind as they now are."""
+    """The goodness of all blocks: of those before from the batch, of those behind from a pass through them."""
     detached = PeerGoodness(*(goodness.detach() for goodness in own))
     return advance(blocks[index + 1 :], batch.behind(blocks[index], activation, detached), precision).peers

@@ -1,9 +1,7 @@
-"""The layer pipeline: blocks spread over processes, each of which receives a batch, updates its blocks, sends the
-batch on.
+"""The layer pipeline: blocks spread over processes, which receive a batch, update their blocks and send it on.
 
-No gradient crosses a block, so no backward pass crosses a process: after the first batches have filled the row, all
-processes work all the time, each on a batch of its own, and each batch meets exactly the weights that it would in a
-single process.
+No gradient crosses a block, so no backward pass crosses a process. Once the first batches have filled the pipeline, all
+processes work at the same time, each on its own batch, and every batch sees the same weights as in a single process.
 """
 
 import copy
@@ -29,7 +27,7 @@ T = TypeVar("T")
 
 
 class Pipeline(Strategy):
-    """The blocks of this process's stage."""
+    """The strategy of a process that trains the blocks of one stage."""
 
     def __init__(self, session: Session):
         super().__init__(session)
@@ -43,7 +41,7 @@ class Pipeline(Strategy):
         session, losses, own = self.session, self.losses(), self.own
         started = session.schedule.started(position.run_step)
         learning = slice(own.start, min(own.stop, started))
-        if learning.start >= learning.stop:  # and the stage before sends nothing
+        if learning.start >= learning.stop:  # the stage before sends nothing either
             return losses
         updates = session.updates[learning]
         session.schedule.set_rate(updates, position.run_step)
@@ -59,10 +57,10 @@ class Pipeline(Strategy):
 
 
 def spread(session: Session, prepare: Callable[[], Batch]) -> list[slice]:
-    """Which blocks each stage has: rows of blocks such that the slowest stage is as fast as can be.
+    """Assigns consecutive blocks to stages so that the slowest stage is as fast as possible.
 
-    The leading process measures a step of each block, and `prepare`, which makes a batch and is the first stage's work
-    as well, and broadcasts what it found.
+    The leading process measures a step of each block and, as part of the first stage's work, `prepare`, which makes a
+    batch; the other processes receive its times.
     """
     network, team = session.network, session.team
     costs = torch.zeros(len(network.row), dtype=torch.float64, device=network.device)
@@ -75,7 +73,7 @@ def spread(session: Session, prepare: Callable[[], Batch]) -> list[slice]:
 
 
 def step_seconds(row: Sequence[Block], config: TrainingConfig, batch: Batch, context: Context) -> list[float]:
-    """Seconds of one training step of each block on a batch; the blocks and their weights stay as they are."""
+    """Seconds of one training step of each block on a batch; the blocks and their weights do not change."""
     seconds = []
     for index, block in enumerate(row):
         trial = copy.deepcopy(block)
@@ -86,7 +84,7 @@ def step_seconds(row: Sequence[Block], config: TrainingConfig, batch: Batch, con
 
 
 def balance(costs: Sequence[float], stages: int) -> list[slice]:
-    """Cuts a row of costs into so many consecutive slices, none empty, whose largest sum is as small as can be."""
+    """Cuts costs into `stages` consecutive slices, none empty, whose largest sum is as small as possible."""
     ends: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [])}
     for stage in range(1, stages + 1):
         for end in range(stage, len(costs) - (stages - stage) + 1):
@@ -101,7 +99,7 @@ def balance(costs: Sequence[float], stages: int) -> list[slice]:
 
 
 def _quickest(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
-    """Seconds of the quickest of three times, the first of which warms up, and the result of the last."""
+    """Seconds of the fastest of three calls, the first of which warms up, and the result of the last."""
     best = float("inf")
     for _ in range(3):
         _wait(device)
@@ -113,6 +111,6 @@ def _quickest(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
 
 
 def _wait(device: torch.device) -> None:
-    """For kernels that are still running."""
+    """Waits for kernels that are still running."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

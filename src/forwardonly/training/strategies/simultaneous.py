@@ -1,4 +1,4 @@
-"""All blocks learn from every batch, one after another as it passes through."""
+"""Simultaneous training: all blocks learn from every batch, one after another as it passes through."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from forwardonly.training.strategies.base import Strategy
 
 
 class Simultaneous(Strategy):
-    """The plain loop."""
+    """The plain training loop."""
 
     def step(self, batch: Tensor, position: Position) -> Tensor:
         session, losses = self.session, self.losses()

@@ -1,9 +1,9 @@
-"""Threads of one process that carry batches down the row, one behind the other.
+"""Threads: several batches in flight in one process, each at a different block.
 
-No gradient comes back to a block, so one that has learned from a batch is free for the next. Two threads that split
-every operation between them wait for each other at each, and small feature maps divide badly; here each computes its
-own batch at another block. Blocks meet the batches in order and each in the same weights as ever, so the bits are those
-of one worker with as many threads as each of these has.
+No gradient comes back to a block, so once it has learned from a batch it is free for the next. Two threads that split
+every operation wait for each other at each, and small feature maps split badly; here each thread computes its own batch
+at another block. Every block sees the batches in order and with the same weights as with one worker, so the results are
+bit-identical to those of one worker with as many threads as each of these has.
 """
 
 import threading
@@ -22,15 +22,15 @@ from forwardonly.training.session import Session
 from forwardonly.training.step import train_step
 from forwardonly.training.strategies.base import Strategy
 
-PREPARING = -1  # the place before the first block
-ALL = float("inf")  # a batch that has arrived has left every place
+PREPARING = -1  # the index before the first block: the batch is being made
+ALL = float("inf")  # a batch that has finished has left every block
 
 Slot = Callable[[int], AbstractContextManager[None]]
-"""For a place in the row: a context in which the batch is there alone, as soon as the batch before it has left."""
+"""For the index of a block: a context that the batch enters as soon as the batch before it has left that block."""
 
 
 class Threads(Strategy):
-    """As many batches under way as there are workers, each at another block."""
+    """As many batches in flight as there are workers, each at a different block."""
 
     def __init__(self, session: Session):
         super().__init__(session)
@@ -50,7 +50,7 @@ class Threads(Strategy):
         self.workers.finish()
 
     def _carry(self, batch: Tensor, position: Position, losses: Tensor, slot: Slot) -> None:
-        """Takes one batch down the row, and writes its losses."""
+        """Takes one batch through all blocks, and writes its losses."""
         session = self.session
         started = session.schedule.started(position.run_step)
         updates = session.updates[:started]
@@ -68,10 +68,10 @@ class Threads(Strategy):
 
 
 class Workers:
-    """A context in which so many batches are under way at a time; at its end all have arrived.
+    """A context in which `count` batches are in flight at a time; at its end all have finished.
 
-    The threads that PyTorch may use are divided among them meanwhile. Memory is flat in depth as ever, but there are as
-    many blocks at work as workers.
+    The threads that PyTorch may use are divided among the workers meanwhile. Memory does not grow with depth, but as
+    many blocks compute at once as there are workers.
     """
 
     def __init__(self, count: int):
@@ -81,10 +81,10 @@ class Workers:
     def __enter__(self) -> Self:
         self._going: deque[Future[None]] = deque()
         self._begun = 0
-        self._left: dict[int, float] = {}  # the last place that each batch under way has left
-        self._last = ALL  # the number of the last batch that may go on
+        self._left: dict[int, float] = {}  # the last block that each batch in flight has left
+        self._last = ALL  # the number of the last batch that may continue
         self._threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, self._threads // self.count))  # before the pool's own begin
+        torch.set_num_threads(max(1, self._threads // self.count))  # before the pool's own threads start
         self._pool = ThreadPoolExecutor(self.count)
         return self
 
@@ -98,17 +98,17 @@ class Workers:
             torch.set_num_threads(self._threads)
 
     def begin(self, work: Callable[[Slot], None]) -> None:
-        """Has a worker carry the next batch: `work` is given its slots. Waits while more than enough are under way."""
+        """Submits the next batch: calls `work` with its slots. Waits while more than `count` batches are in flight."""
         while len(self._going) > self.count:
             self._going.popleft().result()
         self._going.append(self._pool.submit(self._work, work, self._begun))
         self._begun += 1
 
     def finish(self) -> None:
-        """All batches have arrived when this returns.
+        """Waits until all batches have finished.
 
         Raises:
-            Exception: what stopped one of them; those behind it were stopped, too.
+            Exception: the error that stopped one of them; those behind it were stopped, too.
         """
         while self._going:
             self._going.popleft().result()
@@ -126,19 +126,19 @@ class Workers:
             self._last = min(self._last, number)
             self._moved.notify_all()
 
-    def _leave(self, number: int, place: float) -> None:
+    def _leave(self, number: int, index: float) -> None:
         with self._moved:
-            self._left[number] = place
-            if place == ALL:
+            self._left[number] = index
+            if index == ALL:
                 self._left.pop(number - 1, None)
             self._moved.notify_all()
 
     @contextmanager
-    def _slot(self, number: int, place: int) -> Iterator[None]:
+    def _slot(self, number: int, index: int) -> Iterator[None]:
         before = ALL if number == 0 else PREPARING - 1
         with self._moved:
-            self._moved.wait_for(lambda: self._left.get(number - 1, before) >= place or number > self._last)
+            self._moved.wait_for(lambda: self._left.get(number - 1, before) >= index or number > self._last)
             if number > self._last:
                 raise RuntimeError("A batch before this one was stopped.")
         yield
-        self._leave(number, place)
+        self._leave(number, index)
