@@ -21,7 +21,7 @@ def test_a_loaded_network_gives_the_same_scores(images, tmp_path, rule_name):
     assert not loaded.training
 
 
-def test_a_softmax_reader_is_kept_too(images, tmp_path):
+def test_a_label_classifier_is_saved_too(images, tmp_path):
     rule = fo.rules.ForwardForward(classes=4, negatives="hard", predict="softmax")
     net = fo.mlp(images.shape, [12, 9], rule=rule)
     fo.fit(net, images, epochs=1, batch_size=16)

@@ -4,11 +4,11 @@ Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. Given, there and 
 momentum, orthogonalised by Newton-Schulz iterations with the coefficients below. What differs from `torch.optim.Muon`:
 
 - Weights may have more than two dimensions: a convolution's filters are flattened to the rows of a matrix.
-- The learning rate is relative: a step's length is a share of the weight's norm, whatever the shape. torch takes an
-  absolute step, scaled by a function of the shape (`adjust_lr_fn`).
-- Every step restores the norm that the weight had at its first step (ours). So one learning rate suits all blocks, and
-  there is no weight decay; torch has decoupled weight decay, 0.1 by default. Behind a norm the weight's norm has no
-  effect.
+- The learning rate is relative (ours): a step's length is a share of the weight's norm, whatever the shape. torch takes
+  an absolute step, scaled by a function of the shape (`adjust_lr_fn`).
+- Every step restores the norm that the weight had at its first step (ours), so that one learning rate suits all blocks.
+  There is no weight decay; torch has decoupled weight decay, 0.1 by default. Where a normalisation layer follows, the
+  norm of a weight has no effect anyway.
 - The default learning rate is 0.1, not 0.001, and the default momentum 0.6, not 0.95.
 - There are 3 iterations in float32, computed on the Gram matrix, not 5 in bfloat16. Their number, their coefficients
   and Nesterov momentum are fixed; torch has arguments for them.
