@@ -8,6 +8,7 @@ import math
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,10 +113,19 @@ def test_a_gradient_is_clipped_to_its_norm():
     assert linear.weight.grad is None
 
 
+def test_numpy_s_whole_numbers_are_whole_numbers(images, tmp_path):
+    net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4))
+    run = fo.fit(net, images, epochs=np.int64(1), batch_size=np.int32(16), out=tmp_path)
+    assert len(run.history) == 1 and (tmp_path / "result.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
+        ({"batch_size": "16"}, "batch_size must be a whole number, not '16'"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"schedule": "lazy"}, "schedule must be one of simultaneous, greedy"),
         ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16"),

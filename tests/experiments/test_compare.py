@@ -96,6 +96,19 @@ def test_mistakes_are_one_sentence(tmp_path, capsys, words, complaint):
     assert said.out == "" and complaint in said.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--delay", "0.2", "--schedule", "greedy"], "do not go together"),
+        (["--crop=-1"], "crop must be 0 or more"),
+    ],
+)
+def test_training_options_that_make_no_sense_are_refused_before_the_first_run(tmp_path, capsys, words, complaint):
+    assert main(["compare", "--rules", "ff", "best", *words, "--out", str(tmp_path / "out")]) == 2
+    assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_other_runs_is_refused(tmp_path, capsys):
     folder = tmp_path / "out" / "runs" / "digits-ff-seed0"
     folder.mkdir(parents=True)

@@ -129,4 +129,5 @@ def train_options(chosen: Any) -> list[str]:
 def check(words: Sequence[str]) -> None:
     """Raises ValueError if `forwardonly train` would refuse these options, as far as that is known without the data."""
     parsed = parse(train.options(words), words, prog="forwardonly train", description="")
-    fo.rules.TABLE[parsed.rule](classes=10, **asdict(parsed.rule_options))
+    rule = fo.rules.make(parsed.rule, classes=10, **asdict(parsed.rule_options))
+    _ = TrainingConfig.resolve(rule, given=train.training_options(parsed)).augment  # which checks its own options

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Literal, Self
 
 from forwardonly.data import Augment, Images, augmentation
@@ -76,9 +77,15 @@ class TrainingConfig:
     """Augmentation: side in pixels of a square that is blanked at random."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("epochs", "batch_size", "validate_every", "workers", "checkpoint_every"):
+            value = getattr(self, name)
+            if name == "checkpoint_every" and value is None:
+                continue
+            if not isinstance(value, Integral):  # an epoch and a half would never come to its end
+                raise ValueError(f"{name} must be a whole number, not {value!r}.")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
+            object.__setattr__(self, name, int(value))  # JSON knows no numpy
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
         if self.weight_decay < 0:
@@ -89,8 +96,6 @@ class TrainingConfig:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
         if not 0 <= self.delay < 1:
             raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
-        if self.checkpoint_every is not None and self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"final_rate is a share of the highest rate, from 0 to 1, not {self.final_rate}.")
         if self.memory_budget is not None:
