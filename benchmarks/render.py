@@ -184,7 +184,7 @@ STEPS = {
     "step/projection/mlp-8x2000": ("`projection`", "8 layers of 2000 units"),
     "step/projection/six": ("`projection`", "six convolutions"),
     "step/channel-learnable/resnet17-half": ("`channel-learnable`", "ResNet-17, half as wide"),
-    "step/ff-uniform/mlp-8x2000": ("`ff --rule.negatives uniform`", "8 layers of 2000 units"),
+    "step/ff-uniform/mlp-8x2000": ("`ff`, `--rule.negatives uniform`", "8 layers of 2000 units"),
     "step/ff/mlp-8x2000": ("`ff`", "8 layers of 2000 units"),
     "step/bilinear/six/one-thread": ("`bilinear`", "six convolutions"),
     "step/bilinear/six/two-threads": ("`bilinear`", "six convolutions"),

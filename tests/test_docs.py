@@ -75,7 +75,7 @@ def _tables():
 
 def _shell(content, monkeypatch):
     """Runs lines as a user would; a plain call of ours in this process, for starting PyTorch anew takes seconds."""
-    for line in content.splitlines():
+    for line in content.replace("\\\n", "").splitlines():
         words = shlex.split(line)
         if words[0] == "export":
             monkeypatch.setenv(*words[1].split("=", 1))
