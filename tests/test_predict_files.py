@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -78,6 +79,45 @@ def test_exact_refuses_to_change_anything(run, photos, capsys):
     assert predict(capsys, run, "photos/a.png", "--exact")[0] == 0
     status, out, err = predict(capsys, run, "photos/b.jpg", "--exact")
     assert (status, out) == (2, "") and "resized from 40 x 40 to 8 x 8, colour made grey, which --exact forbids" in err
+
+
+def test_a_missing_file_among_many_does_not_stop_the_others(run, photos, capsys):
+    (photos / "photos/broken.png").write_bytes(b"no image")
+    given = ["photos/a.png", "photos/none.png", "photos/broken.png", "photos/b.jpg"]
+    status, out, err = predict(capsys, run, *given, "--json")
+    found = json.loads(out)
+    assert status == 2 and [each["image"] for each in found["predictions"]] == ["photos/a.png", "photos/b.jpg"]
+    assert [each["image"] for each in found["failures"]] == ["photos/none.png", "photos/broken.png"]
+    assert "not done for 2: photos/none.png: there is no such file; photos/broken.png: damaged or not an image" in err
+    alone = json.loads(predict(capsys, run, "photos/a.png", "photos/b.jpg", "--json")[1])["predictions"]
+    assert [each["probabilities"] for each in found["predictions"]] == [
+        pytest.approx(each["probabilities"], rel=1e-4) for each in alone
+    ]
+    status, out, _ = predict(capsys, run, *given, "--csv")
+    assert status == 2 and out.count("\n") == 3
+    status, out, err = predict(capsys, run, "photos/none.png", "photos/broken.png")
+    assert (status, out) == (2, "") and "photos/none.png: there is no such file" in err
+
+
+def test_pictures_that_look_alike_have_one_answer(run, photos, capsys, digits):
+    """Turned, transparent and of 16 bits: each is what it looks like, and the changes say what was done."""
+    image = Image.fromarray(digits.test.images[0, 0].numpy())
+    plain = json.loads(predict(capsys, run, "photos/a.png", "--json")[1])["predictions"][0]
+    for hidden in (0, 255):
+        clear = Image.merge("LA", [image.point(lambda v, hidden=hidden: hidden if v == 255 else v),
+                                   image.point(lambda v: 0 if v == 255 else 255)])  # fmt: skip
+        clear.save(f"photos/clear{hidden}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save("photos/turned.png", exif=exif)
+    Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save("photos/deep.png")
+    names = ["clear0", "clear255", "turned", "deep"]
+    status, out, _ = predict(capsys, run, *(f"photos/{name}.png" for name in names), "--exact", "--json")
+    found = json.loads(out)["predictions"]
+    assert status == 0 and [each["probabilities"] for each in found] == [
+        pytest.approx(plain["probabilities"], rel=1e-4) for _ in names
+    ]
+    assert [each["changes"] for each in found] == ["laid on white"] * 2 + ["turned upright", "16 bits made 8"]
 
 
 def test_grey_becomes_colour_for_a_network_of_colours(tmp_path):

@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -40,6 +41,30 @@ def test_an_upload_gets_what_the_network_predicts(client, network, picture):
     assert [block["class"] for block in first["blocks"]] == [str(k) for k in scores.argmax(1).tolist()]
     assert sum(first["probabilities"].values()) == pytest.approx(1)
     assert first["changes"] == "resized from 64 x 64 to 8 x 8, colour made grey"
+
+
+def test_an_upload_is_read_as_people_see_it(client):
+    """Transparent where it is white, lying on its side with a mark that says so, in 16 bits: one answer for all."""
+    shades = np.full((64, 64), 255, np.uint8)
+    shades[8:40, 24:30] = np.arange(8, 40)[:, None] * 3
+    plain = Image.fromarray(shades)
+    clear = Image.merge("LA", [plain.point(lambda v: 0 if v == 255 else v), plain.point(lambda v: 255 * (v < 255))])
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    answers = []
+    for image, options in (
+        (plain, {}),
+        (clear, {}),
+        (plain.transpose(Image.Transpose.ROTATE_270), {"exif": exif}),
+        (Image.fromarray(shades.astype(np.uint16) * 257), {}),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **options)
+        (answer,) = client.post("/predict", files={"image": ("a.png", buffer.getvalue())}).json()["predictions"]
+        answers.append(answer)
+    done = ["", "laid on white, ", "turned upright, ", "16 bits made 8, "]
+    assert [each.pop("changes") for each in answers] == [f"{each}resized from 64 x 64 to 8 x 8" for each in done]
+    assert answers == [answers[0]] * 4
 
 
 def test_json_gets_what_the_network_predicts(client, network, digits):

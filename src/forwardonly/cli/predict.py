@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 import forwardonly as fo
@@ -43,7 +44,7 @@ def options(argv: Sequence[str]) -> type[Predict]:
 
 
 def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
-    """The folder of the run, and for each image its class and every class's probability."""
+    """The folder of the run, for each image its class and every class's probability, and the files not read."""
     if chosen.csv and chosen.json:
         raise ValueError("choose one of --csv and --json")
     saved_run = open_run(chosen.run, chosen.device)
@@ -51,13 +52,13 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
     if not files:
         raise ValueError("name at least one image file or a folder of them; see forwardonly predict --help")
     channels, height, width = saved_run.network.shape
-    predictions = []
+    predictions, failures = [], []
     for start in range(0, len(files), BATCH):
-        some = files[start : start + BATCH]
-        pixels, changes = fo.data.read_adapted(some, (channels, height, width))
-        if chosen.exact and any(changes):
-            first = next(k for k, change in enumerate(changes) if change)
-            raise ValueError(f"{some[first]}: it would have to be {changes[first]}, which --exact forbids")
+        batch = files[start : start + BATCH]
+        some, pixels, changes, unread = _read(batch, (channels, height, width), exact=chosen.exact)
+        failures += unread
+        if not some:
+            continue
         rows = saved_run.network.probabilities(pixels).tolist()
         for file, change, shares in zip(some, changes, rows, strict=True):
             likeliest = max(range(len(shares)), key=shares.__getitem__)
@@ -71,7 +72,27 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
                     "changes": change,
                 }
             )
-    return {"run": str(chosen.run), "csv": chosen.csv, "predictions": predictions}
+    if not predictions:
+        raise ValueError(failures[0]["reason"])
+    return {"run": str(chosen.run), "csv": chosen.csv, "predictions": predictions, "failures": failures}
+
+
+def _read(
+    files: Sequence[Path | fo.data.InMemory], shape: tuple[int, int, int], *, exact: bool
+) -> tuple[Sequence[Path | fo.data.InMemory], torch.Tensor, list[str], list[dict[str, str]]]:
+    """(files that could be read, their pixels, how each was changed, {"image", "reason"} of the others)."""
+    try:
+        return files, *fo.data.read_adapted(files, shape, exact=exact), []
+    except ValueError as problem:
+        if len(files) == 1:
+            return [], torch.empty(0), [], [{"image": str(files[0]), "reason": str(problem)}]
+    parts = [_read([file], shape, exact=exact) for file in files]
+    return (
+        [file for some, *_ in parts for file in some],
+        torch.cat([pixels for some, pixels, *_ in parts if some] or [torch.empty(0)]),
+        [change for *_, changes, _ in parts for change in changes],
+        [failure for *_, failures in parts for failure in failures],
+    )
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

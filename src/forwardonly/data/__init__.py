@@ -4,9 +4,10 @@ from forwardonly.data.adapting import InMemory, read_adapted
 from forwardonly.data.augment import Augment, Views
 from forwardonly.data.batches import batches
 from forwardonly.data.fetching import fetch
+from forwardonly.data.folders import list_images
 from forwardonly.data.images import Features, Images, Splits, hold_out
 from forwardonly.data.loading import load
-from forwardonly.data.pictures import list_images, read_images
+from forwardonly.data.pictures import read_images
 from forwardonly.data.sources import NAMES, Check, Description, augmentation, describe, table, verify
 
 __all__ = [

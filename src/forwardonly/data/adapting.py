@@ -1,4 +1,4 @@
-"""Images from any source, converted to the colour and size that a network takes, with a note of the changes."""
+"""Images from any source, as people see them, in a network's colour and size, with a note of the changes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from forwardonly.data.pictures import MAX_PIXELS, Picture, picture_head, read_images
+from forwardonly.data.pictures import MAX_PIXELS, Picture, fitted, look, quiet_pool
+from forwardonly.data.seeing import DARK, EIGHT_BITS
 
 
 @dataclass(frozen=True)
@@ -27,32 +30,43 @@ class InMemory:
 
 
 def read_adapted(
-    files: Sequence[Picture], shape: tuple[int, int, int], *, most_pixels: int = MAX_PIXELS
+    files: Sequence[Picture], shape: tuple[int, int, int], *, most_pixels: int = MAX_PIXELS, exact: bool = False
 ) -> tuple[Tensor, list[str]]:
     """Image files of any Pillow format as uint8 (N, C, H, W), and a note of what was changed in each, "" if nothing.
 
-    shape: (C, H, W) of the result. Where the size differs, the shorter side is resized and the centre cut out; RGB
-    becomes grey by its luminance, grey becomes RGB with three equal channels. Raises ValueError, naming the file, for
-    one that is damaged, has more than `most_pixels` (checked before it is decoded), or has another size where the
-    network's is not square.
+    shape: (C, H, W) of the result. Pictures are read as people see them: turned by their orientation mark, laid on
+    white where they are transparent, 16 bits made 8. Where the size differs, the shorter side is resized and the centre
+    cut out; RGB becomes grey by its luminance, grey becomes RGB with three equal channels; `exact` forbids these.
+    Raises ValueError, naming the file, for one that is damaged, has more than `most_pixels` (checked before it is
+    decoded), or has another size where the network's is not square.
     """
     channels, height, width = shape
-    heads = [picture_head(file) for file in files]
-    for file, (_, size) in zip(files, heads, strict=True):
-        if size[0] * size[1] > most_pixels:
-            raise ValueError(f"{file}: {size[0]} x {size[1]} pixels, more than {most_pixels:,} are refused")
-    other_size = [size != (width, height) for _, size in heads]
-    if any(other_size) and height != width:
-        first = other_size.index(True)
-        have, want = heads[first][1], (width, height)
-        raise ValueError(
-            f"{files[first]}: it is {have[0]} x {have[1]} pixels, it must be {want[0]} x {want[1]}: "
-            "only to squares can images be resized"
-        )
-    notes = []
-    for (grey, size), resized in zip(heads, other_size, strict=True):
-        changes = [f"resized from {size[0]} x {size[1]} to {width} x {height}"] if resized else []
+    if channels not in (1, 3):
+        raise ValueError(f"image files have 1 channel or 3, the network takes {channels}")
+    if not files:
+        raise ValueError("there are no image files to read")
+    pixels = np.empty((len(files), *shape), np.uint8)
+
+    def adapt(index: int) -> str:
+        file = files[index]
+        seen = look(file, most_pixels)
+        size, grey = seen.image.size, seen.image.mode == "L"
+        fits = size == (width, height)
+        if not fits and height != width:
+            raise ValueError(
+                f"{file}: it is {size[0]} x {size[1]} pixels, it must be {width} x {height}: "
+                "only to squares can images be resized"
+            )
+        adapted = [] if fits else [f"resized from {size[0]} x {size[1]} to {width} x {height}"]
         if grey != (channels == 1):
-            changes.append("grey made RGB" if grey else "colour made grey")
-        notes.append(", ".join(changes))
-    return read_images(files, shape=shape, image_size=height if any(other_size) else None), notes
+            adapted.append("grey made RGB" if grey else "colour made grey")
+        if exact and adapted:
+            raise ValueError(f"{file}: it would have to be {', '.join(adapted)}, which --exact forbids")
+        pixels[index] = fitted(seen.image, file, shape, None if fits else height)
+        dark = seen.brightest is not None and seen.brightest < DARK
+        deep = {EIGHT_BITS: f"{EIGHT_BITS} (its brightest value is {seen.brightest} of 65535)"} if dark else {}
+        return ", ".join([*(deep.get(each, each) for each in seen.changes), *adapted])
+
+    with quiet_pool() as pool:
+        notes = list(pool.map(adapt, range(len(files))))
+    return torch.from_numpy(pixels), notes

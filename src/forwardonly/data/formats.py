@@ -17,6 +17,7 @@ import torch
 
 from forwardonly.data.images import Images, hold_out
 from forwardonly.data.pickles import read_pickle
+from forwardonly.data.ranges import to_bytes
 from forwardonly.data.reading import GIB, UnreadableError, reading
 
 DEFLATE_LIMIT = 1040  # deflate never shrinks further than 1032 to 1; a little more for headers
@@ -75,7 +76,9 @@ def read_cifar(files: list[Path], labels_key: str, classes: tuple[str, ...], nam
     for path in files:
         batch = read_pickle(path)
         data, labels = batch.get("data"), batch.get(labels_key)
-        if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
+        if isinstance(labels, np.ndarray) and labels.ndim == 1:
+            labels = labels.tolist()
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
             raise ValueError(f"{path}: it has no 'data' of 3072 bytes an image")
         if not isinstance(labels, list) or not all(type(n) is int and 0 <= n < len(classes) for n in labels):
             raise ValueError(f"{path}: it has no {labels_key!r} that are numbers from 0 to {len(classes) - 1}")
@@ -98,15 +101,21 @@ def read_cifar_classes(path: Path, key: str) -> tuple[str, ...]:
 def read_npz(path: Path) -> tuple[Images, Images]:
     """(train, test) from numpy's `np.savez(path, x=..., y=...)`; also `x_test`, `y_test`, else a fixed 20 %.
 
-    x: (N, H, W), (N, C, H, W), (N, H, W, C) with 1, 3 or 4 channels, or features (N, D), which become images of (1, 1,
-    D); whole numbers 0 to 255 or floats 0 to 1. y: (N,) whole numbers 0 to C-1, each of which must occur.
+    x: (N, H, W), (N, C, H, W), (N, H, W, C), or features (N, D), which become images of (1, 1, D); whole numbers 0 to
+    255, floats 0 to 1 or truth values. Where the channels are is told by the shape, or by `channel_axis` in the file (1
+    or 3) where that may be read both ways. y: (N,) whole numbers 0 to C-1, each of which must occur.
     """
     arrays = _read_arrays(path)
     needed = ["x", "y", "x_test", "y_test"] if {"x_test", "y_test"} & arrays.keys() else ["x", "y"]
     for key in needed:
         if key not in arrays:
             raise ValueError(f"{path}: it has no array {key!r}; it needs x and y, or x, y, x_test and y_test")
-    x, y = _pixels(arrays["x"], f"{path}: x"), _labels(arrays["y"], f"{path}: y")
+    axis = None
+    if (given := arrays.get("channel_axis")) is not None:
+        if given.size != 1 or given.ravel()[0] not in (1, 3):
+            raise ValueError(f"{path}: channel_axis must be 1, for (N, C, H, W), or 3, for (N, H, W, C)")
+        axis = int(given.ravel()[0])
+    (x, notes), y = _pixels(arrays["x"], f"{path}: x", axis), _labels(arrays["y"], f"{path}: y")
     present = np.unique(y)
     if not len(y) or present[-1] >= len(y) or len(present) != present[-1] + 1 or len(present) < 2:
         gap = next((i for i, n in enumerate(present) if i != n), len(present))
@@ -114,19 +123,19 @@ def read_npz(path: Path) -> tuple[Images, Images]:
             f"{path}: y must use each of 0 to C-1 and at least two classes, but class {gap} has no examples"
         )
     classes = tuple(str(n) for n in range(len(present)))
-    train = _images(x, y, classes, path)
+    train = _images(x, y, classes, path, notes)
     if "x_test" not in arrays:
         return split_test(train)
-    test_x = _pixels(arrays["x_test"], f"{path}: x_test")
+    test_x, _ = _pixels(arrays["x_test"], f"{path}: x_test", axis)
     if test_x.shape[1:] != x.shape[1:]:
         raise ValueError(f"{path}: images in x_test are {test_x.shape[1:]}, in x {x.shape[1:]}: they must agree")
     return train, _images(test_x, _labels(arrays["y_test"], f"{path}: y_test"), classes, path)
 
 
-def _images(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], path: Path) -> Images:
+def _images(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], path: Path, notes: tuple[str, ...] = ()) -> Images:
     if len(x) != len(y) or not len(x):
         raise ValueError(f"{path}: {len(x)} images but {len(y)} labels, there must be as many and at least one")
-    return Images(torch.from_numpy(x), torch.from_numpy(y), classes, path.stem)
+    return Images(torch.from_numpy(x), torch.from_numpy(y), classes, path.stem, notes)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -134,7 +143,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         size = path.stat().st_size
         arrays = {}
-        for key in ("x", "y", "x_test", "y_test"):
+        for key in ("x", "y", "x_test", "y_test", "channel_axis"):
             if f"{key}.npy" not in archive.namelist():
                 continue
             member = archive.getinfo(f"{key}.npy")
@@ -171,28 +180,40 @@ def _read_npy(stream: BinaryIO, size: int, what: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _pixels(x: np.ndarray, what: str) -> np.ndarray:
-    """Any accepted x as contiguous uint8 (N, C, H, W)."""
+def _pixels(x: np.ndarray, what: str, axis: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Any accepted x as contiguous uint8 (N, C, H, W), and notes; `axis` is that of the channels, None if not given."""
     if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
         raise ValueError(f"{what} has shape {x.shape}, it must be (N, H, W), (N, C, H, W), (N, H, W, C) or (N, D)")
-    if x.size and x.dtype.kind == "f":
-        if not np.isfinite(x).all():
-            bad = int(np.nonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))[0][0])
-            raise ValueError(f"{what} has NaN or infinity in image {bad}")
-        if x.min() < 0 or x.max() > 1:
-            raise ValueError(f"{what} holds floats from {x.min():g} to {x.max():g}, they must be 0 to 1")
-        x = np.rint(x.astype(np.float32, copy=False) * 255)
-    elif x.size and x.dtype.kind == "b":
-        x = x.astype(np.uint8) * np.uint8(255)
-    elif x.size and (x.min() < 0 or x.max() > 255):
-        raise ValueError(f"{what} holds numbers from {x.min()} to {x.max()}, they must be 0 to 255")
+    pixels, notes = to_bytes(x, what)
     if x.ndim == 2:
-        x = x[:, None, None, :]
+        pixels = pixels[:, None, None, :]
     elif x.ndim == 3:
-        x = x[:, None]
-    elif x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
-        x = x.transpose(0, 3, 1, 2)
-    return np.array(x, np.uint8, order="C")
+        pixels = pixels[:, None]
+    elif (_channel_axis(x.shape, what) if axis is None else axis) == 3:
+        pixels = pixels.transpose(0, 3, 1, 2)
+    return np.array(pixels, np.uint8, order="C"), notes
+
+
+def _channel_axis(shape: tuple[int, ...], what: str) -> int:
+    """1 or 3, the axis of the channels in (N, C, H, W) or (N, H, W, C).
+
+    The two sides of a square image are alike, and images have 1, 3 or 4 channels more often than any other number.
+    ValueError where these signs are missing or contradict each other.
+    """
+    _, front, middle, back = shape
+    if front == back == 1:
+        return 1  # either way one channel
+    square = {axis for axis, (side, other) in {1: (back, front), 3: (front, back)}.items() if side == middle != other}
+    square = square if middle > 1 else set()
+    usual = {axis for axis, count in {1: front, 3: back}.items() if count in (1, 3, 4)}
+    usual = usual if len(usual) == 1 else set()
+    signs = square | usual
+    if len(signs) == 1:
+        return signs.pop()
+    raise ValueError(
+        f"{what} has shape {shape}, which may be {front} channels of {middle} x {back} or {back} channels of "
+        f"{front} x {middle}: save channel_axis=1 or channel_axis=3 beside x to say where the channels are"
+    )
 
 
 def _labels(y: np.ndarray, what: str) -> np.ndarray:

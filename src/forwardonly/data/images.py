@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,18 +15,28 @@ from torch import Tensor
 class Images:
     """One split of a data set, complete and on one device.
 
-    images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`. Raises ValueError
-    where the tensors do not match.
+    images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`; both may be given as
+    numpy arrays, and labels then as whole numbers of any size. notes: what was assumed and passed over in reading, a
+    sentence each. Raises ValueError where the tensors do not match.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     name: str
+    notes: tuple[str, ...] = ()
 
     dtype: ClassVar[torch.dtype] = torch.uint8
 
     def __post_init__(self) -> None:
+        pixels: Any = self.images
+        numbers: Any = self.labels
+        if isinstance(pixels, np.ndarray):
+            object.__setattr__(self, "images", _tensor(pixels, f"{self.name}: images"))
+        if isinstance(numbers, np.ndarray):
+            labels = _tensor(numbers, f"{self.name}: labels")
+            whole = not labels.dtype.is_floating_point and labels.dtype != torch.bool
+            object.__setattr__(self, "labels", labels.long() if whole else labels)
         if self.images.ndim != 4 or self.images.dtype != self.dtype:
             raise ValueError(
                 f"{self.name}: images must be {str(self.dtype).removeprefix('torch.')} "
@@ -56,7 +67,7 @@ class Images:
 
     def to(self, device: torch.device | str) -> Self:
         """The same split on `device`."""
-        return type(self)(self.images.to(device), self.labels.to(device), self.classes, self.name)
+        return type(self)(self.images.to(device), self.labels.to(device), self.classes, self.name, self.notes)
 
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, (M,) int64, in that order, as a copy."""
@@ -66,6 +77,7 @@ class Images:
             self.labels.index_select(0, indices),
             self.classes,
             self.name,
+            self.notes,
         )
 
     def of_classes(self, chosen: Sequence[int]) -> Self:
@@ -83,7 +95,7 @@ class Images:
         labels = new[self.labels]
         kept = (labels >= 0).nonzero()[:, 0]
         names = tuple(self.classes[index] for index in chosen)
-        return type(self)(self.images.index_select(0, kept), labels[kept], names, self.name)
+        return type(self)(self.images.index_select(0, kept), labels[kept], names, self.name, self.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +111,26 @@ class Splits(NamedTuple):
     train: Images
     validation: Images | None
     test: Images
+
+
+def _tensor(array: np.ndarray, what: str) -> Tensor:
+    if array.dtype.kind not in "biuf" or not array.dtype.isnative:
+        raise ValueError(f"{what} must be numbers in this machine's byte order, not {array.dtype}")
+    return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
+
+
+def require_contrast(train: Images) -> Images:
+    """Returns `train`; ValueError where it has two images or more and all are alike."""
+    first, start = train.images[:1], 0
+    while start < len(train):
+        if bool((train.images[start : start + 1000] != first).any()):
+            return train
+        start += 1000
+    if len(train) < 2:
+        return train
+    low, high = (int(x) for x in first.aminmax()) if first.numel() else (0, 0)
+    seen = f"every pixel is {low}" if low == high else f"pixels from {low} to {high}"
+    raise ValueError(f"{train.name}: all {len(train):,} images for training are alike ({seen}): nothing can be learned")
 
 
 def require_every_class(train: Images) -> Images:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from forwardonly.data.fetching import fetch, missing, unpack
+from forwardonly.data.folders import read_folder
 from forwardonly.data.formats import read_cifar, read_cifar_classes, read_mnist, read_npz, split_test
-from forwardonly.data.images import Images, Splits, hold_out, require_every_class
-from forwardonly.data.pictures import read_folder, read_tiny_imagenet
+from forwardonly.data.images import Images, Splits, hold_out, require_contrast, require_every_class
+from forwardonly.data.pictures import read_tiny_imagenet
 from forwardonly.data.sources import SOURCES, find, locate, source
 
 _DIGITS = tuple("0123456789")
@@ -45,7 +46,8 @@ def load(
         `seed`; a folder that has `train`, `val` and `test` has its own validation images, taken instead.
     data_dir: where known sets are or are put, by default $FORWARDONLY_DATA, then the user's cache.
     image_size: for folders, the side in pixels to which images are resized and cut.
-    Raises ValueError, one sentence, for anything wrong with the name, the files or the numbers in them.
+    What was assumed and passed over is in `train.notes`, a sentence each. Raises ValueError, one sentence, for anything
+    wrong with the name, the files or the numbers in them, and for training images that are all alike.
     """
     name = str(name_or_path)
     if name not in SOURCES or isinstance(name_or_path, Path):
@@ -56,7 +58,7 @@ def load(
     else:
         train, test = _read_known(name, data_dir, download)
         own_validation = None
-    require_every_class(train)
+    require_contrast(require_every_class(train))
     if own_validation is not None:
         return Splits(train, own_validation, test)
     if validation == 0:

@@ -1,32 +1,36 @@
 """CIFAR's pickles, read without unpickling: nothing that a file names is imported, called or built.
 
 A pickle is a program for a small stack machine. The standard library lists its instructions (`pickletools.genops` only
-tokenises); this file interprets those that plain values and uint8 arrays need, in protocols 0 to 4, and refuses all
-others. Names of functions stay names: the three that numpy writes for an array, and the one that Python 3 writes for
-bytes in protocol 2, are recognised and never looked up. Memory stays in proportion to the file: lengths are compared
-with the bytes in the file, and arrays are views.
+tokenises); this file interprets those that plain values and arrays of whole numbers need, in protocols 0 to 5, and
+refuses all others. Names of functions stay names: those that numpy writes for an array or a number, and the one that
+Python 3 writes for bytes in protocol 2, are recognised and never looked up. Memory stays in proportion to the file:
+lengths are compared with the bytes in the file, and arrays are views.
 """
 
 from __future__ import annotations
 
 import pickletools
+import re
 import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from forwardonly.data.reading import GIB, UnreadableError, reading
 
 _RECONSTRUCT = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
-_ALLOWED = _RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
+_FROMBUFFER = {"numpy.core.numeric _frombuffer", "numpy._core.numeric _frombuffer"}
+_SCALAR = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar"}
+_TYPE = re.compile(r"[<>|=]?[iu][1248]|u?int(8|16|32|64)")
+_ALLOWED = _RECONSTRUCT | _FROMBUFFER | _SCALAR | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 # Instructions whose argument is the value. Python 2's byte strings arrive as str, one letter per byte (latin-1).
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"}
 _STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
 _UNICODE = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
+_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _VALUES = _NUMBERS | _STRINGS | _UNICODE | _BYTES
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -46,13 +50,15 @@ class _Array:
     value: np.ndarray | None = None
 
 
-@dataclass
-class _Uint8:
-    """The only element type an image pickle needs."""
+@dataclass(eq=False)
+class _Type:
+    """A type of whole numbers; its byte order is given by a later BUILD."""
+
+    value: np.dtype[Any]
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary in `path`, of str, int, list, tuple and uint8 arrays; ValueError for all else."""
+    """The dictionary in `path`, of str, int, list, tuple and arrays of whole numbers; ValueError for all else."""
     with reading(path, "a CIFAR pickle"):
         if path.stat().st_size > GIB:
             raise UnreadableError(f"{path}: larger than 1 GiB, which no CIFAR file is")
@@ -167,23 +173,39 @@ def _call(function: Any, arguments: Any) -> Any:
     match function, arguments:
         case _Name(name), _ if name in _RECONSTRUCT:
             return _Array()
-        case _Name("numpy dtype"), ("u1" | "uint8" | "|u1", *_):
-            return _Uint8()
+        case _Name("numpy dtype"), (str(text), *_) if _TYPE.fullmatch(text):
+            return _Type(np.dtype(text))
+        case _Name(name), (data, _Type(kind), tuple(shape), "C" | "F" as order, *rest) if (
+            name in _FROMBUFFER and rest in ([], [None])
+        ):
+            return _Array(_array(data, shape, kind, order))
+        case _Name(name), (_Type(kind), data) if name in _SCALAR:
+            return _array(data, (), kind, "C").item()
         case _Name("_codecs encode"), (str(text), "latin1" | "latin-1"):
             return text.encode("latin-1")
         case _:
-            raise ValueError("it holds an array that is not of unsigned bytes, or calls something else")
+            raise ValueError(
+                "it holds an array that is not of unsigned bytes or whole numbers, or calls something else"
+            )
 
 
 def _build(target: Any, state: Any) -> None:
     match target, state:
-        case _Uint8(), _:
-            pass  # byte order and alignment, which a byte does not have
-        case _Array(), (_, tuple(shape), _Uint8(), fortran, str() | bytes() as data):
-            if isinstance(data, str):
-                data = data.encode("latin-1")
-            if not all(type(n) is int and n >= 0 for n in shape) or prod(shape) != len(data) or len(shape) > 4:
-                raise ValueError(f"an array in it has {len(data)} bytes, which its shape does not fit")
-            target.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+        case _Type(), (int(), "<" | ">" | "|" | "=" as order, *_):
+            target.value = target.value.newbyteorder(order)
+        case _Array(), (_, tuple(shape), _Type(kind), fortran, str() | bytes() as data):
+            target.value = _array(data, shape, kind, "F" if fortran else "C")
         case _:
-            raise ValueError("it sets the state of something that is no array of unsigned bytes")
+            raise ValueError("it sets the state of something that is no array of unsigned bytes or whole numbers")
+
+
+def _array(data: Any, shape: tuple[Any, ...], kind: np.dtype[Any], order: Literal["C", "F"]) -> np.ndarray:
+    """A view of the bytes in the file, which the shape must fit."""
+    if isinstance(data, str):
+        data = data.encode("latin-1")
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError("an array in it has no bytes")
+    fits = all(type(n) is int and n >= 0 for n in shape) and prod(shape) * kind.itemsize == len(data)
+    if not fits or len(shape) > 4:
+        raise ValueError(f"an array in it has {len(data)} bytes, which its shape does not fit")
+    return np.frombuffer(data, kind).reshape(shape, order=order)

@@ -1,4 +1,4 @@
-"""Image files: a folder with a directory per class, Tiny ImageNet, and files to predict."""
+"""Image files, decoded as people see them, and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -17,16 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forwardonly.data.formats import split_test
 from forwardonly.data.images import Images
 from forwardonly.data.reading import UnreadableError, reading
+from forwardonly.data.seeing import DARK, Seen, as_seen, is_grey, upright_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 50_000_000  # of one image file; more is a decompression bomb or belongs elsewhere
-_GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
-_LAYOUT = "a folder of images has FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
 
 
 class Picture(Protocol):
@@ -53,18 +52,27 @@ class _Member:
 def read_images(
     files: Sequence[Picture], *, shape: tuple[int, int, int] | None = None, image_size: int | None = None
 ) -> Tensor:
-    """Image files of any Pillow format as one uint8 tensor (N, C, H, W).
+    """Image files of any Pillow format as one uint8 tensor (N, C, H, W), as people see them.
 
-    shape: (C, H, W) of the result, C being 1 (grey) or 3 (RGB); by default RGB unless all are grey, and the size that
-    they all have. image_size: resize the shorter side to this many pixels and cut out the centre square. Raises
-    ValueError, naming the file, for one that is damaged or of another size.
+    Pictures are turned by their orientation mark, laid on white where they are transparent, and 16 bits a channel are
+    made 8; of several frames the first is taken. shape: (C, H, W) of the result, C being 1 (grey) or 3 (RGB); by
+    default RGB unless all are grey, and the size that they all have. image_size: resize the shorter side to this many
+    pixels and cut out the centre square. Raises ValueError, naming the file, for one that is damaged or of another
+    size; for 16-bit pictures of which none reaches a quarter of the range, as they would be nearly black; and for more
+    pixels than there is memory.
     """
+    return read_with_changes(files, shape=shape, image_size=image_size)[0]
+
+
+def read_with_changes(
+    files: Sequence[Picture], *, shape: tuple[int, int, int] | None = None, image_size: int | None = None
+) -> tuple[Tensor, Counter[str]]:
+    """`read_images`, and how many pictures were turned upright, laid on white, and made 8 bits of 16."""
     if not files:
         raise ValueError("there are no image files to read")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, not {image_size}")
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")  # Pillow warns of metadata and of sizes, which are checked here
+    with quiet_pool() as pool:
         if shape is None:
             heads = list(pool.map(picture_head, files))
             if image_size is None:
@@ -73,52 +81,24 @@ def read_images(
             shape = (1 if all(grey for grey, _ in heads) else 3, height, width)
         if shape[0] not in (1, 3):
             raise ValueError(f"image files have 1 channel or 3, not {shape[0]}")
-        pixels = np.empty((len(files), *shape), np.uint8)
+        pixels = _room(len(files), shape)
 
-        def decode(index: int) -> None:
-            pixels[index] = _decode(files[index], shape, image_size)
+        def decode(index: int) -> Seen:
+            seen = look(files[index])
+            pixels[index] = fitted(seen.image, files[index], shape, image_size)
+            return replace(seen, image=None)  # type: ignore[arg-type]  # let go of, for memory
 
-        for _ in pool.map(decode, range(len(files))):
-            pass
-    return torch.from_numpy(pixels)
+        seen = list(pool.map(decode, range(len(files))))
+    _require_bright(files, seen)
+    return torch.from_numpy(pixels), Counter(change for each in seen for change in each.changes)
 
 
-def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | None, Images]:
-    """(train, validation, test) of a folder: its own `train`, `val` and `test`, or a fixed split of 20 %.
-
-    With `train` and `val` but no `test`, `val` is the test set. Classes are the sorted names of the directories.
-    """
-    parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-    if "train" in parts and len(parts) > 1:
-        classes = tuple(name for name, _ in _class_files(parts["train"]))
-        listed = {part: _class_files(folder) for part, folder in parts.items()}
-    else:
-        listed = {"train": _class_files(root)}
-        classes = tuple(name for name, _ in listed["train"])
-    if len(classes) < 2:
-        raise ValueError(f"{root}: at least two classes are needed, {_LAYOUT}")
-    files: list[Path] = []
-    labels: list[int] = []
-    where: list[str] = []
-    for part, folders in listed.items():
-        for name, members in folders:
-            if name not in classes:
-                raise ValueError(f"{parts[part] / name}: the class {name!r} has no directory in {parts['train']}")
-            files += members
-            labels += [classes.index(name)] * len(members)
-            where += [part] * len(members)
-    # All parts at once, so that a grey part and a coloured part get the same number of channels.
-    everything = Images(read_images(files, image_size=image_size), torch.tensor(labels), classes, root.resolve().name)
-    if len(listed) == 1:
-        train, test = split_test(everything)
-        return train, None, test
-    split = {
-        part: everything.subset(torch.tensor([i for i, w in enumerate(where) if w == part], dtype=torch.int64))
-        for part in listed
-    }
-    if "test" not in split:
-        return split["train"], None, split["val"]
-    return split["train"], split.get("val"), split["test"]
+@contextmanager
+def quiet_pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads that decode; Pillow's warnings of metadata and of sizes, which are checked here, are not shown."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
+        yield pool
 
 
 def read_tiny_imagenet(root: Path) -> tuple[Images, Images]:
@@ -162,28 +142,8 @@ def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: s
     return images([(n, w) for n, w in train if n.endswith(".JPEG")], "tiny-imagenet"), images(test, "tiny-imagenet")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, sorted; hidden files and other kinds are skipped."""
-    with reading(folder, "a folder"):
-        _, suffixes = _pillow()
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
-
-
-def _class_files(folder: Path) -> list[tuple[str, list[Path]]]:
-    """(class name, its files) for each directory; ValueError if there is none or one is empty."""
-    with reading(folder, "a folder"):
-        directories = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not directories:
-        raise ValueError(f"{folder}: there are no class directories in it, {_LAYOUT}")
-    found = [(d.name, list_images(d)) for d in directories]
-    for name, files in found:
-        if not files:
-            raise ValueError(f"{folder / name}: the class {name!r} has no examples, there is no image in its directory")
-    return found
-
-
 @cache
-def _pillow() -> tuple[tuple[str, ...], frozenset[str]]:
+def pillow_formats() -> tuple[tuple[str, ...], frozenset[str]]:
     """(formats to read, their suffixes): all of Pillow's but PostScript, a program that would be executed."""
     try:
         from PIL import Image
@@ -194,20 +154,47 @@ def _pillow() -> tuple[tuple[str, ...], frozenset[str]]:
     return formats, frozenset(s for s, name in Image.registered_extensions().items() if name in formats)
 
 
-def _open(file: Picture, stream: BinaryIO) -> Image:
-    formats, _ = _pillow()
-    from PIL import Image
+def open_picture(file: Picture, stream: BinaryIO, most_pixels: int = MAX_PIXELS) -> Image:
+    """The opened file, not decoded; ValueError for one that is no image or has too many pixels."""
+    formats, _ = pillow_formats()
+    from PIL import Image, UnidentifiedImageError
 
-    image = Image.open(stream, formats=formats)
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableError(f"{file}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,} are refused")
+    try:
+        image = Image.open(stream, formats=formats)
+    except UnidentifiedImageError:
+        stream.seek(0)
+        why = "no format of Pillow's fits its bytes" if stream.read(1) else "it is empty"
+        raise UnreadableError(f"{file}: damaged or not an image ({why})") from None
+    if image.width * image.height > most_pixels:
+        raise UnreadableError(f"{file}: {image.width} x {image.height} pixels, more than {most_pixels:,} are refused")
     return image
 
 
 def picture_head(file: Picture) -> tuple[bool, tuple[int, int]]:
-    """(is it grey, (width, height)) from the file's header alone."""
-    with reading(file, "an image"), file.open("rb") as stream, _open(file, stream) as image:
-        return image.mode in _GREY, image.size
+    """(is it grey, (width, height) as people see it) from the file's header."""
+    with reading(file, "an image"), file.open("rb") as stream, open_picture(file, stream) as image:
+        return is_grey(image), upright_size(image, stream)
+
+
+def look(file: Picture, most_pixels: int = MAX_PIXELS) -> Seen:
+    """The decoded picture as people see it; ValueError, naming the file, for one that cannot be read."""
+    with reading(file, "an image"), file.open("rb") as stream, open_picture(file, stream, most_pixels) as image:
+        if image.mode in ("I", "F") and not is_grey(image):
+            raise UnreadableError(f"{file}: it has 32 bits a channel, save it with 8")
+        return as_seen(image)
+
+
+def fitted(image: Image, file: Picture, shape: tuple[int, int, int], image_size: int | None) -> np.ndarray:
+    """A seen picture as (C, H, W) uint8, resized and cut to a square if `image_size` is given."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    if image.size != (width, height):
+        raise UnreadableError(f"{file}: it is {image.width} x {image.height} pixels, it must be {width} x {height}")
+    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _require_one_size(files: Sequence[Picture], sizes: list[tuple[int, int]]) -> None:
@@ -220,21 +207,39 @@ def _require_one_size(files: Sequence[Picture], sizes: list[tuple[int, int]]) ->
             )
 
 
-def _decode(file: Picture, shape: tuple[int, int, int], image_size: int | None) -> np.ndarray:
-    """One file as (C, H, W) uint8."""
-    channels, height, width = shape
-    with reading(file, "an image"), file.open("rb") as stream, _open(file, stream) as opened:
-        from PIL import Image, ImageOps
+def _require_bright(files: Sequence[Picture], seen: Sequence[Seen]) -> None:
+    """ValueError if the 16-bit pictures all hold so few bits that they would be nearly black."""
+    deep = {k: each.brightest for k, each in enumerate(seen) if each.brightest is not None}
+    if deep and max(deep.values()) < DARK:
+        top = max(deep.values())
+        raise ValueError(
+            f"{files[next(iter(deep))]}: pictures of 16 bits a channel are taken as 0 to 65535, but none of the "
+            f"{len(deep)} here is brighter than {top}, so they would be nearly black: "
+            "spread their values over 0 to 65535, or save them with 8 bits"
+        )
 
-        if opened.mode.startswith("I;16"):  # keep the high byte: convert() would clip to white
-            image: Image.Image = Image.fromarray((np.asarray(opened).astype(np.uint16) >> 8).astype(np.uint8))
-        elif opened.mode in ("I", "F"):
-            raise UnreadableError(f"{file}: it has 32 bits a channel, save it with 8")
-        else:
-            image = opened
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image_size is not None:
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-        if image.size != (width, height):
-            raise UnreadableError(f"{file}: it is {image.width} x {image.height} pixels, it must be {width} x {height}")
-        return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+
+def _room(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Memory for `count` images; ValueError if the machine has not as much."""
+    channels, height, width = shape
+    needed, there = count * channels * height * width, None
+    with suppress(ValueError, OSError, AttributeError):  # not on every system
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        if there is None or needed <= there:
+            return np.empty((count, *shape), np.uint8)
+    except (MemoryError, ValueError):
+        pass
+    have = "more than this machine has" if there is None else f"there are {_binary(there)}"
+    raise ValueError(
+        f"{count} images of {width} x {height} need {_binary(needed)} of memory, {have}: "
+        "choose a smaller --image-size (image_size)"
+    )
+
+
+def _binary(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -10,6 +10,7 @@ from forwardonly import bodies, rules
 from forwardonly.names import name_in, nearest, refuse_unknown
 from forwardonly.network.block import Block, Signal
 from forwardonly.network.network import Network
+from forwardonly.network.prepare import Input
 from forwardonly.network.readout import Kind
 
 
@@ -69,9 +70,13 @@ def from_config(config: Mapping[str, Any]) -> Network:
     try:
         shape = [int(size) for size in config["shape"]]
         body, rule = _body(config["body"]), _rule(config["rule"])
-        return build(body, shape, rule=rule, readout=config["readout"])
+        network = build(body, shape, rule=rule, readout=config["readout"])
     except (KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
+    if (given := config.get("input")) not in (None, *get_args(Input)):  # None: of before it was noted
+        raise ValueError(f"The network's config has the input {given!r}, it must be pixels or features.")
+    network.prepare.input = given
+    return network
 
 
 def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule) -> list[Block]:

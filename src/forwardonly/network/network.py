@@ -51,7 +51,7 @@ class Network(nn.Module):
         rule = blocks[0].rule
         self.shape = tuple(shape)
         self.classes = rule.classes
-        self.config: dict[str, Any] = dict(config or {})
+        self._config: dict[str, Any] = dict(config or {})
         self.blocks = nn.ModuleList(blocks)
         convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem, channels_last=convolutional)
@@ -63,6 +63,15 @@ class Network(nn.Module):
             blank = self.prepare(torch.zeros(1, *self.shape, dtype=torch.uint8))
             sizes = [math.prod(shape) for shape in passed_shapes(self.row, blank)]
             self.label_classifier = LabelClassifier(sizes, self.classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `fo.load` needs to build this network again; empty for a network built by hand.
+
+        Its "input" says whether the network was fitted to pixels or to features; missing before training.
+        """
+        known = bool(self._config) and self.prepare.input is not None
+        return {**self._config, "input": self.prepare.input} if known else dict(self._config)
 
     @property
     def row(self) -> list[Block]:
@@ -150,7 +159,8 @@ class Network(nn.Module):
         They take one pass under one-pass rules and softmax prediction, and C passes for the goodness under each label.
 
         Raises:
-            ValueError: images of another shape than the network's, or not finite.
+            ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
+                network was trained on pixels.
         """
         with torch.no_grad():
             prepared = self.prepare(images.to(self.device))

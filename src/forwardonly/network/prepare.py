@@ -1,10 +1,14 @@
 """Preparation of images for the first block: conversion to float, standardisation if the rule wants it, the stem."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from forwardonly.bodies import Stem
+from forwardonly.data.ranges import require_unit
 
+Input = Literal["pixels", "features"]
 STEM_SAMPLE = 5_000  # images that a stem is fitted to: enough for a covariance, few enough to hold as floats
 
 
@@ -14,10 +18,12 @@ class Prepare(nn.Module):
     With `channels_last` the result has the memory format that convolutions prefer.
 
     `mean` and `std` (C, 1, 1) are saved with the model; they are 0 and 1 until `fit` has seen training images, and
-    always if `standardise` is false.
+    always if `standardise` is false. `input` is what `fit` was last given: "pixels" (uint8), "features" (floats, of any
+    range), or None before.
 
     Raises:
-        ValueError: images of another shape, of another type, or with NaN or infinite values.
+        ValueError: images of another shape, of another type, or with NaN or infinite values; floats outside 0 to 1
+            where the network was fitted to pixels.
     """
 
     mean: Tensor
@@ -30,6 +36,7 @@ class Prepare(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.standardise = standardise
+        self.input: Input | None = None
         self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
         self.register_buffer("std", torch.ones(shape[0], 1, 1))
         self.register_buffer("fitted", torch.tensor(not standardise and stem is None))
@@ -43,6 +50,7 @@ class Prepare(nn.Module):
 
     def fit(self, images: Tensor) -> None:
         """Fits mean and deviation to uint8 or float training images (N, C, H, W), and the stem to a sample, once."""
+        self.input = "features" if images.is_floating_point() else "pixels"
         if self.fitted:
             return
         if self.standardise:
@@ -85,6 +93,9 @@ class Prepare(nn.Module):
             values = images.float()
             if not torch.isfinite(values).all():
                 raise ValueError("The images hold NaN or infinite values; pixels must be finite.")
+            if self.input == "pixels" and values.numel():
+                low, high = values.aminmax()
+                require_unit(float(low), float(high), "The network was trained on pixels and the images hold")
         else:
             raise ValueError(f"Images must be uint8 or float, not {images.dtype}.")
         return (values - self.mean) / self.std if self.standardise else values
