@@ -220,5 +220,5 @@ def test_a_network_whose_blocks_share_weights_is_refused(images, shared):
         two.rule = one.rule
     else:
         two.body[-2].weight = one.body[-2].weight
-    with pytest.raises(ValueError, match="Blocks 0 and 1 share a weight, '(body|rule)"):
+    with pytest.raises(ValueError, match=r"Blocks 0 and 1 share a weight, '(body|rule)"):
         fo.Network([one, two], shape=images.shape)

@@ -305,7 +305,7 @@ def test_a_run_is_not_resumed_with_other_images(images, tmp_path, change):
     elif change == "fewer":
         pixels, labels = pixels[:79], labels[:79]
     other = fo.data.Images(pixels, labels, names, "other")
-    with pytest.raises(ValueError, match="learned from other images, labels or class names than these .* of other"):
+    with pytest.raises(ValueError, match=r"learned from other images, labels or class names than these .* of other"):
         fit_in(tmp_path / "run", other, resume=True, validation=images, test=images)
     elsewhere = fo.data.Images(images.images.clone(), images.labels.clone(), images.classes, "moved")
     assert len(fit_in(tmp_path / "run", elsewhere, resume=True).history) == 3
@@ -349,5 +349,5 @@ def test_a_run_is_resumed_with_its_own_network(images, tmp_path):
     with pytest.raises(fo.training.Interrupted):
         fit_in(tmp_path / "run", images, progress=press_ctrl_c_at(2))
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.Hyperspherical(classes=4, margin=0.3), dropout=0.2)
-    with pytest.raises(ValueError, match="started with another rule margin, .* and not 0.3"):
+    with pytest.raises(ValueError, match=r"started with another rule margin, .* and not 0.3"):
         fo.fit(net, images, out=tmp_path / "run", resume=True, epochs=3, batch_size=16, seed=5, crop=1)

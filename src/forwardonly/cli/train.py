@@ -190,19 +190,22 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
     extra = {"data": _data(chosen, train.classes)}
+    news: list[str] = []  # said once the run has been found fit to go on
     if chosen.resume:
         then = read_config(out)
         now = {"network": network.config, "data": {name: extra["data"][name] for name in DECIDES}}
         refuse_changes(out, then, json.loads(json.dumps(now)))
         if config.epochs > (before := then["training"]["epochs"]):
-            screen.say(
-                f"{out} goes on to {config.epochs} epochs, not {before}: from where it stands, the learning rate follows "
-                f"the schedule of {config.epochs} epochs"
-            )
+            news = [
+                f"{out} goes on to {config.epochs} epochs, not {before}: from where it stands, the learning rate "
+                f"follows the schedule of {config.epochs} epochs"
+            ]
     logged = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(config)})
     with logged as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
 
         def progress(event: StepEvent) -> None:
+            while news:
+                screen.say(news.pop())
             draw(event)
             note(event)
 

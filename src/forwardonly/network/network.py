@@ -30,8 +30,8 @@ class Network(nn.Module):
         stem: untrained module before the first block.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
-    `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others; None
-    for a network that has not been trained. `fo.save` keeps them.
+    `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others;
+    None for a network that has not been trained. `fo.save` keeps them.
 
     Raises:
         ValueError: no blocks, blocks of both families, or blocks that share weights.
@@ -236,8 +236,8 @@ def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
         if start < end and index != other:
             (first, before), (second, behind) = sorted([(other, name), (index, own)])
             raise ValueError(
-                f"Blocks {first} and {second} share a weight, {before!r} and {behind!r}, but each is to learn from its own "
-                "loss alone: give them weights of their own, or make them one block."
+                f"Blocks {first} and {second} share a weight, {before!r} and {behind!r}, but each is to learn from its "
+                "own loss alone: give them weights of their own, or make them one block."
             )
         if stop > end:
             end, other, name = stop, index, own

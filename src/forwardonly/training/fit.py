@@ -56,8 +56,8 @@ def fit(
         validation: images to report accuracy on after each epoch.
         test: images to report accuracy on once, at the end.
         out: run folder; without one nothing is written.
-        resume: continue from the checkpoint in `out`, on any device and with the same images, wherever they lie. With more
-            epochs, a finished run continues too; the learning rate follows the new schedule from where the run stands.
+        resume: continue from the checkpoint in `out`, on any device and with the same images, wherever they lie. With
+            more epochs, a finished run continues too; from where it stands, the learning rate follows the new schedule.
         seed: of every random draw in the run; initial weights were drawn when the network was built.
         progress: called after every step; with several workers, while the last few steps are still in flight.
         extra: stored in the run's `config.json` with the network's config and the training config.

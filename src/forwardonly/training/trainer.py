@@ -27,7 +27,6 @@ from forwardonly.training.runs import folder as run_folder
 from forwardonly.training.session import Session
 from forwardonly.training.strategies import Strategy
 
-
 FREE = frozenset(
     {"device", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
     | {"precision", "epochs"}  # compared by what they mean, below
@@ -270,8 +269,8 @@ class Trainer:
                 )
         if session.config.epochs < state["training"]["epochs"]:
             raise ValueError(
-                f"The run in {self.folder} had {state['training']['epochs']} epochs, not {session.config.epochs}: resume "
-                "it with as many, or with more."
+                f"The run in {self.folder} had {state['training']['epochs']} epochs, not {session.config.epochs}: "
+                "resume it with as many, or with more."
             )
         if (learned := state.get("data")) is not None and learned != (self.data or digest(session.images)):
             raise ValueError(

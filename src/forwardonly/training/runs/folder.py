@@ -75,9 +75,7 @@ def refuse_changes(folder: Path, then: Any, now: Any, where: str = "") -> None:
             if name in then:
                 refuse_changes(folder, then[name], now[name], f"{where} {name}")
     elif then != now:
-        raise ValueError(
-            f"{folder} was started with another{where}, {then} and not {now}: leave that option as it was"
-        )
+        raise ValueError(f"{folder} was started with another{where}, {then} and not {now}: leave that option as it was")
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
