@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -351,3 +352,25 @@ def test_a_run_is_resumed_with_its_own_network(images, tmp_path):
     net = fo.mlp(images.shape, [12, 9], rule=fo.rules.Hyperspherical(classes=4, margin=0.3), dropout=0.2)
     with pytest.raises(ValueError, match=r"started with another rule margin, .* and not 0.3"):
         fo.fit(net, images, out=tmp_path / "run", resume=True, epochs=3, batch_size=16, seed=5, crop=1)
+
+
+def test_validation_images_that_a_readout_is_fitted_to_are_compared_too(images, tmp_path):
+    def run(held, **more):
+        net = fo.mlp(images.shape, [12, 9], rule=fo.rules.Hyperspherical(classes=4), readout="validation")
+        return fo.fit(net, images, validation=held, out=tmp_path / "run", epochs=2, batch_size=16, **more)
+
+    with pytest.raises(fo.training.Interrupted):
+        run(images, progress=press_ctrl_c_at(2))
+    with pytest.raises(ValueError, match="learned from other images"):
+        run(images.subset(torch.arange(40)), resume=True)
+    assert len(run(images, resume=True).history) == 2
+
+
+def test_a_run_without_a_checkpoint_starts_again_and_notes_its_new_options(images, tmp_path):
+    fit_in(tmp_path / "run", images)
+    for name in ("result.json", "metrics.jsonl", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    run = fit_in(tmp_path / "run", images, resume=True, epochs=1, batch_size=20)
+    assert len(run.history) == 1
+    assert json.loads((tmp_path / "run/config.json").read_text())["training"]["batch_size"] == 20

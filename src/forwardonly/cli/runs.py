@@ -12,7 +12,7 @@ from forwardonly.system.precision import choose_device
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What `forwardonly train`, `fo.fit(out=...)` or `fo.save` wrote to `folder`; without a final result, `result` is {}."""
+    """What `forwardonly train`, `fo.fit(out=...)` or `fo.save` wrote; `result` is empty without a final one."""
 
     folder: Path
     network: fo.Network

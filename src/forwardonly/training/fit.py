@@ -89,7 +89,7 @@ def fit(
         strategy = strategies.choose(session)
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
-            trainer.open(extra or {}, resume)
+            trainer.open(extra or {}, resume, validation if network.readout.fitted_on == "validation" else None)
             network.class_names = train.classes
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):

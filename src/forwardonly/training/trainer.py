@@ -57,7 +57,8 @@ class Trainer:
         self.progress = Progress()
         self.losses = torch.zeros(self.steps, len(session.updates), device=session.device)
         self.summed_losses = self.losses  # over processes; up to date once they have synced
-        self.data: str | None = None  # digest of the training images, once it is known
+        self.data: str | None = None  # digest of the images that the run learns from, once it is known
+        self._learned_from = [session.images]
         self._unfinished: list[tuple[int, Tensor]] = []  # losses that are valid once the strategy has finished
 
     def train(
@@ -176,8 +177,10 @@ class Trainer:
             row.update(figures.validated(session, validation, self.at_a_time))
         return row
 
-    def open(self, extra: dict[str, Any], resume: bool) -> None:
+    def open(self, extra: dict[str, Any], resume: bool, validation: Images | None = None) -> None:
         """Makes the run folder, or restores its checkpoint; all processes start from the leading one's state.
+
+        `validation` are images that the run learns from too, as some readouts do; a resumed run must have the same.
 
         `extra` is stored in the folder's config with the network's config and the training config.
 
@@ -185,12 +188,15 @@ class Trainer:
             ValueError: there is no run to resume, it is damaged or had other options, or the folder cannot be written.
         """
         team, state = self.session.team, None
+        self._learned_from = [self.session.images, *([] if validation is None else [validation])]
         if self.folder is not None and team.leads:
             session = self.session
             config = {"network": session.network.config, "training": asdict(session.config), "seed": session.seed}
             config = {**config, "precision": session.precision, **extra}
             if resume:
                 state = run_folder.resume(self.folder, config)
+                if state is None:
+                    run_folder.go_on(self.folder, config)
             else:
                 run_folder.start(self.folder, config)
         if team.alone and state is None:
@@ -204,7 +210,7 @@ class Trainer:
             raise ValueError(
                 f"The checkpoint in {self.folder} belongs to another network or is damaged ({type(problem).__name__})."
             ) from None
-        if self.folder is not None and team.leads and resume:
+        if self.folder is not None and team.leads and resume:  # it may go on
             run_folder.go_on(self.folder, config)
 
     def _checkpoint(self, seconds: float) -> None:
@@ -233,8 +239,11 @@ class Trainer:
     def _digest(self) -> str | None:
         """Of the training images, if there is a folder whose checkpoints need it."""
         if self.data is None and self.folder is not None and self.session.team.leads:
-            self.data = digest(self.session.images)
+            self.data = self._digest_now()
         return self.data
+
+    def _digest_now(self) -> str:
+        return "-".join(map(digest, self._learned_from))
 
     def _restore(self, state: dict[str, Any]) -> None:
         session, classifier = self.session, self.session.feed.classifier_update
@@ -272,7 +281,7 @@ class Trainer:
                 f"The run in {self.folder} had {state['training']['epochs']} epochs, not {session.config.epochs}: "
                 "resume it with as many, or with more."
             )
-        if (learned := state.get("data")) is not None and learned != (self.data or digest(session.images)):
+        if (learned := state.get("data")) is not None and learned != (self.data or self._digest_now()):
             raise ValueError(
                 f"The run in {self.folder} learned from other images, labels or class names than these "
                 f"{len(session.images)} of {session.images.name}: resume it with the same."
