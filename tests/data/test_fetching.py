@@ -165,7 +165,7 @@ def test_a_wrong_checksum_keeps_nothing(mnist, server, tmp_path, data):
     with pytest.raises(ValueError, match="does not match the published checksum") as caught:
         fetch("mnist", tmp_path)
     assert "\n" not in str(caught.value)
-    assert [p.name for p in (tmp_path / "MNIST/raw").iterdir()] == []
+    assert not (tmp_path / "MNIST").exists()  # and leaves no empty folders
 
 
 def test_offline_says_what_to_put_where(mnist, server, tmp_path, monkeypatch):
@@ -400,6 +400,12 @@ def test_verify_has_a_row_for_each_set_and_a_whole_hint(mnist, cifar, tmp_path, 
     assert {file["status"] for file in files} == {"missing"}
     assert err.count("\n") == 1 and "and 4 more" in err
     assert err.strip().endswith(f"forwardonly data fetch cifar-10 mnist --data-dir '{tmp_path / 'a b'}'")
+
+
+def test_terms_are_said_before_the_download(mnist, tmp_path, capsys):
+    assert cli.main(["data", "fetch", "mnist", "--data-dir", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert err.index("terms of use of mnist: CC BY-SA") < err.index("mnist is in")
 
 
 def test_fetch_goes_on_after_a_set_that_cannot_be_had(mnist, cifar, server, tmp_path, capsys):

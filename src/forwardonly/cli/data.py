@@ -51,7 +51,10 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     if chosen.action == "fetch":
         if not chosen.names:
             raise ValueError(f"name the data sets to fetch: {', '.join(known)}")
-        return _fetch(chosen, screen, {name: known[name]["terms"] for name in names})
+        for name in names:
+            if not known[name]["found"]:
+                screen.say(f"terms of use of {name}: {known[name]['terms']}")
+        return _fetch(chosen, {name: known[name]["terms"] for name in names})
     here = chosen.names or tuple(name for name in names if known[name]["found"])
     files = [{"name": name, **check} for name in here for check in fo.data.verify(name, chosen.data_dir)]
     bad = [file for file in files if file["status"] in BAD]
@@ -64,7 +67,7 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     return {"files": files, "problem": f"{which}; repair with: {shlex.join(repair)}"}
 
 
-def _fetch(chosen: Data, screen: Screen, terms: dict[str, str]) -> dict[str, Any]:
+def _fetch(chosen: Data, terms: dict[str, str]) -> dict[str, Any]:
     """`fetched` and, for sets that could not be, `failed`: the others are not held up by them."""
     fetched, failed = [], []
     for name in terms:

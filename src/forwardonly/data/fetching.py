@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -139,6 +140,7 @@ def _download(name: str, known: Source, file: File, root: Path, progress: bool) 
 
     target = root / file.path
     url = known.url + target.name
+    made = [folder for folder in target.parents if not folder.exists()]  # the deepest first
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.WARNING)  # the bar shows what pooch would log
@@ -165,6 +167,9 @@ def _download(name: str, known: Source, file: File, root: Path, progress: bool) 
         raise ValueError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         logger.setLevel(level)
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: the file, or the part of it that came, is there
+                folder.rmdir()
 
 
 class _Resumable:
