@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,6 +272,8 @@ def test_evaluate_takes_a_folder_whole(forwardonly, elsewhere):
     assert "all 20 images of val" in forwardonly("evaluate", "r", "--data", "val")[2]
     assert evaluated() == evaluated("--data", "pets") == (8, False)  # not those that it has learned
     assert "8 test images" in forwardonly("evaluate", "r")[2]
+    shutil.copytree("pets", "copy")
+    assert evaluated("--data", "copy") == (8, False)
     folder_of_images(elsewhere / "one", classes=("bee",), each=3)
     assert evaluated("--data", "one") == (3, True)
     folder_of_images(elsewhere / "few", classes=("ant", "bee"), each=1)

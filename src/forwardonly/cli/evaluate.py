@@ -12,7 +12,8 @@ import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen, percent
-from forwardonly.data.matching import named_as
+from forwardonly.data.matching import digest, named_as
+from forwardonly.training.runs.folder import DIGEST
 
 WIDEST = 20  # classes whose confusion matrix still fits a screen
 
@@ -108,12 +109,27 @@ def _images(chosen: Evaluate, saved_run: SavedRun) -> tuple[fo.data.Images, bool
     own = known is not None and _place(name) == _place(known["name"])  # has images that it was trained on
     where = chosen.data_dir or (known or {}).get("data_dir")
     images, whole = fo.data.load_test(name, data_dir=where, image_size=size, whole=not own)
+    if whole and (held := _held_out(saved_run, name, size)) is not None:
+        images, whole = held, False
     _, height, width = saved_run.network.shape
     if os.path.isdir(name) and name not in fo.data.NAMES and height == width and images.shape[1:] != (height, width):
         found = " x ".join(map(str, images.shape[1:]))
         wanted = f"{height} x {width}: give --image-size {width}"
         raise ValueError(f"the images in {name} are {found} and the network's {wanted}")
     return named_as(images, saved_run.classes, str(saved_run.folder)), whole
+
+
+def _held_out(saved_run: SavedRun, name: str, size: int | None) -> fo.data.Images | None:
+    """The test images of a folder or file that the network has learned from, known by its content; else None."""
+    learned_from = saved_run.config.get(DIGEST)
+    if not isinstance(learned_from, str):
+        return None
+    try:
+        validation = (saved_run.trained_on or {}).get("validation", 0)
+        train, _, test = fo.data.load(name, validation=validation, image_size=size)
+    except ValueError:  # of one class, or too small to be split
+        return None
+    return test if digest(train) == learned_from.partition("-")[0] else None
 
 
 def _place(name: str) -> str:

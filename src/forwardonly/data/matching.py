@@ -31,7 +31,7 @@ def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
     index_of, listed = {name: index for index, name in enumerate(classes)}, Counter(classes)
     new = []
-    for name, count in zip(images.classes, counts, strict=False):
+    for name, count in zip(images.classes, counts, strict=True):
         if count and name not in index_of:
             raise ValueError(f"{images.name} has the class {name!r}, which {whose} does not have: {_some(classes)}.")
         if count and max(listed[name], images.classes.count(name)) > 1:

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from forwardonly.data.augment import Augment
 from forwardonly.data.reading import GIB, UnreadableError, reading
@@ -304,10 +304,10 @@ def verify(name: str, data_dir: Path | str | None = None) -> list[Check]:
         part = incomplete(name, data_dir)
     root = root or (part[0] if part else folders(data_dir)[0])
     if name == "tiny-imagenet" and (root / TINY).is_dir():
-        path = str(root / TINY)
+        tiny = str(root / TINY)
         if part is not None:
-            return [Check(file=TINY, path=path, status="incomplete", note=part[1])]
-        return [Check(file=TINY, path=path, status="unchecked", note="all images are there")]
+            return [Check(file=TINY, path=tiny, status="incomplete", note=part[1])]
+        return [Check(file=TINY, path=tiny, status="unchecked", note="all images are there")]
     if known.archive is not None and not any(locate(root, file) for file in known.files):
         return [_check_archive(known, root)]
     checks = []
@@ -348,7 +348,7 @@ def _wrong_in_tar(known: Source, path: Path) -> str:
             name = member.name.removeprefix("./")
             if member.size > GIB:
                 raise UnreadableError(f"{path}: {member.name[:80]!r} in it is larger than 1 GiB, refused")
-            stream = opened.extractfile(member) if name in wanted and member.isreg() else None
+            stream: Any = opened.extractfile(member) if name in wanted and member.isreg() else None
             if stream is not None and hashlib.file_digest(stream, _md5).hexdigest() != wanted.pop(name):
                 return f"{name} in it is not the published file"
     return f"it has no {next(iter(wanted))} in it" if wanted else ""

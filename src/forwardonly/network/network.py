@@ -227,7 +227,7 @@ def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
         trained = [(name, own) for name, own in block.named_parameters() if own.requires_grad]
         moved = [(name, own) for name, own in block.named_buffers() if name.rpartition(".")[2].startswith("running_")]
         for name, tensor in trained + moved:
-            if tensor.numel() and tensor.device.type != "meta":
+            if not nn.parameter.is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta":
                 start, spans = tensor.data_ptr(), zip(tensor.shape, tensor.stride(), strict=True)
                 bytes_long = (1 + sum((size - 1) * stride for size, stride in spans)) * tensor.element_size()
                 places.append((start, start + bytes_long, index, name))

@@ -317,7 +317,7 @@ class Trainer:
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
         if self.folder is not None and session.team.leads:
-            run_folder.finish(self.folder, session.network, progress.history, result)
+            run_folder.finish(self.folder, session.network, progress.history, result, self._digest())
         return result
 
 

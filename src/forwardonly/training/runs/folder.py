@@ -14,6 +14,8 @@ from forwardonly.training.runs import checkpoint
 from forwardonly.version import __version__
 
 METRICS = "metrics.jsonl"
+DIGEST = "digest"
+"""Key of the images' digest in a finished run's config."""
 
 
 def start(folder: Path, config: Mapping[str, Any]) -> None:
@@ -93,15 +95,23 @@ def write_checkpoint(folder: Path, state: dict[str, Any], history: Sequence[Mapp
         ) from None
 
 
-def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+def finish(
+    folder: Path,
+    network: Network,
+    history: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+    learned_from: str | None = None,
+) -> None:
     """Writes the finished network and its result, and the metrics once more.
+
+    `learned_from` is the digest of the images, which goes into the config.
 
     A run that was killed between its last checkpoint and its last line of metrics would otherwise lack that line.
 
     Raises:
         ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.
     """
-    config = read_config(folder)
+    config = {**read_config(folder), **({} if learned_from is None else {DIGEST: learned_from})}
     save(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
     try:
         _write_metrics(folder, history)
