@@ -107,8 +107,8 @@ def _dispatch(argv: list[str]) -> int:
         print(json.dumps(result))
     else:
         command.show(result, screen)
-    if problem := result.get("problem"):
-        return _say(problem, MISTAKE)
+    if "problem" in result:
+        return _say(result["problem"], MISTAKE)
     return OK
 
 

@@ -60,7 +60,7 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     bad = [file for file in files if file["status"] in BAD]
     if not bad:
         return {"files": files}
-    repair = ["forwardonly", "data", "fetch", *dict.fromkeys(file["name"] for file in bad)]
+    repair = ["forwardonly", "data", "fetch", *dict.fromkeys(str(file["name"]) for file in bad)]
     if chosen.data_dir is not None:
         repair += ["--data-dir", str(chosen.data_dir)]
     which = f"{bad[0]['path']} is {bad[0]['status']}" + (f", and {len(bad) - 1} more" if len(bad) > 1 else "")

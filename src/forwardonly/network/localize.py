@@ -237,7 +237,8 @@ def _trained_in(node: fx.Node, graph: fx.GraphModule) -> list[tuple[str, torch.T
     """The weights that a node's layer learns, and the running statistics that it moves, by their names in the model."""
     fetched = [str(each.target) for each in node.all_input_nodes if each.op == "get_attr"]
     owned = dict(graph.named_parameters(remove_duplicate=False))
-    own_weights: list[tuple[str, torch.Tensor]] = [
+    own_weights: list[tuple[str, torch.Tensor]] = []
+    own_weights += [(name, owned[name]) for name in fetched if name in owned and owned[name].requires_grad]
         (name, owned[name]) for name in fetched if name in owned and owned[name].requires_grad
     ]
     if node.op != "call_module":
