@@ -239,8 +239,6 @@ def _trained_in(node: fx.Node, graph: fx.GraphModule) -> list[tuple[str, torch.T
     owned = dict(graph.named_parameters(remove_duplicate=False))
     own_weights: list[tuple[str, torch.Tensor]] = []
     own_weights += [(name, owned[name]) for name in fetched if name in owned and owned[name].requires_grad]
-        (name, owned[name]) for name in fetched if name in owned and owned[name].requires_grad
-    ]
     if node.op != "call_module":
         return own_weights
     target = str(node.target)
