@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,7 +228,7 @@ def test_evaluate_matches_classes_by_name(forwardonly, elsewhere):
     assert forwardonly("train", "--data", "pets", "--epochs", 1, *SMALL, "--out", "r")[0] == 0
     result = json.loads(forwardonly("evaluate", "r", "--data", "fewer", "--json")[1])
     assert result["classes"] == ["ant", "bee", "cat"]
-    assert [sum(row) for row in result["confusion"]] == [0, 2, 2]
+    assert [sum(row) for row in result["confusion"]] == [0, 10, 10]
     status, out, err = forwardonly("evaluate", "r", "--data", "other")
     assert (status, out) == (2, "") and "'dog'" in err
 
@@ -258,6 +259,58 @@ def test_predict_resizes_where_training_did(forwardonly, elsewhere):
     assert forwardonly("evaluate", "r", "--json")[0] == 0
 
 
+def test_evaluate_takes_a_folder_whole(forwardonly, elsewhere):
+    folder_of_images(elsewhere / "pets", classes=("ant", "bee"), each=20)
+    assert forwardonly("train", "--data", "pets", "--epochs", 1, *SMALL, "--out", "r")[0] == 0
+
+    def evaluated(*words):
+        result = json.loads(forwardonly("evaluate", "r", *words, "--json")[1])
+        return result["images"], result["whole"]
+
+    folder_of_images(elsewhere / "val", classes=("ant", "bee"), each=10)
+    assert evaluated("--data", "val") == (20, True)
+    assert "all 20 images of val" in forwardonly("evaluate", "r", "--data", "val")[2]
+    assert evaluated() == evaluated("--data", "pets") == (8, False)  # not those that it has learned
+    assert "8 test images" in forwardonly("evaluate", "r")[2]
+    shutil.copytree("pets", "copy")
+    assert evaluated("--data", "copy") == (8, False)
+    folder_of_images(elsewhere / "one", classes=("bee",), each=3)
+    assert evaluated("--data", "one") == (3, True)
+    folder_of_images(elsewhere / "few", classes=("ant", "bee"), each=1)
+    assert evaluated("--data", "few") == (2, True)
+    for part in ("train", "test"):
+        folder_of_images(elsewhere / "both" / part, classes=("ant", "bee"), each=4)
+    assert evaluated("--data", "both") == (8, False)
+    folder_of_images(elsewhere / "large", classes=("ant", "bee"), size=(12, 9), each=4)
+    says = forwardonly("evaluate", "r", "--data", "large")[2]
+    assert "are 9 x 12 and the network's 6 x 6: give --image-size 6" in says
+    assert evaluated("--data", "large", "--image-size", 6) == (8, True)
+
+
+def test_evaluate_takes_arrays_without_a_test_part_whole(forwardonly, trained):
+    x, y = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 10
+    for path, more, expected in (("a.npz", {}, (40, True)), ("b.npz", {"x_test": x[:9], "y_test": y[:9]}, (9, False))):
+        np.savez(path, x=x, y=y, **more)
+        result = json.loads(forwardonly("evaluate", trained, "--data", path, "--json")[1])
+        assert (result["images"], result["whole"]) == expected
+
+
+def test_a_network_from_python_is_evaluated_and_predicts(forwardonly, refused, elsewhere, digits):
+    net = fo.mlp(digits.train.shape, [40], rule=fo.rules.Projection(classes=10))
+    fo.fit(net, digits.train, epochs=2, out="fitted")
+    fo.save(net, "saved")
+    Image.fromarray(digits.test.images[0, 0].numpy()).save("one.png")
+    for folder in ("fitted", "saved"):
+        result = json.loads(forwardonly("evaluate", folder, "--data", "digits", "--json")[1])
+        assert result["test_accuracy"] == fo.evaluate(net, digits.test).accuracy and result["classes"][9] == "9"
+        predicted = json.loads(forwardonly("predict", folder, "one.png", "--json")[1])["predictions"][0]
+        assert predicted["class"] == str(int(net.predict(digits.test.images[:1])))
+        assert "name a set by --data" in refused("evaluate", folder)
+        assert "says nothing of its data" in refused("diagnose", folder)
+    fo.save(fo.mlp((1, 8, 8), [9], rule=fo.rules.Projection(classes=10)), "bare")
+    assert "does not name the 10 classes" in refused("predict", "bare", "one.png")
+
+
 # Data
 
 
@@ -268,13 +321,16 @@ def test_data_list(forwardonly):
     assert (status, out) == (0, "") and all(name in err for name in ("digits", "mnist", "28x28x1"))
 
 
-def test_data_verify_names_a_damaged_file(forwardonly, refused, tmp_path):
+def test_data_verify_names_a_damaged_file(forwardonly, tmp_path):
     raw = tmp_path / "data/MNIST/raw"
     raw.mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{name}-ubyte.gz").write_bytes(b"short")
-    assert refused("data", "verify").endswith("is damaged; repair it with: forwardonly data fetch mnist")
-    assert "missing" in refused("data", "verify", "cifar-10", "--json")
+    status, out, err = forwardonly("data", "verify")
+    assert (status, out) == (2, "") and err.count("damaged") == 5
+    assert err.strip().endswith("is damaged, and 3 more; repair with: forwardonly data fetch mnist")
+    status, out, err = forwardonly("data", "verify", "cifar-10", "--json")
+    assert status == 2 and json.loads(out)["files"][0]["status"] == "missing" and err.count("\n") == 1
     assert json.loads(forwardonly("data", "verify", "digits", "--json")[1]) == {"files": []}
 
 
@@ -401,6 +457,11 @@ def test_a_run_that_cannot_be_used(refused, trained, elsewhere):
     assert "damaged" in refused("evaluate", "copy")
     fo.save(fo.load(trained), "bare")
     assert "says nothing of its data" in refused("evaluate", "bare")
+    from forwardonly.estimator import ForwardOnlyClassifier
+
+    X = np.random.default_rng(0).random((20, 4))
+    ForwardOnlyClassifier(epochs=1, hidden=(8,)).fit(X, np.arange(20) % 2).save("e")
+    assert "ForwardOnlyClassifier.load" in refused("predict", "e", "nine.png")
 
 
 def test_losses_that_explode_stop_the_run(forwardonly):
@@ -436,6 +497,28 @@ def test_resuming_with_other_options_is_refused(refused, trained):
     assert "body hidden" in refused(*argv, "--hidden", 7)
     assert "validation" in refused(*argv, "--validation", 7)
     assert "epochs" in refused(*argv, "--epochs", 5)
+
+
+def test_a_run_goes_on_elsewhere(forwardonly, refused, elsewhere):
+    """Another folder of the data, another device, and more epochs; but not with other images."""
+    pets = folder_of_images(elsewhere / "pets")
+    line = ["train", "--data", "pets", "--device", "cpu", *SMALL, "--batch-size", 4, "--out", "r"]
+    assert forwardonly(*line, "--epochs", 2)[0] == 0
+    before = json.loads(Path("r/config.json").read_text())
+    pets.rename(elsewhere / "moved")
+    assert "pets" in refused("train", "--resume", "--out", "r")
+    folder_of_images(elsewhere / "other", each=9)
+    says = refused("train", "--resume", "--out", "r", "--data", "other", "--epochs", 3)
+    assert "learned from other images" in says and "14 of other" in says
+    more = ["--device", "auto", "--epochs", 4, "--validate-every", 2, "--checkpoint-every", 3, "--data-dir", "x"]
+    status, _, err = forwardonly("train", "--resume", "--out", "r", "--data", "moved", *more)
+    assert status == 0, err
+    assert "r goes on to 4 epochs, not 2: from where it stands, the learning rate follows the schedule" in err
+    after = json.loads(Path("r/config.json").read_text())
+    assert after["data"]["name"] == str(elsewhere / "moved") and after["training"]["epochs"] == 4
+    assert after["training"]["device"] == "auto" and after["network"] == before["network"]
+    assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 4
+    assert forwardonly("evaluate", "r")[0] == 0
 
 
 def test_a_config_that_is_not_ours_is_refused(refused, trained, elsewhere):

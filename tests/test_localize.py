@@ -146,3 +146,79 @@ class Branching(nn.Module):
 def test_what_cannot_be_cut_is_one_clear_sentence(model, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         localize(model, **options)
+
+
+def tied():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 36), nn.ReLU())
+    model[3].weight = model[1].weight
+    return model
+
+
+def with_one_memory():
+    model = tied()
+    model[3].weight = nn.Parameter(model[1].weight.data.T)
+    return model
+
+
+class Twice(nn.Module):
+    """Calls one layer twice, or adds one bias twice."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.layer, self.last = nn.Conv2d(1, 4, 3, padding=1), layer, nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.layer(self.last(self.layer(self.first(x))))
+
+
+class OneBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.bias = nn.Parameter(torch.zeros(4, 1, 1))
+
+    def forward(self, x):
+        return torch.relu(self.two(torch.relu(self.one(x) + self.bias)) + self.bias)
+
+
+@pytest.mark.parametrize(
+    ("model", "first", "second"),
+    [
+        (tied, "1.weight", "3.weight"),
+        (with_one_memory, "1.weight", "3.weight"),
+        (lambda: Twice(nn.Conv2d(4, 4, 1)), "layer.weight", "is used in blocks"),
+        (lambda: Twice(nn.BatchNorm2d(4)), "layer.weight", "is used in blocks"),
+        (lambda: Twice(nn.BatchNorm2d(4, affine=False)), "layer.running_mean", "is used in blocks"),
+        (OneBias, "bias", "is used in blocks"),
+    ],
+)
+def test_a_weight_on_both_sides_of_a_wall_is_named_in_both_places(model, first, second):
+    with pytest.raises(ValueError, match="learn from its own loss alone") as refusal:
+        localize(model(), depth=1)
+    assert first in str(refusal.value) and second in str(refusal.value)
+    assert len(localize(model(), rule=fo.rules.Backprop(classes=4)).row) == 1  # no wall is between them
+
+
+def test_a_frozen_weight_may_be_shared_and_a_layer_without_weights_called_twice(images):
+    model = tied()
+    model[1].weight.requires_grad_(False)
+    assert len(localize(model).row) == 2
+    assert len(localize(Twice(nn.ReLU())).row) == 2
+    constant = OneBias()
+    constant.bias.requires_grad_(False)
+    assert len(localize(constant).row) == 2
+
+
+@pytest.mark.parametrize("shared", ["block", "body", "rule", "weight"])
+def test_a_network_whose_blocks_share_weights_is_refused(images, shared):
+    one, two = fo.mlp(images.shape, [36, 36, 36], rule=fo.rules.ChannelLearnable(classes=4)).row[1:]
+    if shared == "block":
+        two = one
+    elif shared == "body":
+        two.body = one.body
+    elif shared == "rule":
+        two.rule = one.rule
+    else:
+        two.body[-2].weight = one.body[-2].weight
+    with pytest.raises(ValueError, match=r"Blocks 0 and 1 share a weight, '(body|rule)"):
+        fo.Network([one, two], shape=images.shape)

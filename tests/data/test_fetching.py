@@ -7,15 +7,18 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import json
 import os
 import tarfile
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from forwardonly.data import describe, fetch, load, sources, table, verify
+from forwardonly import cli
+from forwardonly.data import describe, fetch, load, load_test, sources, table, verify
 from forwardonly.data.sources import File
 
 from .conftest import idx_bytes, python2_batch
@@ -162,7 +165,7 @@ def test_a_wrong_checksum_keeps_nothing(mnist, server, tmp_path, data):
     with pytest.raises(ValueError, match="does not match the published checksum") as caught:
         fetch("mnist", tmp_path)
     assert "\n" not in str(caught.value)
-    assert [p.name for p in (tmp_path / "MNIST/raw").iterdir()] == []
+    assert not (tmp_path / "MNIST").exists()  # and leaves no empty folders
 
 
 def test_offline_says_what_to_put_where(mnist, server, tmp_path, monkeypatch):
@@ -255,3 +258,178 @@ def test_table_and_digits(tmp_path):
     assert fetch("digits") is None and verify("digits") == []
     with pytest.raises(ValueError, match="did you mean 'mnist'"):
         describe("mnisr")
+
+
+@pytest.fixture
+def tiny(server, monkeypatch, picture, tmp_path):
+    """Tiny ImageNet's entry with 2 x 3 + 4 images, and its archive on our server."""
+    top = tmp_path / "made" / "tiny-imagenet-200"
+    for wnid in ("n01", "n02"):
+        for n in range(3):
+            picture(top / "train" / wnid / "images" / f"{wnid}_{n}.JPEG", mode="RGB", size=(64, 64))
+    for n in range(4):
+        picture(top / "val/images" / f"val_{n}.JPEG", size=(64, 64))
+    (top / "wnids.txt").write_text("n02\nn01\n")
+    (top / "words.txt").write_text("n01\tgoldfish, Carassius\nn02\tcrane\n")
+    (top / "val/val_annotations.txt").write_text("".join(f"val_{n}.JPEG\tn01\t0\t0\t62\t62\n" for n in range(4)))
+    data = zipped(top)
+    server.files["tiny-imagenet-200.zip"] = data
+    known = sources.SOURCES["tiny-imagenet"]
+    url, archive = f"http://127.0.0.1:{server.server_port}/", File("tiny-imagenet-200.zip", md5(data), len(data))
+    monkeypatch.setitem(
+        sources.SOURCES, "tiny-imagenet", dataclasses.replace(known, train=6, test=4, url=url, archive=archive)
+    )
+    return top
+
+
+def zipped(top, without=(), compression=zipfile.ZIP_STORED, **more):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for path in sorted(top.rglob("*")):
+            if path.name not in without:
+                archive.write(path, path.relative_to(top.parent))
+        for name, content in more.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("gone", "says"),
+    [
+        ("*", "0 of 6 training images"),
+        ("train/n01/images/*", "3 of 6 training images"),
+        ("train/n02/images/n02_1.JPEG", "5 of 6 training images"),
+        ("val/images/val_3.JPEG", "3 of 4 test images"),
+        ("words.txt", "all images but no words.txt"),
+    ],
+)
+def test_a_folder_with_a_part_of_the_set_is_incomplete_and_repaired(tiny, server, tmp_path, gone, says, capsys):
+    root = tiny.parent
+    for path in [p for p in tiny.rglob("*") if p.is_file() and (gone == "*" or p.match(gone))]:
+        path.unlink()
+    described = describe("tiny-imagenet", root)
+    assert (described["found"], described["incomplete"]) == (None, says)
+    assert [(c["status"], c["note"]) for c in verify("tiny-imagenet", root)] == [("incomplete", says)]
+    with pytest.raises(ValueError, match=f"it is incomplete .{says}"):
+        load("tiny-imagenet", data_dir=root, download=False)
+    assert cli.main(["data", "verify", "tiny-imagenet", "--data-dir", str(root)]) == 2
+    assert f"repair with: forwardonly data fetch tiny-imagenet --data-dir {root}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert cli.main(["data", "list", "tiny-imagenet", "--data-dir", str(root), "--json"]) == 0
+    assert says in capsys.readouterr().out
+    assert fetch("tiny-imagenet", root) == root
+    assert [c["status"] for c in verify("tiny-imagenet", root)] == ["unchecked"]
+    assert describe("tiny-imagenet", root)["found"] == str(root)
+    train, _, test = load("tiny-imagenet", data_dir=root)
+    assert (len(train), len(test)) == (6, 4)
+    assert fetch("tiny-imagenet", root) == root and len(server.asked) == 1
+
+
+def test_only_files_of_the_layout_are_unpacked(tiny, server, monkeypatch, tmp_path):
+    strange = ("../escaped", "tiny-imagenet-200/../../escaped", "tiny-imagenet-200/run.py")
+    data = zipped(tiny, **dict.fromkeys(strange, b"x"))
+    server.files["tiny-imagenet-200.zip"] = data
+    known = sources.SOURCES["tiny-imagenet"]
+    archive = File("tiny-imagenet-200.zip", md5(data), len(data))
+    monkeypatch.setitem(sources.SOURCES, "tiny-imagenet", dataclasses.replace(known, archive=archive))
+    (tiny / "train/n01/images/n01_0.JPEG").unlink()
+    fetch("tiny-imagenet", tiny.parent)
+    assert not (tmp_path / "escaped").exists() and not (tiny / "run.py").exists()
+    assert (tiny / "train/n01/images/n01_0.JPEG").exists()
+
+
+def test_a_part_of_the_files_is_incomplete(mnist, cifar, tmp_path):
+    fetch("mnist", tmp_path)
+    assert describe("mnist", tmp_path)["incomplete"] is None
+    (tmp_path / mnist.files[2].path).unlink()
+    described = describe("mnist", tmp_path)
+    assert (described["found"], described["incomplete"]) == (None, "3 of 4 files")
+    assert [c["status"] for c in verify("mnist", tmp_path)] == ["ok", "ok", "missing", "ok"]
+    assert describe("cifar-10", tmp_path)["incomplete"] is None  # nothing of it is there
+    fetch("mnist", tmp_path)
+    assert describe("mnist", tmp_path)["found"] == str(tmp_path)
+
+
+def test_a_repacked_archive_is_judged_by_its_members(cifar, tiny, server, tmp_path, monkeypatch):
+    root = tmp_path / "again"
+    root.mkdir()
+    with tarfile.open(fileobj=io.BytesIO(server.files["cifar-10-python.tar.gz"])) as opened:
+        members = {m.name: opened.extractfile(m).read() for m in opened if m.isreg() and ".." not in m.name}
+
+    def tar(contents):
+        with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as archive:
+            for name, data in contents.items():
+                member = tarfile.TarInfo(f"./{name}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+    tar(members)
+    (check,) = verify("cifar-10", root)
+    assert check["status"] == "ok" and "not the published archive, but its members are right" in check["note"]
+    fetch("cifar-10", root)
+    assert not any("cifar" in path for path, _ in server.asked)  # nothing to repair
+    assert len(load("cifar-10", data_dir=root).train) == 100
+    assert {c["status"] for c in verify("cifar-10", root)} == {"ok"}
+    for path in (root / "cifar-10-batches-py").iterdir():
+        path.unlink()
+    name = next(iter(members))
+    tar({**members, name: members[name][:-1] + b"?"})
+    (check,) = verify("cifar-10", root)
+    assert check["status"] == "damaged" and f"{name} in it is not the published file" in check["note"]
+    tar({key: value for key, value in members.items() if key != name})
+    assert "it has no" in verify("cifar-10", root)[0]["note"]
+
+    (root / "tiny-imagenet-200.zip").write_bytes(zipped(tiny, compression=zipfile.ZIP_DEFLATED))
+    (check,) = verify("tiny-imagenet", root)
+    assert check["status"] == "unchecked" and "its members are all there" in check["note"]
+    assert fetch("tiny-imagenet", root) == root and len(load("tiny-imagenet", data_dir=root).train) == 6
+    (root / "tiny-imagenet-200.zip").write_bytes(zipped(tiny, without=["n01_2.JPEG"]))
+    (check,) = verify("tiny-imagenet", root)
+    assert (check["status"], check["note"]) == ("damaged", "5 of 6 training images")
+    (root / "tiny-imagenet-200.zip").write_bytes(b"not a zip")
+    assert verify("tiny-imagenet", root)[0]["status"] == "damaged"
+
+
+def test_verify_has_a_row_for_each_set_and_a_whole_hint(mnist, cifar, tmp_path, capsys):
+    words = ["data", "verify", "cifar-10", "mnist", "--data-dir", str(tmp_path / "a b"), "--json"]
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    files = json.loads(out)["files"]
+    assert [file["name"] for file in files] == ["cifar-10"] + ["mnist"] * 4
+    assert {file["status"] for file in files} == {"missing"}
+    assert err.count("\n") == 1 and "and 4 more" in err
+    assert err.strip().endswith(f"forwardonly data fetch cifar-10 mnist --data-dir '{tmp_path / 'a b'}'")
+
+
+def test_terms_are_said_before_the_download(mnist, tmp_path, capsys):
+    assert cli.main(["data", "fetch", "mnist", "--data-dir", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert err.index("terms of use of mnist: CC BY-SA") < err.index("mnist is in")
+
+
+def test_fetch_goes_on_after_a_set_that_cannot_be_had(mnist, cifar, server, tmp_path, capsys):
+    del server.files["cifar-10-python.tar.gz"]
+    assert cli.main(["data", "fetch", "cifar-10", "mnist", "--data-dir", str(tmp_path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert [each["name"] for each in result["fetched"]] == ["mnist"]
+    assert [each["name"] for each in result["failed"]] == ["cifar-10"]
+    assert "not fetched: cifar-10 (cannot download cifar-10 (status 404)" in err
+    assert {c["status"] for c in verify("mnist", tmp_path)} == {"ok"}
+    del server.files[Path(mnist.files[0].path).name]
+    assert cli.main(["data", "fetch", "cifar-10", "mnist", "--data-dir", str(tmp_path / "other")]) == 2
+    err = capsys.readouterr().err
+    assert "mnist: cannot download mnist" in err and "not fetched: cifar-10, mnist" in err
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar-10"])
+def test_the_test_split_loads_alone(mnist, cifar, tmp_path, name):
+    whole = load(name, data_dir=tmp_path)
+    known = {"mnist": mnist, "cifar-10": cifar}[name]
+    training = [file for file in known.files if "train" in file.path or "data_batch" in file.path]
+    for file in training:
+        (tmp_path / file.path).write_bytes(b"not read")
+    test, all_of_it = load_test(name, data_dir=tmp_path)
+    assert not all_of_it and test.classes == whole.test.classes
+    assert (test.images == whole.test.images).all() and (test.labels == whole.test.labels).all()

@@ -2,6 +2,7 @@
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
+import dataclasses
 import struct
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from forwardonly.data import load, read_images
+from forwardonly.data import load, load_test, read_images, sources
 
 
 def fill(root, picture, classes=("cat", "ant"), count=5, suffix="png", **options):
@@ -178,7 +179,9 @@ def tiny_imagenet(picture, root):
     return top
 
 
-def test_tiny_imagenet_from_its_folder_and_from_its_zip(tmp_path, picture):
+def test_tiny_imagenet_from_its_folder_and_from_its_zip(tmp_path, picture, monkeypatch):
+    small = dataclasses.replace(sources.SOURCES["tiny-imagenet"], train=6, test=4)
+    monkeypatch.setitem(sources.SOURCES, "tiny-imagenet", small)
     top = tiny_imagenet(picture, tmp_path / "a")
     train, _, test = load("tiny-imagenet", data_dir=tmp_path / "a")
     assert train.classes == ("goldfish", "crane") and train.shape == (3, 64, 64)
@@ -189,6 +192,8 @@ def test_tiny_imagenet_from_its_folder_and_from_its_zip(tmp_path, picture):
             archive.write(path, path.relative_to(tmp_path / "a"))
     zipped = load("tiny-imagenet", data_dir=tmp_path / "b")
     assert torch.equal(zipped.train.images, train.images) and torch.equal(zipped.test.images, test.images)
+    assert torch.equal(load_test("tiny-imagenet", data_dir=tmp_path / "a")[0].images, test.images)
+    assert torch.equal(load_test("tiny-imagenet", data_dir=tmp_path / "b")[0].images, test.images)
     notes = top / "val" / "val_annotations.txt"
     notes.write_text("../../../secret\tn01\n")
     with pytest.raises(ValueError, match="outside its own folder"):

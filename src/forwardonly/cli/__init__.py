@@ -3,7 +3,8 @@
 A command is a line in COMMANDS and a module in this package with
 
     options(argv)                  a dataclass that extends `parsing.Common`, or an instance of one with the defaults
-    run(options, screen) -> dict   does the work; the result is what `--json` prints
+    run(options, screen) -> dict   does the work; the result is what `--json` prints. If it has a `problem`, the command
+                                   fails with that sentence after its result was shown
     show(result, screen) -> None   draws the result for people
 
 It is imported when it is called, so that help and error messages do not wait for PyTorch.
@@ -108,6 +109,8 @@ def _dispatch(argv: list[str]) -> int:
         command.show(result, screen)
     if failures := result.get("failures"):  # of some of many; the others are done and shown
         raise ValueError(f"not done for {len(failures)}: {'; '.join(each['reason'] for each in failures)}")
+    if "problem" in result:
+        return _say(result["problem"], MISTAKE)
     return OK
 
 

@@ -1,5 +1,6 @@
 """`forwardonly data`: lists, fetches and verifies data sets."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import tyro
 import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.screen import Screen
+from forwardonly.data.sources import BAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,10 @@ def options(argv: Sequence[str]) -> type[Data]:
 def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     """`data`, `fetched` or `files`: a list of objects, one per data set or file.
 
+    `problem`, if there is one, says what is missing, damaged or could not be fetched; the command then fails.
+
     Raises:
-        ValueError: an unknown name, a download that failed, or a file that is missing or damaged.
+        ValueError: an unknown name, or the one download failed.
     """
     known = {row["name"]: row for row in fo.data.table(chosen.data_dir)}
     names = chosen.names or tuple(known)
@@ -47,21 +51,38 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     if chosen.action == "fetch":
         if not chosen.names:
             raise ValueError(f"name the data sets to fetch: {', '.join(known)}")
-        folders = {name: fo.data.fetch(name, chosen.data_dir) for name in names}
-        return {
-            "fetched": [
-                {"name": name, "folder": str(folder) if folder else "scikit-learn", "terms": known[name]["terms"]}
-                for name, folder in folders.items()
-            ]
-        }
+        for name in names:
+            if not known[name]["found"]:
+                screen.say(f"terms of use of {name}: {known[name]['terms']}")
+        return _fetch(chosen, {name: known[name]["terms"] for name in names})
     here = chosen.names or tuple(name for name in names if known[name]["found"])
     files = [{"name": name, **check} for name in here for check in fo.data.verify(name, chosen.data_dir)]
-    for file in files:
-        if file["status"] in ("missing", "damaged"):
-            raise ValueError(
-                f"{file['path']} is {file['status']}; repair it with: forwardonly data fetch {file['name']}"
-            )
-    return {"files": files}
+    bad = [file for file in files if file["status"] in BAD]
+    if not bad:
+        return {"files": files}
+    repair = ["forwardonly", "data", "fetch", *dict.fromkeys(str(file["name"]) for file in bad)]
+    if chosen.data_dir is not None:
+        repair += ["--data-dir", str(chosen.data_dir)]
+    which = f"{bad[0]['path']} is {bad[0]['status']}" + (f", and {len(bad) - 1} more" if len(bad) > 1 else "")
+    return {"files": files, "problem": f"{which}; repair with: {shlex.join(repair)}"}
+
+
+def _fetch(chosen: Data, terms: dict[str, str]) -> dict[str, Any]:
+    """`fetched` and, for sets that could not be, `failed`: the others are not held up by them."""
+    fetched, failed = [], []
+    for name in terms:
+        try:
+            folder = fo.data.fetch(name, chosen.data_dir)
+        except ValueError as error:
+            if len(terms) == 1:
+                raise
+            failed.append({"name": name, "reason": str(error)})
+        else:
+            fetched.append({"name": name, "folder": str(folder) if folder else "scikit-learn", "terms": terms[name]})
+    if not failed:
+        return {"fetched": fetched}
+    names = ", ".join(each["name"] for each in failed)
+    return {"fetched": fetched, "failed": failed, "problem": f"not fetched: {names} ({failed[0]['reason']})"}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
@@ -72,11 +93,13 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     elif "fetched" in result:
         for each in result["fetched"]:
             screen.say(f"{each['name']} is in {each['folder']}; terms of use: {each['terms']}")
+        for each in result.get("failed", ())[1:]:  # the first is the command's error
+            screen.say(f"{each['name']}: {each['reason']}")
     else:
         screen.table(
             "files",
             ["data set", "status", "file"],
-            [[f["name"], f["status"], f["path"]] for f in result["files"]],
+            [[f["name"], f["status"] + (f": {f['note']}" if f["note"] else ""), f["path"]] for f in result["files"]],
             words=3,
         )
 
@@ -85,7 +108,7 @@ def _row(row: dict[str, Any]) -> list[str]:
     channels, height, width = row["images"]
     return [
         row["name"],
-        row["found"] or "-",
+        row["found"] or (f"incomplete: {row['incomplete']}" if row["incomplete"] else "-"),
         f"{height}x{width}x{channels}",
         str(row["classes"]),
         f"{row['train']:,}",

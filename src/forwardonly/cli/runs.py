@@ -1,5 +1,6 @@
-"""A run folder as the commands that read it need it: its network, its classes, the data it was trained on."""
+"""A saved network as the commands that read it need it: its classes, and the data it was trained on, if known."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,49 @@ from forwardonly.system.precision import choose_device
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run that `forwardonly train` saved in `folder`; `result` is its final result, empty if it was interrupted."""
+    """What `forwardonly train`, `fo.fit(out=...)` or `fo.save` wrote; `result` is empty without a final one."""
 
     folder: Path
     network: fo.Network
     classes: tuple[str, ...]
-    data: dict[str, Any]
+    config: Mapping[str, Any]
     result: dict[str, Any]
+
+    @property
+    def trained_on(self) -> dict[str, Any] | None:
+        """The data set that `forwardonly train` noted; None for a network from Python, which notes none."""
+        data = self.config.get("data")
+        return data if isinstance(data, dict) and "name" in data else None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data set that the network was trained on.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        if self.trained_on is None:
+            raise ValueError(f"{self.folder} was trained in Python and says nothing of its data: name a data set")
+        return self.trained_on
 
 
 def open_run(folder: Path, device: str) -> SavedRun:
-    """Reads a run, and moves its network to a device.
+    """Reads a run or a saved network, and moves its network to a device.
 
     Raises:
-        ValueError: no such run, a damaged one, or one that `forwardonly train` did not write; no such device.
+        ValueError: no such folder, a damaged one, or a network without class names or for other input than images; no
+            such device.
     """
     config = read_config(folder)
+    if "estimator" in config:
+        raise ValueError(
+            f"{folder} was saved by ForwardOnlyClassifier, whose input is not images: read it with "
+            "ForwardOnlyClassifier.load"
+        )
     network = fo.load(folder).to(choose_device(device))
-    data = config.get("data")
-    if not isinstance(data, dict) or len(data.get("classes", ())) != network.classes:
-        raise ValueError(f"{folder} was not written by `forwardonly train`: its config says nothing of its data")
-    return SavedRun(folder, network, tuple(data["classes"]), data, read_result(folder))
+    if network.class_names is None or len(network.class_names) != network.classes:
+        raise ValueError(
+            f"{folder} does not name the {network.classes} classes of its network: train it with fo.fit, or set its "
+            "class_names before fo.save"
+        )
+    return SavedRun(folder, network, network.class_names, config, read_result(folder))

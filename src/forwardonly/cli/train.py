@@ -25,6 +25,7 @@ from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
 from forwardonly.training import StepEvent, Team, TrainingConfig, join
 from forwardonly.training.config import suited
+from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
 
 GROUPS: Mapping[str, Sequence[str]] = {
@@ -43,6 +44,9 @@ EXPERT = frozenset(
     | {"warmup", "compile", "checkpoint_every", "cutout"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
+
+DECIDES = ("validation", "image_size", "classes")
+"""What a run's data must have in common with those that it is resumed with, besides the training images themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,9 @@ class Train(Common):
     log: Logger = "none"
     """Also send each epoch's figures to tensorboard (in the run's folder), wandb or trackio."""
     resume: bool = False
-    """Resume the run in `--out`, or the newest default one, with the options that it was started with."""
+    """Resume the run in `--out`, or the newest default one, with the options that it was started with. It may have more
+    epochs, another device, and its data in another place.
+    """
     stages: int = 1
     """Number of processes, of those that torchrun starts, that share the blocks; the others share each batch."""
 
@@ -184,12 +190,22 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
     extra = {"data": _data(chosen, train.classes)}
+    news: list[str] = []  # said once the run has been found fit to go on
     if chosen.resume:
-        _refuse_changes(out, read_config(out), json.loads(json.dumps({"network": network.config, **extra})))
+        then = read_config(out)
+        now = {"network": network.config, "data": {name: extra["data"][name] for name in DECIDES}}
+        refuse_changes(out, then, json.loads(json.dumps(now)))
+        if config.epochs > (before := then["training"]["epochs"]):
+            news = [
+                f"{out} goes on to {config.epochs} epochs, not {before}: from where it stands, the learning rate "
+                f"follows the schedule of {config.epochs} epochs"
+            ]
     logged = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(config)})
     with logged as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
 
         def progress(event: StepEvent) -> None:
+            while news:
+                screen.say(news.pop())
             draw(event)
             note(event)
 
@@ -267,15 +283,6 @@ def _values(saved: dict[str, Any], part: str) -> dict[str, Any]:
         for name, value in values.items()
         if name not in ("name", "classes")
     }
-
-
-def _refuse_changes(out: Path, then: Any, now: Any, where: str = "") -> None:
-    """Raises ValueError that names the first option in which the run in `out` differs from the requested one."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for name in now:
-            _refuse_changes(out, then.get(name), now[name], f"{where} {name}")
-    elif then != now:
-        raise ValueError(f"{out} was started with another{where}, {then} and not {now}: leave that option as it was")
 
 
 def _stem(data: str, rule: str, seed: int | str) -> Path:

@@ -5,6 +5,7 @@ from forwardonly.data.augment import Augment, Views
 from forwardonly.data.batches import batches
 from forwardonly.data.fetching import fetch
 from forwardonly.data.folders import list_images
+from forwardonly.data.held import load_test
 from forwardonly.data.images import Features, Images, Splits, hold_out
 from forwardonly.data.loading import load
 from forwardonly.data.pictures import read_images
@@ -27,6 +28,7 @@ __all__ = [
     "hold_out",
     "list_images",
     "load",
+    "load_test",
     "read_adapted",
     "read_images",
     "table",

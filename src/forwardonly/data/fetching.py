@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import shutil
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from forwardonly.data.reading import GIB, UnreadableError, reading
-from forwardonly.data.sources import File, Source, find, folders, locate, md5, source, verify
+from forwardonly.data.sources import (
+    BAD,
+    TINY,
+    File,
+    Source,
+    find,
+    folders,
+    incomplete,
+    locate,
+    md5,
+    source,
+    verify,
+)
 
 ATTEMPTS = 3  # connections to try before the user is asked to run the command again
 
@@ -30,10 +45,13 @@ def fetch(name: str, data_dir: Path | str | None = None, *, progress: bool = Tru
     if not known.url:
         return None
     root = find(name, data_dir)
-    if root is not None and all(check["status"] in ("ok", "unchecked") for check in verify(name, data_dir)):
+    if root is not None and not any(check["status"] in BAD for check in verify(name, data_dir)):
         return unpack(known, root)
-    choices = folders(data_dir)
-    root = next((folder for folder in choices if _writable(folder)), None)
+    choices, part = folders(data_dir), incomplete(name, data_dir)
+    if root is None and part is not None and _writable(part[0]):
+        root = part[0]  # repaired where it is
+    else:
+        root = next((folder for folder in choices if _writable(folder)), None)
     if root is None:
         raise ValueError(f"{choices[0]}: no permission to write there, so {name} cannot be fetched into it")
     wanted = [known.archive] if known.archive else list(known.files)
@@ -48,6 +66,9 @@ def missing(name: str, data_dir: Path | str | None) -> str:
     known, root = source(name), folders(data_dir)[0]
     if known.archive:
         wanted, where = known.archive.path, root
+        if (part := incomplete(name, data_dir)) is not None:
+            where = part[0]
+            return f"in {where} it is incomplete ({part[1]}): put {wanted} from {known.url} there, then fetch it again"
     else:
         wanted = ", ".join(Path(file.path).name for file in known.files)
         where = root / Path(known.files[0].path).parent
@@ -59,6 +80,8 @@ def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
 
     Paths in the archive are never followed: a member is written under our own name for it, once its checksum is right.
     """
+    if known.archive is not None and not known.files and (root / TINY).is_dir() and again:
+        _complete_tiny_imagenet(root / known.archive.path, root)
     if known.archive is None or not known.files or (not again and all(locate(root, f) for f in known.files)):
         return root
     archive = root / known.archive.path
@@ -89,6 +112,22 @@ def unpack(known: Source, root: Path, *, again: bool = False) -> Path:
     return root
 
 
+def _complete_tiny_imagenet(archive: Path, root: Path) -> None:
+    """Writes the files of Tiny ImageNet that its folder in `root` lacks, from the archive; only those of its layout."""
+    layout = re.compile(rf"{TINY}/(wnids|words|val/val_annotations)\.txt|{TINY}/(train/n\d+|val)/images/\w+\.JPEG")
+    with reading(archive, "a zip archive"), zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            target = root / member.filename
+            here = target.is_file() and target.stat().st_size == member.file_size
+            if here or not layout.fullmatch(member.filename):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy = target.with_name(f".{target.name}.part")
+            with opened.open(member) as stream, copy.open("wb") as kept:
+                shutil.copyfileobj(stream, kept, 1 << 20)
+            os.replace(copy, target)
+
+
 def _writable(folder: Path) -> bool:
     while not os.path.exists(folder):
         folder = folder.parent
@@ -101,6 +140,7 @@ def _download(name: str, known: Source, file: File, root: Path, progress: bool) 
 
     target = root / file.path
     url = known.url + target.name
+    made = [folder for folder in target.parents if not folder.exists()]  # the deepest first
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.WARNING)  # the bar shows what pooch would log
@@ -127,6 +167,9 @@ def _download(name: str, known: Source, file: File, root: Path, progress: bool) 
         raise ValueError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         logger.setLevel(level)
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: the file, or the part of it that came, is there
+                folder.rmdir()
 
 
 class _Resumable:

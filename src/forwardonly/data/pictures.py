@@ -101,17 +101,24 @@ def quiet_pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def read_tiny_imagenet(root: Path) -> tuple[Images, Images]:
+def read_tiny_imagenet_test(root: Path) -> Images:
+    """The test images of Tiny ImageNet, as `read_tiny_imagenet` has them, without those that train."""
+    _, test = read_tiny_imagenet(root, train=False)
+    return test
+
+
+def read_tiny_imagenet(root: Path, *, train: bool = True) -> tuple[Images, Images]:
     """(train, test) of Tiny ImageNet, from `tiny-imagenet-200/` or straight from its `.zip` in `root`.
 
-    Its `val` is our test, as its own test images have no public labels. Images are (3, 64, 64).
+    Its `val` is our test, as its own test images have no public labels. Images are (3, 64, 64). Without `train` the
+    training images are not decoded, and both are the test images.
     """
     folder, archive = root / "tiny-imagenet-200", root / "tiny-imagenet-200.zip"
     if folder.is_dir():
         listed = [p.relative_to(root).as_posix() for p in folder.glob("train/*/images/*.JPEG")]
-        return _tiny_imagenet(listed, lambda name: root / name, str(folder))
+        return _tiny_imagenet(listed if train else [], lambda name: root / name, str(folder))
     with reading(archive, "a zip archive"), zipfile.ZipFile(archive) as opened:
-        return _tiny_imagenet(opened.namelist(), lambda name: _Member(opened, name), str(archive))
+        return _tiny_imagenet(opened.namelist() if train else [], lambda name: _Member(opened, name), str(archive))
 
 
 def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: str) -> tuple[Images, Images]:
@@ -139,7 +146,8 @@ def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: s
     test = [(f"tiny-imagenet-200/val/images/{x[0]}", x[1]) for x in lines("val/val_annotations.txt") if len(x) > 1]
     if any(".." in name or name.count("/") != 3 for name, _ in test):
         raise ValueError(f"{where}: val_annotations.txt names a file outside its own folder")
-    return images([(n, w) for n, w in train if n.endswith(".JPEG")], "tiny-imagenet"), images(test, "tiny-imagenet")
+    held = images(test, "tiny-imagenet")
+    return images([(n, w) for n, w in train if n.endswith(".JPEG")], "tiny-imagenet") if listed else held, held
 
 
 @cache

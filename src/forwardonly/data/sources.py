@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from forwardonly.data.augment import Augment
-from forwardonly.data.reading import reading
+from forwardonly.data.reading import GIB, UnreadableError, reading
 from forwardonly.names import nearest
 
 NO_AUGMENTATION = Augment()
@@ -42,7 +44,9 @@ class Source:
 
 
 class Description(TypedDict):
-    """One row of `forwardonly data list`; `found` is the folder of the set, or None."""
+    """One row of `forwardonly data list`; `found` is the folder of the whole set, or None, and `incomplete` says how
+    much there is of a set of which something is missing.
+    """
 
     name: str
     images: tuple[int, int, int]
@@ -51,16 +55,22 @@ class Description(TypedDict):
     test: int
     download_bytes: int
     found: str | None
+    incomplete: str | None
     terms: str
     page: str
 
 
+Status = Literal["ok", "missing", "damaged", "incomplete", "unchecked"]
+BAD = ("missing", "damaged", "incomplete")
+
+
 class Check(TypedDict):
-    """One row of `forwardonly data verify`."""
+    """One row of `forwardonly data verify`; `note` says more, where there is more to say."""
 
     file: str
     path: str
-    status: Literal["ok", "missing", "damaged", "unchecked"]
+    status: Status
+    note: str
 
 
 def _idx_files(folder: str, *sums: tuple[str, int, str]) -> tuple[File, ...]:
@@ -162,6 +172,7 @@ SOURCES = {
     ),
 }
 NAMES = tuple(SOURCES)
+TINY = "tiny-imagenet-200"
 
 
 def source(name: str) -> Source:
@@ -199,19 +210,61 @@ def find(name: str, data_dir: Path | str | None = None) -> Path | None:
     """The first of `folders` that holds the whole set (or an archive of it), None if none does."""
     known = source(name)
     for root in folders(data_dir):
+        if name == "tiny-imagenet" and os.path.isdir(root / TINY):  # it is read, with or without the archive
+            if _lacking(root) is None:
+                return root
+            continue
         if known.archive is not None and locate(root, known.archive):
             return root
         if known.files and all(locate(root, file) for file in known.files):
             return root
-        if name == "tiny-imagenet" and os.path.isdir(root / "tiny-imagenet-200"):
-            return root
     return None
+
+
+def incomplete(name: str, data_dir: Path | str | None = None) -> tuple[Path, str] | None:
+    """The first of `folders` that holds a part of a set, and how much: "1,000 of 100,000 training images"."""
+    known = source(name)
+    for root in folders(data_dir):
+        if name == "tiny-imagenet" and os.path.isdir(root / TINY):
+            if (words := _lacking(root)) is not None:
+                return root, words
+            continue
+        here = sum(locate(root, file) is not None for file in known.files)
+        if 0 < here < len(known.files) and not (known.archive and locate(root, known.archive)):
+            return root, f"{here} of {len(known.files)} files"
+    return None
+
+
+def _lacking(root: Path) -> str | None:
+    """How much of Tiny ImageNet its folder in `root` holds; None if it is all there. Files are counted, not opened."""
+    known, folder = source("tiny-imagenet"), root / TINY
+    counts = {"training": 0, "test": _jpegs(folder / "val" / "images")}
+    if os.path.isdir(folder / "train"):
+        with os.scandir(folder / "train") as classes:
+            counts["training"] = sum(_jpegs(Path(each.path) / "images") for each in classes)
+    for part, wanted in (("training", known.train), ("test", known.test)):
+        if counts[part] < wanted:
+            return f"{counts[part]:,} of {wanted:,} {part} images"
+    for text in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        if not os.path.isfile(folder / text):
+            return f"all images but no {text}"
+    return None
+
+
+def _jpegs(folder: Path) -> int:
+    """Number of JPEG files in a folder; 0 if there is no such folder."""
+    try:
+        with os.scandir(folder) as files:
+            return sum(file.name.endswith(".JPEG") for file in files)
+    except OSError:
+        return 0
 
 
 def describe(name: str, data_dir: Path | str | None = None) -> Description:
     """The description of a set, and whether it is on this machine; ready for JSON."""
     known = source(name)
     root = find(name, data_dir)
+    part = None if root or name == "digits" else incomplete(name, data_dir)
     download = sum(file.size for file in ((known.archive,) if known.archive else known.files))
     return Description(
         name=name,
@@ -221,6 +274,7 @@ def describe(name: str, data_dir: Path | str | None = None) -> Description:
         test=known.test,
         download_bytes=download,
         found="scikit-learn" if name == "digits" else str(root) if root else None,
+        incomplete=part[1] if part else None,
         terms=known.terms,
         page=known.page,
     )
@@ -234,29 +288,82 @@ def table(data_dir: Path | str | None = None) -> list[Description]:
 def md5(path: Path) -> str:
     """The MD5 of a file's bytes, read in pieces."""
     with reading(path, "a readable file"), path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(stream, _md5).hexdigest()
 
 
 def verify(name: str, data_dir: Path | str | None = None) -> list[Check]:
     """Each file of a set checked against its published MD5; empty for `digits`, which has no files of its own.
 
-    `unchecked` is a folder unpacked from an archive whose members have no published checksums.
+    An archive that is not the published one, but whose members are, is `ok`, with a note: sets are read from members.
+    `unchecked` are members without published checksums, of which all are there, and `incomplete` is a set of which some
+    are not.
     """
-    known = source(name)
-    root = find(name, data_dir) or folders(data_dir)[0]
-    files = list(known.files)
-    if known.archive is not None and (locate(root, known.archive) or not files):
-        unpacked = root / "tiny-imagenet-200"
-        if name == "tiny-imagenet" and unpacked.is_dir():
-            return [Check(file=unpacked.name, path=str(unpacked), status="unchecked")]
-        if not any(locate(root, file) for file in files):
-            files = [known.archive]
+    known, part = source(name), None
+    root = find(name, data_dir)
+    if root is None and name != "digits":
+        part = incomplete(name, data_dir)
+    root = root or (part[0] if part else folders(data_dir)[0])
+    if name == "tiny-imagenet" and (root / TINY).is_dir():
+        tiny = str(root / TINY)
+        if part is not None:
+            return [Check(file=TINY, path=tiny, status="incomplete", note=part[1])]
+        return [Check(file=TINY, path=tiny, status="unchecked", note="all images are there")]
+    if known.archive is not None and not any(locate(root, file) for file in known.files):
+        return [_check_archive(known, root)]
     checks = []
-    for file in files:
+    for file in known.files:
         path = locate(root, file)
         expected = file.plain if path and path.suffix != ".gz" and file.plain else file.md5
-        status: Literal["ok", "missing", "damaged"] = "missing"
+        status: Status = "missing"
         if path is not None:
             status = "ok" if md5(path) == expected else "damaged"
-        checks.append(Check(file=file.path, path=str(path or root / file.path), status=status))
+        checks.append(Check(file=file.path, path=str(path or root / file.path), status=status, note=""))
     return checks
+
+
+def _check_archive(known: Source, root: Path) -> Check:
+    """The verdict on an archive by its own checksum, else by its members."""
+    file, found = known.archive, None if known.archive is None else locate(root, known.archive)
+    assert file is not None
+    status: Status
+    if found is None:
+        status, note = "missing", ""
+    elif md5(found) == file.md5:
+        status, note = "ok", ""
+    else:
+        try:
+            wrong = _wrong_in_tar(known, found) if known.files else _wrong_in_zip(known, found)
+        except ValueError as error:  # it cannot be read as an archive
+            wrong = str(error).removeprefix(f"{found}: ")
+        status = "damaged" if wrong else "ok" if known.files else "unchecked"
+        note = wrong or "not the published archive, but its members are " + ("right" if known.files else "all there")
+    return Check(file=file.path, path=str(found or root / file.path), status=status, note=note)
+
+
+def _wrong_in_tar(known: Source, path: Path) -> str:
+    """What is wrong with the members that a set is read from; empty if they are the published files."""
+    wanted = {file.path: file.md5 for file in known.files}
+    with reading(path, "a .tar.gz archive"), tarfile.open(path, "r:gz") as opened:
+        for member in opened:
+            name = member.name.removeprefix("./")
+            if member.size > GIB:
+                raise UnreadableError(f"{path}: {member.name[:80]!r} in it is larger than 1 GiB, refused")
+            stream: Any = opened.extractfile(member) if name in wanted and member.isreg() else None
+            if stream is not None and hashlib.file_digest(stream, _md5).hexdigest() != wanted.pop(name):
+                return f"{name} in it is not the published file"
+    return f"it has no {next(iter(wanted))} in it" if wanted else ""
+
+
+def _wrong_in_zip(known: Source, path: Path) -> str:
+    """What is wrong with a Tiny ImageNet that was packed again: images that are missing, or not as their CRC says."""
+    with reading(path, "a zip archive"), zipfile.ZipFile(path) as opened:
+        names = [name for name in opened.namelist() if name.endswith(".JPEG")]
+        for part, begins, wanted in (("training", "train", known.train), ("test", "val/images", known.test)):
+            if (count := sum(name.startswith(f"{TINY}/{begins}/") for name in names)) < wanted:
+                return f"{count:,} of {wanted:,} {part} images"
+        damaged = opened.testzip()
+    return f"{damaged} in it is damaged" if damaged else ""
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images, Views
+from forwardonly.data.matching import named_as
 from forwardonly.network.network import Network
 from forwardonly.system.precision import autocast, choose_precision
 
@@ -35,11 +36,15 @@ def evaluate(
 ) -> Evaluation:
     """Accuracy on labelled images, or on the summed scores of several `views` of each, on the network's device.
 
+    If the network has learned class names, labels are matched by name: images may have their classes in another order,
+    or fewer.
+
     Raises:
-        ValueError: no images, labels outside the network's classes, or images of another shape than its own.
+        ValueError: no images, a class that is not one of the network's, or images of another shape than its own.
     """
     if len(images) == 0:
         raise ValueError("There are no images to evaluate on.")
+    images = matched(network, images)
     highest = int(images.labels.max())
     if highest >= network.classes:
         raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
@@ -58,8 +63,18 @@ def evaluate(
     )
 
 
+def matched(network: Network, images: Images) -> Images:
+    """The images with the network's labels for their classes, by name, if the network has learned class names.
+
+    Raises:
+        ValueError: images of a class that the network has not learned.
+    """
+    return images if network.class_names is None else named_as(images, network.class_names, "the network")
+
+
 def fit_readout(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
     """Fits the network's readout to labelled images; a fixed readout does not change."""
+    images = matched(network, images)
     if network.readout.fitted_on is not None:
         scores, labels = zip(*_scored(network, images, batch_size, precision, Views()), strict=True)
         network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels))

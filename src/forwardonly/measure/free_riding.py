@@ -18,6 +18,7 @@ from torch import Tensor
 
 from forwardonly import labels as label_code
 from forwardonly.data import Images
+from forwardonly.measure.accuracy import matched
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
 from forwardonly.system.precision import autocast, choose_precision
@@ -61,6 +62,7 @@ def diagnose(
     """
     if len(images) == 0:
         raise ValueError("There are no images to diagnose on.")
+    images = matched(network, images)
     goodness_LNC = class_goodness(network, images, batch_size, precision)
     labels = images.labels.to(goodness_LNC.device)
     generator = torch.Generator(labels.device).manual_seed(seed)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
+from forwardonly.measure.accuracy import matched
 from forwardonly.network.block import local_losses
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
@@ -39,7 +40,7 @@ def leaks(network: Network, images: Images) -> list[Leak]:
     """
     if len(images) == 0:
         raise ValueError("There are no images to audit the network with.")
-    some = images.subset(torch.arange(min(BATCH, len(images)))).to(network.device)
+    some = matched(network, images).subset(torch.arange(min(BATCH, len(images)))).to(network.device)
     wrong = None
     if isinstance(network.rule, ContrastiveRule):
         generator = torch.Generator(network.device).manual_seed(0)

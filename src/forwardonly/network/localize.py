@@ -51,8 +51,8 @@ def localize(
         readout: how the blocks' scores become the network's.
 
     Raises:
-        ValueError: the model cannot be traced, the pattern matches no module or one that no wall can stand behind, or a
-            block's output is neither maps (B, K, H, W) nor features (B, D).
+        ValueError: the model cannot be traced, the pattern matches no module or one that no wall can stand behind, two
+            blocks would share weights, or a block's output is neither maps (B, K, H, W) nor features (B, D).
     """
     if depth is not None and (pattern is not None or depth < 1):
         raise ValueError("Give depth, 1 or more, or pattern, but not both.")
@@ -65,6 +65,8 @@ def localize(
         parts = _by_depth(nodes, source, graph, 1 if depth is None else depth)
     else:
         parts = _by_pattern(nodes, source, pattern)
+    if not rule.end_to_end:
+        _refuse_shared_weights(parts, graph)
     layers = [Layer(body) for body in _modules(parts, source, graph)]
     with torch.no_grad():
         signal = torch.zeros(2, *shape)
@@ -202,11 +204,48 @@ def _modules(parts: Sequence[Part], source: fx.Node, graph: fx.GraphModule) -> l
         own, made = fx.Graph(), {}
         made[incoming] = own.placeholder("incoming")
         for node in part:
+            for constant in (each for each in node.all_input_nodes if each.op == "get_attr" and each not in made):
+                made[constant] = own.node_copy(constant)  # an earlier part may have fetched it first
             made[node] = own.node_copy(node, made.__getitem__)
         own.output(made[part[-1]])
         bodies.append(fx.GraphModule(graph, own))
         incoming = part[-1]
     return bodies
+
+
+def _refuse_shared_weights(parts: Sequence[Part], graph: fx.GraphModule) -> None:
+    """Raises ValueError, with the model's own names, where layers of two blocks have one weight or are one layer."""
+    found: dict[int, tuple[int, str]] = {}
+    for index, part in enumerate(parts):
+        for node in part:
+            for name, tensor in _trained_in(node, graph):
+                other, before = found.setdefault(tensor.data_ptr() or id(tensor), (index, name))
+                if other == index:
+                    continue
+                words = (
+                    f"{before!r} is used in blocks {other} and {index}"
+                    if before == name
+                    else f"{before!r} of block {other} and {name!r} of block {index} are one weight"
+                )
+                raise ValueError(
+                    f"{words}, but each block is to learn from its own loss alone: give both a weight of their own, or "
+                    "cut the model so that they are in one block."
+                )
+
+
+def _trained_in(node: fx.Node, graph: fx.GraphModule) -> list[tuple[str, torch.Tensor]]:
+    """The weights that a node's layer learns, and the running statistics that it moves, by their names in the model."""
+    fetched = [str(each.target) for each in node.all_input_nodes if each.op == "get_attr"]
+    owned = dict(graph.named_parameters(remove_duplicate=False))
+    own_weights: list[tuple[str, torch.Tensor]] = []
+    own_weights += [(name, owned[name]) for name in fetched if name in owned and owned[name].requires_grad]
+    if node.op != "call_module":
+        return own_weights
+    target = str(node.target)
+    layer = graph.get_submodule(target)
+    weights = [(name, own) for name, own in layer.named_parameters() if own.requires_grad]
+    moved = [(name, own) for name, own in layer.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+    return own_weights + [(f"{target}.{name}", tensor) for name, tensor in (*weights, *moved)]
 
 
 def _readable(activation: object, index: int, part: Part) -> torch.Tensor:

@@ -30,8 +30,11 @@ class Network(nn.Module):
         stem: untrained module before the first block.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
+    `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others;
+    None for a network that has not been trained. `fo.save` keeps them.
+
     Raises:
-        ValueError: no blocks, or blocks of both families.
+        ValueError: no blocks, blocks of both families, or blocks that share weights.
     """
 
     def __init__(
@@ -48,10 +51,12 @@ class Network(nn.Module):
             raise ValueError("A network needs at least one block.")
         if len({isinstance(block.rule, ContrastiveRule) for block in blocks}) > 1:
             raise ValueError("A network cannot mix contrastive and one-pass rules: they are fed differently.")
+        _refuse_shared_weights(blocks)
         rule = blocks[0].rule
         self.shape = tuple(shape)
         self.classes = rule.classes
         self._config: dict[str, Any] = dict(config or {})
+        self.class_names: tuple[str, ...] | None = None
         self.blocks = nn.ModuleList(blocks)
         convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem, channels_last=convolutional)
@@ -223,6 +228,29 @@ class Network(nn.Module):
             return self(images)
         finally:
             self.train(training)
+
+
+def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
+    """Raises ValueError, naming both places, where two blocks would train one weight or move one running statistic."""
+    places: list[tuple[int, int, int, str]] = []
+    for index, block in enumerate(blocks):
+        trained = [(name, own) for name, own in block.named_parameters() if own.requires_grad]
+        moved = [(name, own) for name, own in block.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+        for name, tensor in trained + moved:
+            if not nn.parameter.is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta":
+                start, spans = tensor.data_ptr(), zip(tensor.shape, tensor.stride(), strict=True)
+                bytes_long = (1 + sum((size - 1) * stride for size, stride in spans)) * tensor.element_size()
+                places.append((start, start + bytes_long, index, name))
+    end, other, name = 0, 0, ""  # of what reaches furthest so far
+    for start, stop, index, own in sorted(places):
+        if start < end and index != other:
+            (first, before), (second, behind) = sorted([(other, name), (index, own)])
+            raise ValueError(
+                f"Blocks {first} and {second} share a weight, {before!r} and {behind!r}, but each is to learn from its "
+                "own loss alone: give them weights of their own, or make them one block."
+            )
+        if stop > end:
+            end, other, name = stop, index, own
 
 
 def passed_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:

@@ -22,6 +22,8 @@ from forwardonly.system import mapped
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+CLASSES = "class_names"
+"""Key of the class names in the config."""
 FORMAT = 2
 """Version of the folder's format; a network saved in another one is refused with a sentence."""
 
@@ -43,6 +45,8 @@ DTYPES = {
 def save(network: Network, folder: str | Path, **more: Any) -> None:
     """Writes a network to a folder, which is made if it does not exist; `more` is added to the config.
 
+    The config also has the names of its classes, if it has learned any.
+
     Raises:
         ValueError: the folder cannot be written, or the network was built by hand and has no config.
     """
@@ -55,7 +59,8 @@ def save(network: Network, folder: str | Path, **more: Any) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / MODEL, packed(network.state_dict()))
-        write_json(folder / CONFIG, {"format": FORMAT, "network": network.config, **more})
+        named = {} if network.class_names is None else {CLASSES: list(network.class_names)}
+        write_json(folder / CONFIG, {"format": FORMAT, "network": network.config, **more, **named})
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
@@ -80,7 +85,24 @@ def load(folder: str | Path) -> Network:
         network.load_state_dict(tensors)
     except RuntimeError:
         raise ValueError(f"{folder / MODEL} does not hold the weights of the network in {CONFIG}.") from None
+    network.class_names = _class_names(config, network.classes, folder)
     return network.eval()
+
+
+def _class_names(config: Mapping[str, Any], count: int, folder: Path) -> tuple[str, ...] | None:
+    """The class names in a config; None if it has none. `forwardonly train` of earlier versions wrote them elsewhere.
+
+    Raises:
+        ValueError: they are not names, or more than the network has classes.
+    """
+    data = config.get("data")
+    earlier = data.get("classes") if isinstance(data, dict) else None
+    for names in (config.get(CLASSES), earlier):
+        if isinstance(names, list) and len(names) <= count and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    if config.get(CLASSES) is not None:
+        raise ValueError(f"{folder / CONFIG} does not name the network's {count} classes.")
+    return None
 
 
 def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:

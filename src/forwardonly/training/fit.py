@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from forwardonly.data import Images
+from forwardonly.data.matching import covers, named_as
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_device
 from forwardonly.training import compatibility, strategies
@@ -17,7 +18,7 @@ from forwardonly.training.interrupt import finish_step_on_interrupt
 from forwardonly.training.memory.budget import make_plan
 from forwardonly.training.progress import StepEvent
 from forwardonly.training.session import open_session
-from forwardonly.training.trainer import Trainer
+from forwardonly.training.trainer import Trainer, as_begun
 
 
 @dataclass
@@ -46,13 +47,17 @@ def fit(
 ) -> Run:
     """Trains a network, every block by its own rule.
 
+    The network remembers the names of the classes (`Network.class_names`). Labels of validation and test images, and of
+    training images if it has learned classes of these names before, are matched to them by name.
+
     Args:
         network: is moved to the device that the options name.
         train: images to learn from.
         validation: images to report accuracy on after each epoch.
         test: images to report accuracy on once, at the end.
         out: run folder; without one nothing is written.
-        resume: continue from the checkpoint in `out`.
+        resume: continue from the checkpoint in `out`, on any device and with the same images, wherever they lie. With
+            more epochs, a finished run continues too; from where it stands, the learning rate follows the new schedule.
         seed: of every random draw in the run; initial weights were drawn when the network was built.
         progress: called after every step; with several workers, while the last few steps are still in flight.
         extra: stored in the run's `config.json` with the network's config and the training config.
@@ -60,19 +65,23 @@ def fit(
         options: fields of `TrainingConfig`; those not given take the values that suit the rule and the data set.
 
     Raises:
-        ValueError: invalid options, images or labels, or a folder that cannot be written.
+        ValueError: invalid options, images or labels, a validation or test image of a class that the training images do
+            not have, a folder that cannot be written, or a run to resume that had other images or options.
         NonFiniteLoss: a loss or a weight became NaN or infinite; the folder keeps the last good checkpoint.
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
     """
     _check(network, train, validation, test)
+    train, validation, test = _matched(network, train, validation, test)
+    folder = None if out is None else Path(out)
     config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
     device = team.device(choose_device(config.device))
+    if resume and folder is not None:
+        config = as_begun(config, folder, device, team)
     setting = compatibility.Setting(config, network, device, team)
     compatibility.check(setting)
     compatibility.check_counts(setting, len(train))
-    folder = None if out is None else Path(out)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         plan = make_plan(network, train, config, device)
         plan.place(network, device)
@@ -80,7 +89,8 @@ def fit(
         strategy = strategies.choose(session)
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
-            trainer.open(extra or {}, resume)
+            trainer.open(extra or {}, resume, validation if network.readout.fitted_on == "validation" else None)
+            network.class_names = train.classes
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):
                     trainer.progress.history.append(row)
@@ -94,14 +104,30 @@ def _check(network: Network, train: Images, validation: Images | None, test: Ima
     if len(train) == 0:
         raise ValueError("There are no training images.")
     for images in (train, validation, test):
-        if images is None:
-            continue
-        if tuple(images.shape) != network.shape:
+        if images is not None and tuple(images.shape) != network.shape:
             raise ValueError(f"The network takes images of {network.shape}, not {tuple(images.shape)}.")
-        if len(images) and not 0 <= int(images.labels.min()) <= int(images.labels.max()) < network.classes:
-            raise ValueError(
-                f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from "
-                f"{int(images.labels.min())} to {int(images.labels.max())}."
-            )
+    low, high = int(train.labels.min()), int(train.labels.max())
+    if not 0 <= low <= high < network.classes:
+        raise ValueError(
+            f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
+        )
     if network.readout.fitted_on == "validation" and validation is None:
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
+
+
+def _matched(
+    network: Network, train: Images, validation: Images | None, test: Images | None
+) -> tuple[Images, Images | None, Images | None]:
+    """All images with the same class names: the network's, if it has learned those of the training images, or these.
+
+    Raises:
+        ValueError: validation or test images are of a class that the training images do not have.
+    """
+    names, known = train.classes[: network.classes], network.class_names
+    if known is not None and covers(known, train):
+        names = known
+    held = [
+        None if images is None else named_as(images, names, "the set of training images")
+        for images in (validation, test)
+    ]
+    return named_as(train, names, "the network"), held[0], held[1]

@@ -6,7 +6,7 @@ The strategy determines how a batch passes through the blocks.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,24 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images
+from forwardonly.data.matching import digest
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.system import mapped
+from forwardonly.system.precision import choose_precision
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.distributed.team import Team
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.progress import Position, Progress, StepEvent
 from forwardonly.training.runs import figures
 from forwardonly.training.runs import folder as run_folder
 from forwardonly.training.session import Session
 from forwardonly.training.strategies import Strategy
+
+FREE = frozenset(
+    {"device", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
+    | {"precision", "epochs"}  # compared by what they mean, below
+)
+"""Options that a resumed run may have other values of, because they do not decide what it learns."""
 
 
 class NonFiniteLoss(ValueError):
@@ -47,6 +57,8 @@ class Trainer:
         self.progress = Progress()
         self.losses = torch.zeros(self.steps, len(session.updates), device=session.device)
         self.summed_losses = self.losses  # over processes; up to date once they have synced
+        self.data: str | None = None  # digest of the images that the run learns from, once it is known
+        self._learned_from = [session.images]
         self._unfinished: list[tuple[int, Tensor]] = []  # losses that are valid once the strategy has finished
 
     def train(
@@ -165,8 +177,10 @@ class Trainer:
             row.update(figures.validated(session, validation, self.at_a_time))
         return row
 
-    def open(self, extra: dict[str, Any], resume: bool) -> None:
+    def open(self, extra: dict[str, Any], resume: bool, validation: Images | None = None) -> None:
         """Makes the run folder, or restores its checkpoint; all processes start from the leading one's state.
+
+        `validation` are images that the run learns from too, as some readouts do; a resumed run must have the same.
 
         `extra` is stored in the folder's config with the network's config and the training config.
 
@@ -174,11 +188,17 @@ class Trainer:
             ValueError: there is no run to resume, it is damaged or had other options, or the folder cannot be written.
         """
         team, state = self.session.team, None
+        self._learned_from = [self.session.images, *([] if validation is None else [validation])]
         if self.folder is not None and team.leads:
-            state = run_folder.resume(self.folder) if resume else None
-            if not resume:
-                config = {"training": asdict(self.session.config), "seed": self.session.seed, **extra}
-                run_folder.start(self.folder, {"network": self.session.network.config, **config})
+            session = self.session
+            config = {"network": session.network.config, "training": asdict(session.config), "seed": session.seed}
+            config = {**config, "precision": session.precision, **extra}
+            if resume:
+                state = run_folder.resume(self.folder, config)
+                if state is None:
+                    run_folder.go_on(self.folder, config)
+            else:
+                run_folder.start(self.folder, config)
         if team.alone and state is None:
             return
         if team.leads and state is None:
@@ -190,6 +210,8 @@ class Trainer:
             raise ValueError(
                 f"The checkpoint in {self.folder} belongs to another network or is damaged ({type(problem).__name__})."
             ) from None
+        if self.folder is not None and team.leads and resume:  # it may go on
+            run_folder.go_on(self.folder, config)
 
     def _checkpoint(self, seconds: float) -> None:
         team = self.session.team
@@ -209,31 +231,75 @@ class Trainer:
             "losses": self.summed_losses,
             "micro_batch": session.micro_batch,
             "training": asdict(session.config),
+            "precision": session.precision,
+            "data": self._digest(),
             "seed": session.seed,
         }
 
+    def _digest(self) -> str | None:
+        """Of the training images, if there is a folder whose checkpoints need it."""
+        if self.data is None and self.folder is not None and self.session.team.leads:
+            self.data = self._digest_now()
+        return self.data
+
+    def _digest_now(self) -> str:
+        return "-".join(map(digest, self._learned_from))
+
     def _restore(self, state: dict[str, Any]) -> None:
         session, classifier = self.session, self.session.feed.classifier_update
-        now = {**asdict(session.config), "seed": session.seed}
-        for name, value in {**state["training"], "seed": state["seed"]}.items():
-            if now.get(name) != value:
-                raise ValueError(
-                    f"The run in {self.folder} had {name} {value}, not {now.get(name)}: resume it with that."
-                )
+        self._refuse_changes(state)
         session.network.load_state_dict(state["network"])
         for update, update_state in zip(session.updates, state["updates"], strict=True):
             update.load_state_dict(update_state)
         if classifier is not None:
             classifier.load_state_dict(state["label_classifier"])
         self.progress = Progress(**state["progress"])
-        session.micro_batch = None if state["micro_batch"] is None else int(state["micro_batch"])
+        if state["training"].get("memory_budget") == session.config.memory_budget:
+            session.micro_batch = None if state["micro_batch"] is None else int(state["micro_batch"])
         progress = self.progress
+        self._extend(state["training"]["epochs"])
         within = progress.phase <= self.strategy.phases and progress.epoch < session.config.epochs
         least = min(progress.phase, progress.epoch, progress.step, (session.micro_batch or 1) - 1)
         if not within or progress.step > self.steps or least < 0 or state["losses"].shape != self.losses.shape:
             raise ValueError(f"The checkpoint in {self.folder} is damaged or of other data.")
         if session.team.leads:  # losses are summed over processes: one holds the sum so far
             self.losses.copy_(state["losses"])
+
+    def _refuse_changes(self, state: dict[str, Any]) -> None:
+        """Raises ValueError if the run had other options that decide what it learns, or learned from other images."""
+        session = self.session
+        then = {name: value for name, value in state["training"].items() if name not in FREE}
+        then.update(seed=state["seed"], precision=state.get("precision", session.precision))
+        now = {**asdict(session.config), "seed": session.seed, "precision": session.precision}
+        for name, value in then.items():
+            if now.get(name) != value:
+                raise ValueError(
+                    f"The run in {self.folder} had {name} {value}, not {now.get(name)}: resume it with that."
+                )
+        if session.config.epochs < state["training"]["epochs"]:
+            raise ValueError(
+                f"The run in {self.folder} had {state['training']['epochs']} epochs, not {session.config.epochs}: "
+                "resume it with as many, or with more."
+            )
+        if (learned := state.get("data")) is not None and learned != (self.data or self._digest_now()):
+            raise ValueError(
+                f"The run in {self.folder} learned from other images, labels or class names than these "
+                f"{len(session.images)} of {session.images.name}: resume it with the same."
+            )
+        self.data = learned
+
+    def _extend(self, before: int) -> None:
+        """Lets a run that had `before` epochs go on to the config's number, from where it stands."""
+        progress = self.progress
+        if self.session.config.epochs == before:
+            return
+        if progress.phase > 0 and self.strategy.phases > 1:
+            raise ValueError(
+                f"The run in {self.folder} trains one block after another and has done the first with {before} epochs: "
+                "it cannot go on with more."
+            )
+        if progress.phase > 0:  # it was finished
+            progress.phase, progress.epoch = 0, before
 
     def _interrupted(self) -> str:
         go_on = f"the same command with --resume --out {self.folder} goes on"
@@ -251,5 +317,14 @@ class Trainer:
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
         if self.folder is not None and session.team.leads:
-            run_folder.finish(self.folder, session.network, progress.history, result)
+            run_folder.finish(self.folder, session.network, progress.history, result, self._digest())
         return result
+
+
+def as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: Team) -> TrainingConfig:
+    """The config with the arithmetic of the run in `folder`, where `auto` would mean another one on this device."""
+    then = run_folder.precision_of(folder) if team.leads else None
+    then = team.broadcast({"precision": then}, device)["precision"]
+    if config.precision != "auto" or then not in ("fp32", "bf16") or then == choose_precision("auto", device):
+        return config
+    return replace(config, precision=then)

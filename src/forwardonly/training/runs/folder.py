@@ -14,6 +14,8 @@ from forwardonly.training.runs import checkpoint
 from forwardonly.version import __version__
 
 METRICS = "metrics.jsonl"
+DIGEST = "digest"
+"""Key of the images' digest in a finished run's config."""
 
 
 def start(folder: Path, config: Mapping[str, Any]) -> None:
@@ -32,16 +34,50 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
 
-def resume(folder: Path) -> dict[str, Any] | None:
+def resume(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The state to resume from; None if the run was killed before its first checkpoint, and so starts again.
 
     Raises:
-        ValueError: the folder holds no run, or a damaged one.
+        ValueError: the folder holds no run, a damaged one, or one of another network than that in `config`.
     """
-    if not checkpoint.exists(folder) and (folder / CONFIG).exists():
-        read_config(folder)
-        return None
+    if (folder / CONFIG).exists():
+        refuse_changes(folder, read_config(folder)["network"], json.loads(json.dumps(config["network"])))
+        if not checkpoint.exists(folder):
+            return None
     return checkpoint.read(folder)
+
+
+def go_on(folder: Path, config: Mapping[str, Any]) -> None:
+    """Puts the options with which a run is resumed into its config, where they are not those that it had.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    before = read_config(folder) if (folder / CONFIG).exists() else {"format": FORMAT}
+    after = {**before, **config, "network": before.get("network", config["network"])}
+    try:
+        if json.loads(json.dumps(after)) != before:
+            write_json(folder / CONFIG, after)
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+
+
+def precision_of(folder: Path) -> str | None:
+    """The arithmetic in which the run in a folder computes, if its config says so."""
+    return read_config(folder).get("precision") if (folder / CONFIG).exists() else None
+
+
+def refuse_changes(folder: Path, then: Any, now: Any, where: str = "") -> None:
+    """Raises ValueError that names the first option in which the run in `folder` differs from the requested one.
+
+    Options that its version of the library did not have are not compared.
+    """
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in now:
+            if name in then:
+                refuse_changes(folder, then[name], now[name], f"{where} {name}")
+    elif then != now:
+        raise ValueError(f"{folder} was started with another{where}, {then} and not {now}: leave that option as it was")
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
@@ -59,15 +95,23 @@ def write_checkpoint(folder: Path, state: dict[str, Any], history: Sequence[Mapp
         ) from None
 
 
-def finish(folder: Path, network: Network, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+def finish(
+    folder: Path,
+    network: Network,
+    history: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+    learned_from: str | None = None,
+) -> None:
     """Writes the finished network and its result, and the metrics once more.
+
+    `learned_from` is the digest of the images, which goes into the config.
 
     A run that was killed between its last checkpoint and its last line of metrics would otherwise lack that line.
 
     Raises:
         ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.
     """
-    config = read_config(folder)
+    config = {**read_config(folder), **({} if learned_from is None else {DIGEST: learned_from})}
     save(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
     try:
         _write_metrics(folder, history)

@@ -1,0 +1,64 @@
+"""Sets of images compared with what a network or a run had before: class names, and the content itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from forwardonly.data.images import Images
+
+Set = TypeVar("Set", bound=Images)
+PIECE = 1 << 26  # bytes that are hashed at a time
+
+
+def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
+    """The same images with `classes` as class names: labels are renumbered so that each keeps its name.
+
+    Names without an image do not matter. `whose` says in an error what has those names.
+
+    Raises:
+        ValueError: an image is of a class that is not among them, or of one of two classes with one name.
+    """
+    classes = tuple(classes)
+    if images.classes == classes:
+        return images
+    counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
+    index_of, listed = {name: index for index, name in enumerate(classes)}, Counter(classes)
+    new = []
+    for name, count in zip(images.classes, counts, strict=True):
+        if count and name not in index_of:
+            raise ValueError(f"{images.name} has the class {name!r}, which {whose} does not have: {_some(classes)}.")
+        if count and max(listed[name], images.classes.count(name)) > 1:
+            raise ValueError(f"{images.name} or {whose} has two classes named {name!r}: give each its own name.")
+        new.append(index_of.get(name, 0))
+    labels = torch.tensor(new, dtype=torch.int64, device=images.labels.device)[images.labels]
+    return replace(images, labels=labels, classes=classes)
+
+
+def covers(classes: Sequence[str], images: Images) -> bool:
+    """Whether every class that has an image is among `classes`."""
+    used = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
+    return all(not count or name in classes for name, count in zip(images.classes, used, strict=True))
+
+
+def digest(images: Images) -> str:
+    """A hash of the images, their labels and their class names, in their order; not of the set's name or place."""
+    found = hashlib.blake2b(digest_size=16)
+    about = [str(images.images.dtype), list(images.images.shape), list(images.classes)]
+    found.update(json.dumps(about).encode())
+    each = max(1, images.images[:1].nbytes)
+    for part in images.images.split(max(1, PIECE // each)):
+        found.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    found.update(images.labels.cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _some(names: Sequence[str]) -> str:
+    """The names, or the first of many."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
