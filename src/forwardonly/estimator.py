@@ -21,7 +21,7 @@ except ImportError as missing:
     raise ImportError("ForwardOnlyClassifier needs scikit-learn: pip install 'forward-only[sklearn]'") from missing
 
 import forwardonly as fo
-from forwardonly.names import nearest
+from forwardonly.names import nearest, plain
 from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system.precision import choose_device
@@ -40,7 +40,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         rule: name of the learning rule (see `forwardonly.rules.TABLE`).
-        hidden: units of each layer.
+        hidden: units of each layer; a number alone is one layer.
         rule_options: options of the rule, by name.
         dropout: share of each layer's inputs that is dropped in training.
         epochs: passes over the rows; None takes the rule's default, as for the options below.
@@ -60,7 +60,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         rule: str = "hyperspherical",
-        hidden: Sequence[int] = (500, 500),
+        hidden: Sequence[int] | int = (500, 500),
         *,
         rule_options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
@@ -166,7 +166,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         parameters = {name: value for name, value in self.get_params().items() if name != "random_state"}
         kept = {
-            "parameters": {**parameters, "hidden": list(self.hidden)},
+            "parameters": plain(parameters),
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
             "features": self.n_features_in_,
@@ -215,7 +215,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         self._scale = 255.0 if self._pixels else float(X.std(dtype=np.float64)) or 1.0
         rule = fo.rules.TABLE[self.rule](classes=len(classes), **(self.rule_options or {}))
         width = X.shape[1] + (len(classes) if isinstance(rule, ContrastiveRule) else 0)
-        network = fo.mlp((1, 1, width), tuple(self.hidden), rule=rule, dropout=self.dropout, seed=self._seed)
+        network = fo.mlp((1, 1, width), self.hidden, rule=rule, dropout=self.dropout, seed=self._seed)
         if not self._pixels:
             network.prepare.fitted.fill_(True)  # features are scaled here, so a run must not standardise them again
         self.network_ = network.to(choose_device(self.device))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from forwardonly.data import Images
+from forwardonly.names import plain, whole_number
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_device
 from forwardonly.training import compatibility, strategies
@@ -65,6 +66,7 @@ def fit(
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
     """
+    seed = whole_number("seed", seed, 0)
     _check(network, train, validation, test)
     config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
@@ -80,7 +82,7 @@ def fit(
         strategy = strategies.choose(session)
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
-            trainer.open(extra or {}, resume)
+            trainer.open(plain(extra or {}), resume)
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):
                     trainer.progress.history.append(row)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forwardonly.names import whole_number
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_precision
 from forwardonly.training.batch import Batch
@@ -30,7 +31,7 @@ class Online:
 
     def __init__(self, network: Network, *, seed: int = 0, **options: Any):
         self.network = network
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.config = TrainingConfig.resolve(network.rule, given=options)
         self.precision = choose_precision(self.config.precision, network.device)
         self.updates = [Update(block, self.config) for block in network.row]
