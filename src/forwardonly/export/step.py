@@ -21,9 +21,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from forwardonly.bodies.dropout import drops
 from forwardonly.export import decompositions
 from forwardonly.export.optimisers import OptimiserSpecs, PlainUpdate, State, first_state, optimiser_specs
+from forwardonly.names import whole_number
+from forwardonly.network.block import is_frozen
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
 from forwardonly.training.batch import Batch
+from forwardonly.training.compatibility import require_batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.step import Context
 from forwardonly.training.strategies import whole_step
@@ -63,8 +66,11 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
             cannot be written as forward operations.
     """
     config = TrainingConfig.resolve(network.rule, given=options)
-    _check(network, batch_size)
-    network = copy.deepcopy(network).cpu().train().requires_grad_(True)
+    batch_size = _check(network, batch_size)
+    network = copy.deepcopy(network).cpu()
+    if is_frozen(network):  # for prediction
+        network.requires_grad_(True)
+    network.train()
     specs = [optimiser_specs(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
     if network.label_classifier is not None:
         specs.append(optimiser_specs("label_classifier.", network.label_classifier, config))
@@ -83,9 +89,8 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     inputs = [*given, *state]
     examples = (*given.values(), *state.values())
 
-    fixed = {
-        f"blocks.{name}": buffer for name, buffer in network.blocks.named_buffers() if f"blocks.{name}" not in state
-    }
+    constant = [*network.blocks.named_buffers(), *network.blocks.named_parameters()]  # a frozen block's too
+    fixed = {f"blocks.{name}": tensor.detach() for name, tensor in constant if f"blocks.{name}" not in state}
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip([*inputs, *fixed], tensors, strict=True))
@@ -152,7 +157,8 @@ def _learn(
         PlainUpdate({name: leaves[name] for name in own}, own, config.clip, values, values["learning_rate"])
         for own in specs
     ]
-    inside = {f"network.{name}": tensor for name, tensor in {**leaves, **buffers}.items()}
+    frozen = {name: values[name] for name, _ in network.named_parameters() if name in values and name not in leaves}
+    inside = {f"network.{name}": tensor for name, tensor in {**leaves, **frozen, **buffers}.items()}
     with torch.enable_grad():
         losses = functional_call(_Loop(network), inside, (values, updates))
     following = {name: buffers.get(name, values[name]).clone() for name in state}
@@ -165,7 +171,7 @@ def _moving_buffers(network: Network) -> State:
     """Running statistics: buffers of blocks that change in a forward pass in training mode."""
     moving: State = {}
     for path, module in network.blocks.named_modules(prefix="blocks"):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None and module.training:
             assert module.running_var is not None
             moving[f"{path}.running_mean"] = module.running_mean.clone()
             moving[f"{path}.running_var"] = module.running_var.clone()
@@ -173,12 +179,14 @@ def _moving_buffers(network: Network) -> State:
     return moving
 
 
-def _check(network: Network, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+def _check(network: Network, batch_size: int) -> int:
+    """The batch size as an int; ValueError if such a step cannot be exported."""
+    batch_size = whole_number("batch_size", batch_size, 1)
+    require_batch(network, batch_size)
     for name, module in network.named_modules():
         if drops(module):
             raise ValueError(f"Dropout is random and cannot be exported in a training step: build {name} without it.")
+    return batch_size
 
 
 def _tidy(graph: fx.GraphModule) -> None:
