@@ -25,6 +25,7 @@ from forwardonly.names import nearest, plain
 from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system.precision import choose_device
+from forwardonly.training.compatibility import block_that_needs_two
 
 DTYPES = [np.float32, np.uint8]  # other types are converted to float32
 CHUNK = 256  # rows scored at a time, always as many, so that a row's scores do not depend on the others
@@ -131,7 +132,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             self._online = fo.training.Online(self.network_, seed=self._seed, **options)
         batch_size = fo.training.TrainingConfig.resolve(self.network_.rule, data, options).batch_size
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self._seed + self._online.steps))
-        for chosen in order.split(batch_size):
+        for chosen in _chunks(order, batch_size, self.network_):
             self._online.learn(data.images[chosen], data.labels[chosen])
         self.network_.eval()
         return self
@@ -257,3 +258,11 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             parts = [self.network_(chunk.to(device)).cpu() for chunk in whole.split(CHUNK)]
         scores: np.ndarray = torch.cat(parts)[: len(rows)].double().numpy()
         return scores
+
+
+def _chunks(order: Tensor, size: int, network: fo.Network) -> list[Tensor]:
+    """Rows in chunks of `size`; one row that is left over joins the chunk before if batch norm cannot learn from it."""
+    chunks = list(order.split(size))
+    if len(chunks) > 1 and len(chunks[-1]) == 1 < size and block_that_needs_two(network) is not None:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return chunks

@@ -94,7 +94,8 @@ def _option(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must be a whole number, not {value!r}.")
         return int(value)
     if hint is float:
-        if true_or_false or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        number = not true_or_false and isinstance(value, numbers.Real)
+        if not number or not math.isfinite(value):
             raise ValueError(f"{name} must be a number, not {value!r}.")
         return value if isinstance(value, int | float) else float(value)
     if hint is bool and not true_or_false:

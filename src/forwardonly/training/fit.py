@@ -75,7 +75,7 @@ def fit(
     compatibility.check(setting)
     compatibility.check_counts(setting, len(train))
     folder = None if out is None else Path(out)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         plan = make_plan(network, train, config, device)
         plan.place(network, device)
         session = open_session(network, train, config, device, seed, team)
@@ -93,6 +93,16 @@ def fit(
 
 def _check(network: Network, train: Images, validation: Images | None, test: Images | None) -> None:
     """Raises ValueError unless the network can learn from the images and labels."""
+    for name, images in (("train", train), ("validation", validation), ("test", test)):
+        if not isinstance(images, Images) and not (images is None and name != "train"):
+            raise ValueError(
+                f"{name} must be fo.data.Images or fo.data.Features, not {type(images).__name__}: "
+                "fo.data.Images(images, labels, classes, name) makes them of tensors."
+            )
+    if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in network.parameters()):
+        raise ValueError("Training needs gradients: build the network and call fit outside torch.inference_mode().")
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise ValueError("Every weight of the network is frozen: free those that are to learn with requires_grad_().")
     if len(train) == 0:
         raise ValueError("There are no training images.")
     for images in (train, validation, test):
