@@ -1,5 +1,6 @@
 """A run: `fit` trains a network on images and records its history, in a folder if one is given."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ def fit(
 ) -> Run:
     """Trains a network, every block by its own rule.
 
+    What fails after training (measuring, writing) or did not learn is warned of and noted in the result's `notes`; the
+    run is returned all the same. Of a network built by hand or by `localize`, a run folder holds weights and figures,
+    but `fo.load` cannot rebuild it.
+
     Args:
         network: is moved to the device that the options name.
         train: images to learn from.
@@ -88,7 +93,9 @@ def fit(
                     trainer.progress.history.append(row)
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
-        return Run(network, trainer.progress.history, result, folder)
+    for note in result.get("notes", ()):
+        warnings.warn(note, stacklevel=2)
+    return Run(network, trainer.progress.history, result, folder)
 
 
 def _check(network: Network, train: Images, validation: Images | None, test: Images | None) -> None:
