@@ -8,7 +8,8 @@ Shapes: B batch, L blocks.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,10 @@ from forwardonly.training.strategies import whole_step
 class TrainingStep:
     """A graph that maps `inputs` to `outputs`, and its initial state.
 
-    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels` (B,)
-    int64 drawn by the caller, or `chance` (B, classes) float32 drawn uniformly from 0 to 1 if the network draws hard
-    wrong labels itself, `learning_rate` () float32, and every tensor of `state` under its name. Outputs: `losses` (L,),
-    and for every tensor of the state `next.NAME`.
+    Inputs: `images` (B, channels, height, width), uint8 or for a network of features float32, `labels` (B,) int64, for
+    contrastive rules `wrong_labels` (B,) int64 drawn by the caller, or `chance` (B, classes) float32 drawn uniformly
+    from 0 to 1 if the network draws hard wrong labels itself, `learning_rate` () float32, and every tensor of `state`
+    under its name. Outputs: `losses` (L,), and for every tensor of the state `next.NAME`.
     """
 
     graph: fx.GraphModule
@@ -78,7 +79,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     state = {name: tensor for own in specs for name, tensor in first_state(own, named).items()}
     state.update(_moving_buffers(network))
 
-    images = torch.zeros(batch_size, *network.shape, dtype=torch.uint8)
+    images = torch.zeros(batch_size, *network.shape, dtype=input_type(network))
     labels = torch.arange(batch_size) % network.classes
     given = {"images": images, "labels": labels}
     if network.draws_hard:
@@ -98,13 +99,36 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         return losses, *(following[name] for name in state)
 
     # Twice: autograd does not run inside functionalize, and its derivatives can only be decomposed once traced.
-    with sdpa_kernel(SDPBackend.MATH):  # attention as plain products
+    with sdpa_kernel(SDPBackend.MATH), unchecked(network):  # attention as plain products
         traced = _trace(step, (*examples, *fixed.values()))
     with torch.no_grad():
         plain = functionalize(traced, remove="mutations")
         graph = _trace(lambda *tensors: plain(*tensors, *fixed.values()), examples)
     _tidy(graph)
     return TrainingStep(graph, inputs, ["losses", *(f"next.{name}" for name in state)], state, examples)
+
+
+def input_type(network: Network) -> torch.dtype:
+    """The type of a network's images in an exported graph: float32 if it was trained on features, else uint8."""
+    return torch.float32 if getattr(network.prepare, "input", None) == "features" else torch.uint8
+
+
+@contextmanager
+def unchecked(network: Network) -> Iterator[None]:
+    """A context in which a network does not check features for NaN: a graph has no errors."""
+    prepare = network.prepare
+    if input_type(network) == torch.uint8:
+        yield
+        return
+
+    def pixels(images: Tensor) -> Tensor:
+        return (images - prepare.mean) / prepare.std if prepare.standardise else images
+
+    vars(prepare)["_pixels"] = pixels
+    try:
+        yield
+    finally:
+        del vars(prepare)["_pixels"]
 
 
 def _trace(function: Callable[..., Any], examples: tuple[Tensor, ...]) -> fx.GraphModule:
