@@ -185,8 +185,8 @@ def test_one_channel_and_two_hundred_classes(rule):
 @pytest.mark.parametrize(
     ("body", "shape", "options", "sentence"),
     [
-        ("vgg8b", (3, 8, 8), {}, "halves its maps 4 times: they must be at least 16 pixels a side, not 8"),
-        ("six", (3, 8, 8), {}, "must be at least 8 pixels a side, not 7"),
+        ("vgg8b", (3, 8, 8), {}, "halves its maps 4 times: images must be at least 16 pixels a side, not 8"),
+        ("six", (3, 8, 8), {}, "images must be at least 9 pixels a side, not 8"),
         ("cnn", (3, 32, 32), {"width": 0.001}, "leaves no channel"),
         ("cnn", (3, 32, 32), {"dropout": 1.0}, "dropout is a share"),
         ("resnet17", (3, 32, 32), {"dropout": -0.1}, "dropout is a share"),

@@ -267,3 +267,51 @@ def session(path):
 
 def read(path):
     return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("rule", ["projection", "hyperspherical", "cumulative"])
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_a_network_of_features_takes_features(tmp_path, rule, format):
+    generator = torch.Generator().manual_seed(0)
+    values = 3 * torch.randn(64, 16, 1, 1, generator=generator) - 5
+    features = fo.data.Features(values, torch.arange(64) % 4, tuple("abcd"), "features")
+    net = fo.mlp(features.shape, [16, 16], rule=fo.rules.make(rule, classes=4))
+    fo.fit(net, features, epochs=2)
+    net.prepare.input = "features"
+    (path,) = export_network(net, tmp_path, format=format)
+    if format == "onnx":
+        ready = session(path)
+        assert [each.type for each in ready.get_inputs()] == ["tensor(float)"]
+        scores = torch.from_numpy(ready.run(["scores"], {"images": values.numpy()})[0])
+    else:
+        scores, _ = torch.export.load(path).module()(values)
+    torch.testing.assert_close(scores, net(values), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="NaN"):
+        net(torch.full_like(values, torch.nan))  # the check is back
+
+
+def test_a_training_step_of_features_takes_features(tmp_path):
+    features = fo.data.Features(torch.randn(64, 16, 1, 1), torch.arange(64) % 4, tuple("abcd"), "features")
+    net = fo.mlp(features.shape, [16], rule=fo.rules.Projection(classes=4))
+    net.prepare.fit(features.images)
+    net.prepare.input = "features"
+    step = training_step(net, batch_size=8, optimiser="sgd")
+    assert step.examples[0].dtype == torch.float32
+    export_training_step(net, step, tmp_path, format="onnx")
+    types = {each["name"]: each["dtype"] for each in read(tmp_path / "interface.json")["inputs"]}
+    assert types["images"] == "float32"
+    assert session(tmp_path / "prediction.onnx").get_inputs()[0].type == "tensor(float)"
+
+
+def test_a_missing_data_set_is_named_before_anything_is_written(run, tmp_path, capsys):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    config = read(moved / "config.json")
+    config["data"]["name"] = str(tmp_path / "gone")
+    (moved / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert cli.main(["export", str(moved)]) == 2
+    err = capsys.readouterr().err
+    assert "gone" in err and "Leave the check out with --no-check" in err and err.count("\n") == 1
+    assert not (moved / "export").exists()
+    assert cli.main(["export", str(moved), "--no-check"]) == 0
+    assert (moved / "export/model.onnx").exists()

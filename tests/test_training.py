@@ -96,13 +96,37 @@ def test_blocks_start_at_even_distances(delay, depth, first_steps):
         ("linear", 0.0, 0.25, 0.75),
         ("cosine", 0.0, 0.5, 0.5),
         ("cosine", 0.0, 1.0, 0.0),
-        ("linear", 0.2, 0.1, 0.5),
+        ("linear", 0.2, 0.0, 1 / 200),
+        ("linear", 0.2, 0.099, 0.5),
+        ("cosine", 0.2, 0.199, 1.0),
+        ("linear", 0.2, 0.2, 1.0),
         ("linear", 0.2, 0.6, 0.5),
     ],
 )
 def test_the_learning_rate_follows_its_schedule(schedule, warmup, progress, factor):
     config = TrainingConfig(lr_schedule=schedule, warmup=warmup, epochs=10)
     assert Schedule(config, 100, 1).rate_factor(round(1000 * progress)) == pytest.approx(factor, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0.01, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
+def test_every_step_of_a_warm_up_learns(schedule, warmup, steps):
+    config = TrainingConfig(lr_schedule=schedule, warmup=warmup, epochs=1)
+    rates = [Schedule(config, steps, 1).rate_factor(step) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    rising = sum(step < warmup * steps for step in range(steps))
+    assert rates[:rising] == sorted(rates[:rising])
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"epochs": 1, "optimiser": "adamw"}, {"epochs": 2, "warmup": 0.5}])
+def test_a_run_of_one_step_with_warm_up_learns(images, options):
+    net = fo.build(fo.bodies.CNN(width=0.1), images.shape, rule=fo.rules.make("best", classes=4))
+    before = {name: weight.clone() for name, weight in net.named_parameters()}
+    fo.fit(net, images, **{"warmup": 0.2, "batch_size": 80, "delay": 0.0, **options})
+    for name, weight in net.named_parameters():
+        if weight.dim() > 1:
+            assert not torch.equal(weight, before[name]), name
 
 
 def test_a_gradient_is_clipped_to_its_norm():

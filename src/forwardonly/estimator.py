@@ -21,10 +21,11 @@ except ImportError as missing:
     raise ImportError("ForwardOnlyClassifier needs scikit-learn: pip install 'forward-only[sklearn]'") from missing
 
 import forwardonly as fo
-from forwardonly.names import nearest
+from forwardonly.names import nearest, plain
 from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system.precision import choose_device
+from forwardonly.training.compatibility import block_that_needs_two
 
 DTYPES = [np.float32, np.uint8]  # other types are converted to float32
 CHUNK = 256  # rows scored at a time, always as many, so that a row's scores do not depend on the others
@@ -40,7 +41,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         rule: name of the learning rule (see `forwardonly.rules.TABLE`).
-        hidden: units of each layer.
+        hidden: units of each layer; a number alone is one layer.
         rule_options: options of the rule, by name.
         dropout: share of each layer's inputs that is dropped in training.
         epochs: passes over the rows; None takes the rule's default, as for the options below.
@@ -60,7 +61,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         rule: str = "hyperspherical",
-        hidden: Sequence[int] = (500, 500),
+        hidden: Sequence[int] | int = (500, 500),
         *,
         rule_options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
@@ -131,7 +132,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             self._online = fo.training.Online(self.network_, seed=self._seed, **options)
         batch_size = fo.training.TrainingConfig.resolve(self.network_.rule, data, options).batch_size
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self._seed + self._online.steps))
-        for chosen in order.split(batch_size):
+        for chosen in _chunks(order, batch_size, self.network_):
             self._online.learn(data.images[chosen], data.labels[chosen])
         self.network_.eval()
         return self
@@ -166,7 +167,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         parameters = {name: value for name, value in self.get_params().items() if name != "random_state"}
         kept = {
-            "parameters": {**parameters, "hidden": list(self.hidden)},
+            "parameters": plain(parameters),
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
             "features": self.n_features_in_,
@@ -215,7 +216,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         self._scale = 255.0 if self._pixels else float(X.std(dtype=np.float64)) or 1.0
         rule = fo.rules.TABLE[self.rule](classes=len(classes), **(self.rule_options or {}))
         width = X.shape[1] + (len(classes) if isinstance(rule, ContrastiveRule) else 0)
-        network = fo.mlp((1, 1, width), tuple(self.hidden), rule=rule, dropout=self.dropout, seed=self._seed)
+        network = fo.mlp((1, 1, width), self.hidden, rule=rule, dropout=self.dropout, seed=self._seed)
         if not self._pixels:
             network.prepare.fitted.fill_(True)  # features are scaled here, so a run must not standardise them again
         self.network_ = network.to(choose_device(self.device))
@@ -257,3 +258,11 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             parts = [self.network_(chunk.to(device)).cpu() for chunk in whole.split(CHUNK)]
         scores: np.ndarray = torch.cat(parts)[: len(rows)].double().numpy()
         return scores
+
+
+def _chunks(order: Tensor, size: int, network: fo.Network) -> list[Tensor]:
+    """Rows in chunks of `size`; one row that is left over joins the chunk before if batch norm cannot learn from it."""
+    chunks = list(order.split(size))
+    if len(chunks) > 1 and len(chunks[-1]) == 1 < size and block_that_needs_two(network) is not None:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return chunks

@@ -1,9 +1,12 @@
-"""Names in the tables of rules, bodies and the like: looking them up, and messages about unknown ones."""
+"""Names and values of options: looking names up in the tables of rules and bodies, and checking the values' types."""
 
 import difflib
+import math
+import numbers
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def name_in(table: Mapping[str, object], thing: object) -> str:
@@ -28,9 +31,86 @@ def refuse_unknown(kind: str, name: str, options: Iterable[str], known: Collecti
             raise ValueError(f"The {kind} {name!r} has no option {option!r}: {nearest(option, known)}")
 
 
-def check_choices(options: Any) -> None:
-    """Raises ValueError if an option of a dataclass that is a `Literal` of words has another value."""
+def check_options(options: Any) -> None:
+    """Checks the types of a dataclass's options, and gives numpy's numbers and arrays as Python's own.
+
+    A sequence becomes a tuple, and one number where several may stand a tuple of one.
+
+    Raises:
+        ValueError: a number that is not whole where it must be, not finite, a word that is no choice, and the like.
+    """
+    hints: dict[str, Any] | None = None
     for field in fields(options):
-        value, words = getattr(options, field.name), get_args(field.type)
-        if words and isinstance(words[0], str) and value not in words:
-            raise ValueError(f"{field.name} must be one of {', '.join(words)}, not {value!r}.")
+        hint: Any = field.type
+        if isinstance(hint, str):  # of a module with `from __future__ import annotations`
+            hints = get_type_hints(type(options)) if hints is None else hints
+            hint = hints[field.name]
+        given = getattr(options, field.name)
+        value = _option(field.name, given, hint)
+        if value is not given:
+            object.__setattr__(options, field.name, value)  # dataclasses of options are frozen
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """A whole number of `least` or more, numpy's included, as an int.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = _option(name, value, int)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}.")
+    return int(value)
+
+
+def plain(value: Any) -> Any:
+    """A value in types that JSON can represent: numpy's numbers and arrays, also in lists and dicts, as Python's."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _option(name: str, value: Any, hint: Any) -> Any:
+    """The value of an option whose type is `hint`; values of types that are not known here are returned as they are."""
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        if value is None and len(kinds) < len(get_args(hint)):
+            return None
+        return _option(name, value, kinds[0]) if len(kinds) == 1 else value
+    if get_origin(hint) is tuple:
+        return _several(name, value, get_args(hint)[0])
+    words = get_args(hint)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if words and isinstance(words[0], str):
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
+        return str(value)
+    true_or_false = isinstance(value, bool)
+    if hint is int:
+        if true_or_false or not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} must be a whole number, not {value!r}.")
+        return int(value)
+    if hint is float:
+        number = not true_or_false and isinstance(value, numbers.Real)
+        if not number or not math.isfinite(value):
+            raise ValueError(f"{name} must be a number, not {value!r}.")
+        return value if isinstance(value, int | float) else float(value)
+    if hint is bool and not true_or_false:
+        raise ValueError(f"{name} must be True or False, not {value!r}.")
+    if hint is str and not isinstance(value, str):
+        raise ValueError(f"{name} must be a word, not {value!r}.")
+    return value
+
+
+def _several(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    values = (value,) if isinstance(value, numbers.Number) else value
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be several numbers, such as (200, 100), not {value!r}.")
+    checked = tuple(_option(name, each, kind) for each in values)
+    same = isinstance(value, tuple) and all(one is two for one, two in zip(value, checked, strict=True))
+    return value if same else checked

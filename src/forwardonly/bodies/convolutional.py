@@ -40,8 +40,11 @@ def convolutions(
     activation: type[nn.Module],
     norm: bool = True,
     dropout: float = 0.0,
+    lost: int = 0,
 ) -> list[Layer]:
     """3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation, dropout.
+
+    `lost` are the pixels a side that a stem has taken off the images.
 
     Raises:
         ValueError: the maps are too small to be halved as often as planned, or dropout is not a share.
@@ -49,8 +52,8 @@ def convolutions(
     halvings = sum(step.pool for step in plan)
     if min(shape[1:]) >> halvings == 0:
         raise ValueError(
-            f"The body {name!r} halves its maps {halvings} times: they must be at least {1 << halvings} pixels a side, "
-            f"not {min(shape[1:])}."
+            f"The body {name!r} halves its maps {halvings} times: images must be at least {(1 << halvings) + lost} "
+            f"pixels a side, not {min(shape[1:]) + lost}."
         )
     check_dropout(dropout)
     layers, channels = [], shape[0]
@@ -125,7 +128,7 @@ class Six(Body):
     def layers(self, shape: Sequence[int]) -> list[Layer]:
         plan = [ConvSpec(scaled(channels, self.width), first) for channels in (64, 256, 256) for first in (True, False)]
         behind_stem = (8 * shape[0], shape[1] - 1, shape[2] - 1)
-        return convolutions("six", behind_stem, plan, activation=nn.GELU, dropout=self.dropout)
+        return convolutions("six", behind_stem, plan, activation=nn.GELU, dropout=self.dropout, lost=1)
 
 
 @dataclass(frozen=True, kw_only=True)

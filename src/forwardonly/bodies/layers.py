@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from forwardonly.names import check_options
+
 
 class Layer(NamedTuple):
     """The part of a body that becomes one block.
@@ -43,7 +45,15 @@ class Stem(nn.Module):
 
 
 class Body:
-    """Base of the bodies: frozen dataclasses whose fields are their options."""
+    """Base of the bodies: frozen dataclasses whose fields are their options.
+
+    Raises:
+        ValueError: an option of another type than its field.
+    """
+
+    def __post_init__(self) -> None:
+        if hasattr(self, "__dataclass_fields__"):
+            check_options(self)
 
     def stem(self, shape: Sequence[int]) -> Stem | None:
         """The untrained stem for images of `shape` (channels, height, width), if the body has one."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from forwardonly.bodies.convolutional import check_dropout
 from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Body, Layer
 
@@ -23,6 +24,7 @@ class MLP(Body):
     def layers(self, shape: Sequence[int]) -> list[Layer]:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must name at least one layer of 1 unit or more, not {self.hidden}.")
+        check_dropout(self.dropout)
         sizes = [math.prod(shape), *self.hidden]
         layers = []
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):

@@ -1,5 +1,6 @@
 """`forwardonly export`: a run's network, or its training step, as files for other runtimes."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
+from forwardonly.data import Images
 from forwardonly.export import Format, export_network, export_training_step, training_step
 from forwardonly.network.storage import read_config
 
@@ -55,6 +57,7 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
         ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
     saved_run = open_run(chosen.run, "cpu")
+    test = _images(saved_run, chosen.data_dir) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
     if chosen.what == "training-step":
         files = export_training_step(saved_run.network, _step(chosen, saved_run), out, format=chosen.format)
@@ -66,9 +69,9 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
         "what": chosen.what,
         "files": [str(file) for file in files],
     }
-    if chosen.check and chosen.format == "onnx":
+    if test is not None:
         predicting = next(file for file in files if file.stem in ("model", "prediction"))
-        result.update(_compare(predicting, saved_run, chosen.data_dir))
+        result.update(_compare(predicting, saved_run, test))
     return result
 
 
@@ -94,17 +97,31 @@ def _step(chosen: Export, saved_run: SavedRun) -> Any:
     return training_step(saved_run.network, batch_size=batch_size, **given)
 
 
-def _compare(path: Path, saved_run: SavedRun, data_dir: Path | None) -> dict[str, Any]:
-    """Compares onnxruntime's predictions with those of the run's network."""
-    try:
-        import onnxruntime
-    except ImportError:
+def _images(saved_run: SavedRun, data_dir: Path | None) -> Images:
+    """The test images for the check, which are read before anything is written.
+
+    Raises:
+        ValueError: they or onnxruntime cannot be found.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
         raise ValueError(
-            "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it with --no-check."
-        ) from None
+            "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it out with --no-check."
+        )
     name = saved_run.data["name"]
     size = None if name in fo.data.NAMES or Path(name).is_file() else saved_run.data["image_size"]
-    test = fo.data.load(name, data_dir=data_dir or saved_run.data["data_dir"], image_size=size).test
+    try:
+        return fo.data.load(name, data_dir=data_dir or saved_run.data["data_dir"], image_size=size).test
+    except (ValueError, OSError) as problem:
+        raise ValueError(
+            f"The check of the exported file needs the run's data: {str(problem).rstrip('.')}. Leave the check out "
+            "with --no-check."
+        ) from None
+
+
+def _compare(path: Path, saved_run: SavedRun, test: Images) -> dict[str, Any]:
+    """Compares onnxruntime's predictions with those of the run's network."""
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     weights = {name: tensor.numpy() for name, tensor in saved_run.network.state_dict().items()}
     given = {each.name: weights[each.name] for each in session.get_inputs() if each.name != "images"}

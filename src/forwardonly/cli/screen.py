@@ -15,13 +15,20 @@ if TYPE_CHECKING:  # the screen is made before PyTorch is imported
     from forwardonly.experiments.batch import Standing
 
 
+EVERY = 30.0  # seconds between two lines, where standard error is no terminal
 SHOWN = 4  # blocks whose losses are shown on one line; of more, only the first and the last
 
 
 class Screen:
-    """Standard error. A quiet screen shows nothing, for `--json` without a terminal."""
+    """Standard error. A quiet screen shows nothing, for `--json` without a terminal.
 
-    def __init__(self, *, quiet: bool = False):
+    Args:
+        quiet: whether nothing is shown.
+        clock: the time in seconds.
+    """
+
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
+        self.clock = clock
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, text: str) -> None:
@@ -39,8 +46,12 @@ class Screen:
         self.console.print(table)
 
     @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Callable[["training.StepEvent"], None]]:
-        """A progress bar, updated by the function that it yields; without a terminal, a line per epoch."""
+    def progress(self, title: str, about: str = "") -> Iterator[Callable[["training.StepEvent"], None]]:
+        """A progress bar, updated by the function that it yields.
+
+        Without a terminal, lines: one at the start with what `about` says of the work, one per epoch, and one whenever
+        there was none for 30 seconds, with an estimate of the time that is left.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,45 +60,105 @@ class Screen:
             TextColumn("{task.fields[latest]}"),
         )
         watched = self.console.is_terminal
+        pace: _Pace | None = None
         with Progress(
             *columns, console=self.console, transient=True, redirect_stdout=False, disable=not watched
         ) as bar:
             task = bar.add_task(title, latest="")
+            if not watched:
+                self.say(f"{title}: {about}" if about else title)
+                pace = _Pace(self.clock)
 
             def draw(event: "training.StepEvent") -> None:
                 bar.update(task, completed=event.step, total=event.steps)
                 if event.row is not None:
-                    latest = _epoch(event.row)
-                    bar.update(task, latest=latest)
-                    if not watched:
-                        self.say(latest)
+                    bar.update(task, latest=_epoch(event.row))
+                if pace is None:
+                    return
+                left, due = pace.left(event.step / event.steps), pace.due()
+                if event.row is not None:
+                    self.say(_epoch(event.row))
+                elif due:
+                    self.say(f"step {event.step:,} of {event.steps:,}{left}")
+                if due or event.row is not None:
+                    pace.said()
 
             yield draw
 
     @contextlib.contextmanager
     def batch(self, title: str) -> Iterator[Callable[["Standing"], None]]:
-        """A progress bar for many runs, updated by the function that it yields; without a terminal, a line per run."""
+        """A progress bar for many runs, updated by the function that it yields.
+
+        Without a terminal, lines: one at the start, one per run, and one whenever there was none for 30 seconds.
+        """
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         watched = self.console.is_terminal
-        started, begun, said = time.monotonic(), None, 0
+        pace: _Pace | None = None
+        done = 0
         with Progress(
             *columns, console=self.console, transient=True, redirect_stdout=False, disable=not watched
         ) as bar:
             task = bar.add_task(title, total=1.0)
 
             def draw(standing: "Standing") -> None:
-                nonlocal begun, said
-                if begun is None:  # work of an earlier call says nothing about the pace
-                    begun = standing.share
-                bar.update(
-                    task, completed=standing.share, description=f"{title}: {standing.runs}/{standing.runs_in_all} runs"
-                )
-                if not watched and standing.runs > said and standing.share > begun:
-                    said = standing.runs
-                    left = (time.monotonic() - started) * (1 - standing.share) / (standing.share - begun)
-                    self.say(f"{title}: {said} of {standing.runs_in_all} runs done, about {left / 60:.0f} min left")
+                nonlocal pace, done
+                runs = f"{standing.runs}/{standing.runs_in_all} runs"
+                bar.update(task, completed=standing.share, description=f"{title}: {runs}")
+                if watched:
+                    return
+                if pace is None:
+                    pace, done = _Pace(self.clock), standing.runs
+                    self.say(f"{title}: {standing.runs_in_all} runs, {standing.runs} of them done before")
+                left = pace.left(standing.share)
+                if standing.runs > done or pace.due():
+                    done = standing.runs
+                    self.say(f"{title}: {done} of {standing.runs_in_all} runs done{left}")
+                    pace.said()
 
             yield draw
+
+
+class _Pace:
+    """When the next line is due, and how much time is left at the pace so far."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock = clock
+        self.latest = clock()  # when the last line was said
+        self.begun: tuple[float, float] | None = None  # work of an earlier call says nothing about the pace
+
+    def due(self) -> bool:
+        return self.clock() - self.latest >= EVERY
+
+    def said(self) -> None:
+        self.latest = self.clock()
+
+    def left(self, share: float) -> str:
+        """ ", about 3 min left", from the share of the work that is done; nothing where it cannot be told yet."""
+        if self.begun is None:
+            self.begun = self.clock(), share
+        started, before = self.begun
+        if share <= before:
+            return ""
+        return f", about {duration((self.clock() - started) * (1 - share) / (share - before))} left"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def sizes(train: Any, config: Any) -> str:
+    """A run's sizes on one line: its images, classes, batches and steps."""
+    batch = min(config.batch_size, len(train))
+    steps = len(train) // batch
+    shape = " x ".join(map(str, train.shape))
+    return (
+        f"{len(train):,} images of {shape} in {len(train.classes)} classes, {steps:,} steps of {batch} images an "
+        f"epoch, {config.epochs} epochs"
+    )
 
 
 def percent(share: float) -> str:

@@ -15,7 +15,7 @@ import tyro
 
 import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
-from forwardonly.cli.screen import Screen, percent
+from forwardonly.cli.screen import Screen, percent, sizes
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
 from forwardonly.network.storage import CONFIG, RESULT, read_config, write_json
@@ -201,7 +201,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
                 f"follows the schedule of {config.epochs} epochs"
             ]
     logged = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(config)})
-    with logged as note, screen.progress(f"{chosen.rule} on {train.name}") as draw:
+    with logged as note, screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config)) as draw:
 
         def progress(event: StepEvent) -> None:
             while news:

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from forwardonly.data.fetching import fetch, unpack
+from forwardonly.data.folders import list_images
 from forwardonly.data.formats import TEST_SHARE, read_cifar, read_cifar_classes, read_mnist
 from forwardonly.data.images import Images
 from forwardonly.data.loading import _CLOTHES, _DIGITS, load
-from forwardonly.data.pictures import list_images, read_images, read_tiny_imagenet_test
+from forwardonly.data.pictures import read_images, read_tiny_imagenet_test
 from forwardonly.data.reading import reading
 from forwardonly.data.sources import SOURCES, find, locate, source
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 
-from forwardonly.export.step import TrainingStep
+from forwardonly.export.step import TrainingStep, input_type, unchecked
 from forwardonly.network.network import Network
 from forwardonly.network.storage import save, write_atomically, write_json
 
@@ -29,8 +29,8 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     """Writes a network for prediction to a folder. Returns its files.
 
     `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The other formats give one file
-    `model` that maps `images` (B, channels, height, width) uint8 to `scores` (B, C) and `block_scores` (L, B, C), for
-    any B.
+    `model` that maps `images` (B, channels, height, width) to `scores` (B, C) and `block_scores` (L, B, C), for any B.
+    Images are uint8, or float32 if the network was trained on features, which are then not checked for NaN.
 
     Raises:
         ValueError: the folder cannot be written, or a package is missing.
@@ -39,7 +39,7 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     if format == "safetensors":
         save(network, folder)
         return [folder / "config.json", folder / "model.safetensors"]
-    images = torch.zeros(2, *network.shape, dtype=torch.uint8)
+    images = torch.zeros(2, *network.shape, dtype=input_type(network))
     with _evaluating(network):
         program = torch.export.export(_Scores(network), (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
     return [_write(program, folder / f"model{SUFFIX[format]}", ["images"], SCORES)]
@@ -60,7 +60,7 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
     folder, suffix = _made(folder), SUFFIX[format]
     whole = torch.export.export(step.graph, step.examples)
     weights = {name: tensor for name, tensor in step.state.items() if name in network.state_dict()}
-    images = torch.zeros(2, *network.shape, dtype=torch.uint8)
+    images = torch.zeros(2, *network.shape, dtype=input_type(network))
     shapes = ({0: Dim("batch", min=1)}, dict.fromkeys(weights))
     with _evaluating(network):
         predicting = torch.export.export(_ScoresOf(network), (images, weights), dynamic_shapes=shapes)
@@ -140,7 +140,7 @@ def _evaluating(network: Network) -> Iterator[None]:
     training, device = network.training, network.device
     network.eval().cpu()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unchecked(network):
             yield
     finally:
         network.to(device).train(training)

@@ -42,7 +42,7 @@ class PlainUpdate(Update):
     def step(self) -> None:
         """Computes the next tensors of the state; those that the loss does not depend on do not change."""
         gradients = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
-        if self.clip is not None:
+        if self.clip is not None and gradients:
             norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
             share = (self.clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = {name: gradient * share for name, gradient in gradients.items()}

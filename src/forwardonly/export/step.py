@@ -8,7 +8,8 @@ Shapes: B batch, L blocks.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from forwardonly.bodies.dropout import drops
 from forwardonly.export import decompositions
 from forwardonly.export.optimisers import OptimiserSpecs, PlainUpdate, State, first_state, optimiser_specs
+from forwardonly.names import whole_number
+from forwardonly.network.block import is_frozen
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
 from forwardonly.training.batch import Batch
+from forwardonly.training.compatibility import require_batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.step import Context
 from forwardonly.training.strategies import whole_step
@@ -33,10 +37,10 @@ from forwardonly.training.strategies import whole_step
 class TrainingStep:
     """A graph that maps `inputs` to `outputs`, and its initial state.
 
-    Inputs: `images` (B, channels, height, width) uint8, `labels` (B,) int64, for contrastive rules `wrong_labels` (B,)
-    int64 drawn by the caller, or `chance` (B, classes) float32 drawn uniformly from 0 to 1 if the network draws hard
-    wrong labels itself, `learning_rate` () float32, and every tensor of `state` under its name. Outputs: `losses` (L,),
-    and for every tensor of the state `next.NAME`.
+    Inputs: `images` (B, channels, height, width), uint8 or for a network of features float32, `labels` (B,) int64, for
+    contrastive rules `wrong_labels` (B,) int64 drawn by the caller, or `chance` (B, classes) float32 drawn uniformly
+    from 0 to 1 if the network draws hard wrong labels itself, `learning_rate` () float32, and every tensor of `state`
+    under its name. Outputs: `losses` (L,), and for every tensor of the state `next.NAME`.
     """
 
     graph: fx.GraphModule
@@ -63,8 +67,11 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
             cannot be written as forward operations.
     """
     config = TrainingConfig.resolve(network.rule, given=options)
-    _check(network, batch_size)
-    network = copy.deepcopy(network).cpu().train().requires_grad_(True)
+    batch_size = _check(network, batch_size)
+    network = copy.deepcopy(network).cpu()
+    if is_frozen(network):  # for prediction
+        network.requires_grad_(True)
+    network.train()
     specs = [optimiser_specs(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
     if network.label_classifier is not None:
         specs.append(optimiser_specs("label_classifier.", network.label_classifier, config))
@@ -72,7 +79,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     state = {name: tensor for own in specs for name, tensor in first_state(own, named).items()}
     state.update(_moving_buffers(network))
 
-    images = torch.zeros(batch_size, *network.shape, dtype=torch.uint8)
+    images = torch.zeros(batch_size, *network.shape, dtype=input_type(network))
     labels = torch.arange(batch_size) % network.classes
     given = {"images": images, "labels": labels}
     if network.draws_hard:
@@ -83,9 +90,8 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     inputs = [*given, *state]
     examples = (*given.values(), *state.values())
 
-    fixed = {
-        f"blocks.{name}": buffer for name, buffer in network.blocks.named_buffers() if f"blocks.{name}" not in state
-    }
+    constant = [*network.blocks.named_buffers(), *network.blocks.named_parameters()]  # a frozen block's too
+    fixed = {f"blocks.{name}": tensor.detach() for name, tensor in constant if f"blocks.{name}" not in state}
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip([*inputs, *fixed], tensors, strict=True))
@@ -93,13 +99,36 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         return losses, *(following[name] for name in state)
 
     # Twice: autograd does not run inside functionalize, and its derivatives can only be decomposed once traced.
-    with sdpa_kernel(SDPBackend.MATH):  # attention as plain products
+    with sdpa_kernel(SDPBackend.MATH), unchecked(network):  # attention as plain products
         traced = _trace(step, (*examples, *fixed.values()))
     with torch.no_grad():
         plain = functionalize(traced, remove="mutations")
         graph = _trace(lambda *tensors: plain(*tensors, *fixed.values()), examples)
     _tidy(graph)
     return TrainingStep(graph, inputs, ["losses", *(f"next.{name}" for name in state)], state, examples)
+
+
+def input_type(network: Network) -> torch.dtype:
+    """The type of a network's images in an exported graph: float32 if it was trained on features, else uint8."""
+    return torch.float32 if getattr(network.prepare, "input", None) == "features" else torch.uint8
+
+
+@contextmanager
+def unchecked(network: Network) -> Iterator[None]:
+    """A context in which a network does not check features for NaN: a graph has no errors."""
+    prepare = network.prepare
+    if input_type(network) == torch.uint8:
+        yield
+        return
+
+    def pixels(images: Tensor) -> Tensor:
+        return (images - prepare.mean) / prepare.std if prepare.standardise else images
+
+    vars(prepare)["_pixels"] = pixels
+    try:
+        yield
+    finally:
+        del vars(prepare)["_pixels"]
 
 
 def _trace(function: Callable[..., Any], examples: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -152,7 +181,8 @@ def _learn(
         PlainUpdate({name: leaves[name] for name in own}, own, config.clip, values, values["learning_rate"])
         for own in specs
     ]
-    inside = {f"network.{name}": tensor for name, tensor in {**leaves, **buffers}.items()}
+    frozen = {name: values[name] for name, _ in network.named_parameters() if name in values and name not in leaves}
+    inside = {f"network.{name}": tensor for name, tensor in {**leaves, **frozen, **buffers}.items()}
     with torch.enable_grad():
         losses = functional_call(_Loop(network), inside, (values, updates))
     following = {name: buffers.get(name, values[name]).clone() for name in state}
@@ -165,7 +195,7 @@ def _moving_buffers(network: Network) -> State:
     """Running statistics: buffers of blocks that change in a forward pass in training mode."""
     moving: State = {}
     for path, module in network.blocks.named_modules(prefix="blocks"):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None and module.training:
             assert module.running_var is not None
             moving[f"{path}.running_mean"] = module.running_mean.clone()
             moving[f"{path}.running_var"] = module.running_var.clone()
@@ -173,12 +203,14 @@ def _moving_buffers(network: Network) -> State:
     return moving
 
 
-def _check(network: Network, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+def _check(network: Network, batch_size: int) -> int:
+    """The batch size as an int; ValueError if such a step cannot be exported."""
+    batch_size = whole_number("batch_size", batch_size, 1)
+    require_batch(network, batch_size)
     for name, module in network.named_modules():
         if drops(module):
             raise ValueError(f"Dropout is random and cannot be exported in a training step: build {name} without it.")
+    return batch_size
 
 
 def _tidy(graph: fx.GraphModule) -> None:

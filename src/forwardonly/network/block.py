@@ -6,7 +6,7 @@ block to another, regardless of their bodies and rules.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,17 @@ class Block(nn.Module):
         self.rule = rule
         self.join = join
 
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, except for a body or a rule whose parameters are all frozen: its norms keep their statistics.
+
+        A block of which both are frozen stays as it is.
+        """
+        super().train(mode)
+        for part in (self.body, self.rule):
+            if is_frozen(part):
+                part.eval()
+        return self
+
     def forward(self, incoming: Signal) -> Tensor:
         """The activation, from which the rule computes the loss."""
         return self.body(main_path(incoming))
@@ -73,6 +84,12 @@ class Block(nn.Module):
             return None
         rows = PeerGoodness(*(goodness.unsqueeze(0) for goodness in own))
         return rows if peers is None else PeerGoodness(*(torch.cat(pair) for pair in zip(peers, rows, strict=True)))
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, none of which is trained (`requires_grad_(False)`)."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def main_path(signal: Signal) -> Tensor:

@@ -50,7 +50,7 @@ def assemble(
 
 def mlp(
     shape: Sequence[int],
-    hidden: Sequence[int] = (1000, 1000),
+    hidden: Sequence[int] | int = (1000, 1000),
     *,
     rule: rules.Rule,
     dropout: float = 0.0,
@@ -58,7 +58,8 @@ def mlp(
     seed: int = 0,
 ) -> Network:
     """A multilayer perceptron for images of `shape` (channels, height, width); see `build`."""
-    return build(bodies.MLP(hidden=tuple(hidden), dropout=dropout), shape, rule=rule, readout=readout, seed=seed)
+    body = bodies.MLP(hidden=hidden, dropout=dropout)  # type: ignore[arg-type]  # which makes a tuple of it
+    return build(body, shape, rule=rule, readout=readout, seed=seed)
 
 
 def from_config(config: Mapping[str, Any]) -> Network:
@@ -95,7 +96,7 @@ def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule)
 
 def _config(body: bodies.Body, shape: Sequence[int], rule: rules.Rule, readout: Kind) -> dict[str, Any]:
     return {
-        "shape": list(shape),
+        "shape": [int(size) for size in shape],
         "body": {"name": name_in(bodies.TABLE, body), **asdict(body)},  # type: ignore[call-overload]  # a Body is a dataclass
         "rule": {"name": name_in(rules.TABLE, rule), **rule.options()},
         "readout": readout,

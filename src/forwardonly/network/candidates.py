@@ -28,7 +28,7 @@ def goodness_by_label(row: Sequence[Block], unlabelled: Tensor, codes: Tensor) -
         codes: each label on a blank image, (C, ...), so that their sum is a labelled image.
     """
     batch = unlabelled.shape[0]
-    group = max(1, ROWS // batch) if isinstance(batch, int) else 1  # an exported graph knows no batch size
+    group = max(1, ROWS // max(batch, 1)) if isinstance(batch, int) else 1  # an exported graph knows no batch size
     first = FirstLayer(row[0], unlabelled)
     parts = []
     for some in codes.split(group):

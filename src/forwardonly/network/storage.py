@@ -73,6 +73,11 @@ def load(folder: str | Path) -> Network:
     """
     folder = Path(folder)
     config = read_config(folder)
+    if not config["network"]:
+        raise ValueError(
+            f"The network in {folder} was built by hand, so no config can rebuild it: build it again, then "
+            f"load_state_dict(safetensors.torch.load_file(...)) of its {MODEL}."
+        )
     try:
         tensors = safetensors.torch.load_file(folder / MODEL)
     except FileNotFoundError:

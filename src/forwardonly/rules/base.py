@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from forwardonly.names import check_choices
+from forwardonly.names import check_options
 from forwardonly.ops.norms import mean_square
 
 PeersNeeded = Literal["none", "earlier", "all"]
@@ -66,9 +66,9 @@ class Rule(nn.Module):
 
     def __post_init__(self) -> None:
         super().__init__()
+        check_options(self)
         if self.classes < 2:
             raise ValueError(f"A rule needs at least 2 classes, not {self.classes}.")
-        check_choices(self)
 
     def options(self) -> dict[str, Any]:
         """The values of all options, in types that JSON can represent."""

@@ -8,9 +8,13 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from forwardonly.bodies.dropout import drops
+from forwardonly.network.block import Signal
 from forwardonly.network.network import Network
+from forwardonly.rules import ContrastiveRule
 
 
 class Setting(NamedTuple):
@@ -94,6 +98,43 @@ def check_counts(setting: Setting, images: int) -> None:
     batch = min(config.batch_size, images)
     if batch < team.replicas:
         raise ValueError(f"A batch of {batch} images cannot be shared by {team.replicas} processes.")
+    require_batch(network, batch, team.replicas)
+
+
+def require_batch(network: Network, batch: int, processes: int = 1) -> None:
+    """Raises ValueError if a process would get one image of a batch, and a block's batch norm cannot learn from one."""
+    if batch // processes == 1 and (number := block_that_needs_two(network)) is not None:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise ValueError(
+            f"Batch norm in block {number} needs 2 images a batch{each}: choose batch_size of {2 * processes} or more, "
+            "from as many images."
+        )
+
+
+def block_that_needs_two(network: Network) -> int | None:
+    """Number, from 1, of the first block whose batch norm would see one value a channel in a step on one image.
+
+    None if there is none, as under contrastive rules, whose two streams are two images.
+    """
+    if isinstance(network.rule, ContrastiveRule):
+        return None
+    label = torch.zeros(1, dtype=torch.int64, device=network.device)
+    with torch.no_grad():
+        signal: Signal = network.prepare(torch.zeros(1, *network.shape, dtype=torch.uint8, device=network.device))
+        for number, block in enumerate(network.row, 1):
+            training = block.training
+            norms = [norm for norm in block.train().modules() if isinstance(norm, _BatchNorm) and norm.training]
+            seen: list[Tensor] = []
+            handles = [norm.register_forward_pre_hook(lambda _, given, to=seen: to.extend(given)) for norm in norms]
+            activation = block.eval()(signal)  # the trial must not change running statistics
+            block.rule.local_loss(activation, label, None)
+            signal = block.pass_on(activation, signal)
+            for handle in handles:
+                handle.remove()
+            block.train(training)
+            if any(values.numel() == values.shape[1] for values in seen):
+                return number
+    return None
 
 
 def refusal(one: str, other: str) -> str:

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral
 from typing import Any, Literal, Self
 
 from forwardonly.data import Augment, Images, augmentation
-from forwardonly.names import check_choices, nearest
+from forwardonly.names import check_options, nearest
 from forwardonly.rules import Preset, Rule, training_defaults
 from forwardonly.system.memory import parse_bytes
 from forwardonly.training import compatibility
@@ -20,7 +19,7 @@ class TrainingConfig:
     """Training options. `resolve` gives each its value: the caller's, else the data set's, the rule's, or the default.
 
     Raises:
-        ValueError: a value out of range, or two options that cannot be combined.
+        ValueError: a value out of range or of another type, or two options that cannot be combined.
     """
 
     epochs: int = 30
@@ -40,7 +39,7 @@ class TrainingConfig:
     final_rate: float = 0.0
     """Learning rate at the end of a linear or cosine schedule, as a share of the highest."""
     warmup: float = 0.0
-    """Share of the run in which the learning rate rises linearly from 0 to its highest value."""
+    """Share of the run in which the learning rate rises linearly to its highest value, n steps from 1/n of it on."""
     delay: float = 0.0
     """Share of the run after which the last block starts to learn, at the current learning rate; the blocks before it
     start at equal intervals, the first at once. A block that has not started costs nothing.
@@ -77,15 +76,10 @@ class TrainingConfig:
     """Augmentation: side in pixels of a square that is blanked at random."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every", "workers", "checkpoint_every"):
-            value = getattr(self, name)
-            if name == "checkpoint_every" and value is None:
-                continue
-            if not isinstance(value, Integral):  # an epoch and a half would never come to its end
-                raise ValueError(f"{name} must be a whole number, not {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
-            object.__setattr__(self, name, int(value))  # JSON knows no numpy
+        check_options(self)
+        for name in ("epochs", "batch_size", "validate_every", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
         if self.weight_decay < 0:
@@ -102,7 +96,6 @@ class TrainingConfig:
             parse_bytes(self.memory_budget)
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, not {self.clip}.")
-        check_choices(self)
         compatibility.check(compatibility.Setting(self))
 
     @classmethod

@@ -1,5 +1,6 @@
 """A run: `fit` trains a network on images and records its history, in a folder if one is given."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from forwardonly.data import Images
 from forwardonly.data.matching import covers, named_as
+from forwardonly.names import plain, whole_number
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_device
 from forwardonly.training import compatibility, strategies
@@ -50,6 +52,10 @@ def fit(
     The network remembers the names of the classes (`Network.class_names`). Labels of validation and test images, and of
     training images if it has learned classes of these names before, are matched to them by name.
 
+    What fails after training (measuring, writing) or did not learn is warned of and noted in the result's `notes`; the
+    run is returned all the same. Of a network built by hand or by `localize`, a run folder holds weights and figures,
+    but `fo.load` cannot rebuild it.
+
     Args:
         network: is moved to the device that the options name.
         train: images to learn from.
@@ -71,6 +77,7 @@ def fit(
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
     """
+    seed = whole_number("seed", seed, 0)
     _check(network, train, validation, test)
     train, validation, test = _matched(network, train, validation, test)
     folder = None if out is None else Path(out)
@@ -82,25 +89,37 @@ def fit(
     setting = compatibility.Setting(config, network, device, team)
     compatibility.check(setting)
     compatibility.check_counts(setting, len(train))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         plan = make_plan(network, train, config, device)
         plan.place(network, device)
         session = open_session(network, train, config, device, seed, team)
         strategy = strategies.choose(session)
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
-            trainer.open(extra or {}, resume, validation if network.readout.fitted_on == "validation" else None)
+            trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
             network.class_names = train.classes
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):
                     trainer.progress.history.append(row)
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
-        return Run(network, trainer.progress.history, result, folder)
+    for note in result.get("notes", ()):
+        warnings.warn(note, stacklevel=2)
+    return Run(network, trainer.progress.history, result, folder)
 
 
 def _check(network: Network, train: Images, validation: Images | None, test: Images | None) -> None:
     """Raises ValueError unless the network can learn from the images and labels."""
+    for name, images in (("train", train), ("validation", validation), ("test", test)):
+        if not isinstance(images, Images) and not (images is None and name != "train"):
+            raise ValueError(
+                f"{name} must be fo.data.Images or fo.data.Features, not {type(images).__name__}: "
+                "fo.data.Images(images, labels, classes, name) makes them of tensors."
+            )
+    if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in network.parameters()):
+        raise ValueError("Training needs gradients: build the network and call fit outside torch.inference_mode().")
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise ValueError("Every weight of the network is frozen: free those that are to learn with requires_grad_().")
     if len(train) == 0:
         raise ValueError("There are no training images.")
     for images in (train, validation, test):

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forwardonly.names import whole_number
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_precision
+from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.feed import train_label_classifier
@@ -14,6 +16,8 @@ from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.step import Context
 from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
+
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Online:
@@ -30,7 +34,7 @@ class Online:
 
     def __init__(self, network: Network, *, seed: int = 0, **options: Any):
         self.network = network
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
         self.config = TrainingConfig.resolve(network.rule, given=options)
         self.precision = choose_precision(self.config.precision, network.device)
         self.updates = [Update(block, self.config) for block in network.row]
@@ -38,14 +42,18 @@ class Online:
         self.classifier_update = None if classifier is None else Update(classifier, self.config)
         self.steps = 0
 
+    @torch.enable_grad()
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of every block on images (B, channels, height, width) with labels (B,). Returns the losses (L,).
 
         Raises:
-            ValueError: images of another shape than the network's.
+            ValueError: images of another shape than the network's, no images, or labels that are not its classes.
         """
         device = self.network.device
-        images, labels = images.to(device), labels.to(device)
+        if torch.is_inference_mode_enabled():
+            raise ValueError("Training needs gradients: call learn outside torch.inference_mode().")
+        labels = self._checked(images, labels).to(device)
+        images = images.to(device)
         self.network.train()
         logits = None
         if self.classifier_update is not None:
@@ -57,3 +65,25 @@ class Online:
             losses = whole_step(self.network.row, self.updates, batch, context)
         self.steps += 1
         return losses
+
+    def _checked(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The labels as int64; ValueError if the network cannot learn from such a batch."""
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise ValueError(
+                f"images and labels must be tensors, not {type(images).__name__} and {type(labels).__name__}: "
+                "torch.from_numpy makes one."
+            )
+        if len(images) == 0:
+            raise ValueError("There are no images to learn from.")
+        if labels.shape != images.shape[:1] or labels.dtype not in WHOLE:
+            raise ValueError(
+                f"labels must be {len(images)} whole numbers, one for each image, not {labels.dtype} of shape "
+                f"{tuple(labels.shape)}."
+            )
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.network.classes:
+            raise ValueError(
+                f"Labels must be from 0 to {self.network.classes - 1}, the network's classes, but go from "
+                f"{int(labels.min())} to {int(labels.max())}."
+            )
+        compatibility.require_batch(self.network, len(images))
+        return labels.long()

@@ -31,8 +31,8 @@ class Schedule:
     def rate_factor(self, step: int) -> float:
         """Learning rate of a step as a share of the highest; a block that starts late joins at this rate."""
         config, progress = self.config, step / self.steps
-        if progress < config.warmup:
-            return progress / config.warmup
+        if progress < config.warmup:  # the first of n steps has 1/n of the highest rate, not 0, which teaches nothing
+            return min(1.0, (step + 1) / (config.warmup * self.steps))
         if config.lr_schedule == "constant":
             return 1.0
         left = 1 - (progress - config.warmup) / (1 - config.warmup)

@@ -316,8 +316,11 @@ class Trainer:
         """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
+        for text in figures.unmoved(session, progress.history, self.summed_losses):
+            figures.note(result, text)
         if self.folder is not None and session.team.leads:
-            run_folder.finish(self.folder, session.network, progress.history, result, self._digest())
+            with figures.kept(result, "writing the run", session):
+                run_folder.finish(self.folder, session.network, progress.history, result, self._digest())
         return result
 
 

@@ -51,9 +51,14 @@ class Update:
                         slot.zero_()
 
     def __call__(self, loss: Tensor) -> None:
-        """One step down the gradient of the block's own loss."""
-        loss.backward()
+        """One step down the gradient of the block's own loss, or nothing if the block has no trained parameters."""
+        self.backward(loss)
         self.step()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss to that which the parameters hold."""
+        if loss.requires_grad:  # not that of a frozen block
+            loss.backward()
 
     def step(self) -> None:
         """One step down the gradient that the parameters hold, which is then cleared."""

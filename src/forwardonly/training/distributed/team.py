@@ -257,6 +257,8 @@ class SharedUpdate(Update):
 
     def step(self) -> None:
         self.sharing = [parameter for parameter in self.parameters if parameter.grad is not None]
+        if not self.sharing:  # a frozen block
+            return
         pieces = [parameter.grad.flatten() for parameter in self.sharing if parameter.grad is not None]
         self.gradient = torch.cat(pieces).mul_(self.weight)
         for parameter in self.sharing:

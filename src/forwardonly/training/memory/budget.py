@@ -22,6 +22,7 @@ from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes, peak_memory_bytes
 from forwardonly.system.precision import Precision, choose_precision
+from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch, bytes_of, tensors_in
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.memory.offload import Offload, tensors_of
@@ -116,6 +117,8 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
     parts = [batch]
     while parts[-1] > 1:
         parts.append(-(-parts[-1] // 2))
+    if compatibility.block_that_needs_two(network) is not None:  # the last part is what is left of the batch
+        parts = [part for part in parts if min(part, batch % part or part) > 1]
     ways = [(part, False) for part in parts if part >= min(FEWEST, batch)]
     ways += [(part, len(costs) > 1) for part in parts]  # with one block there is no idle one
     for part, offload in ways:

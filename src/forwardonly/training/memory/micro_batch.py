@@ -24,7 +24,7 @@ def accumulate(block: Block, update: Update, batch: Batch, precision: Precision,
         share = len(part.labels) / len(batch.labels)
         with autocast(precision, batch.labels.device):
             activation, loss, goodness = block.judge(*part)
-        (loss * share).backward()
+        update.backward(loss * share)
         losses.append(loss.detach() * share)
         behind.append(part.behind(block, activation, goodness))
         del activation, loss  # or they would stay in memory while the next micro-batch is computed

@@ -1,13 +1,17 @@
 """The figures of a run: a row of the history for each epoch, and the final result."""
 
 import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from forwardonly.data import Images
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
+from forwardonly.network.block import is_frozen
 from forwardonly.system.memory import peak_memory_bytes
 from forwardonly.training.session import Session
 
@@ -46,14 +50,55 @@ def result_of(
     }
     fitted_on = {"validation": validation, "training": session.images}.get(network.readout.fitted_on or "")
     if fitted_on is not None:
-        fit_readout(network, fitted_on, precision=session.precision)
+        with kept(result, f"fitting the readout {network.readout.kind!r}", session):
+            fit_readout(network, fitted_on, precision=session.precision)
     for name, images in (("validation", validation), ("test", test)):
         if images is not None:
-            measured = session.team.evaluate(network, images, session.precision, at_a_time)
-            result[f"{name}_accuracy"] = measured.accuracy
-            result["block_accuracy"] = measured.block_accuracy
+            with kept(result, f"measuring the {name} accuracy", session):
+                measured = session.team.evaluate(network, images, session.precision, at_a_time)
+                result[f"{name}_accuracy"] = measured.accuracy
+                result["block_accuracy"] = measured.block_accuracy
     result["peak_memory_bytes"] = peak_memory_bytes(session.device)
     return result
+
+
+@contextmanager
+def kept(result: dict[str, Any], work: str, session: Session) -> Iterator[None]:
+    """A context for `work` after training, whose failure is noted in the result: a trained network is not lost by it.
+
+    Where several processes share the run they would wait for each other, so there it is raised.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if not session.team.alone:
+            raise
+        note(result, f"After training, {work} failed: {str(problem) or type(problem).__name__}")
+
+
+def note(result: dict[str, Any], text: str) -> None:
+    """Adds a sentence to the result's `notes`."""
+    result.setdefault("notes", []).append(text)
+
+
+def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tensor) -> list[str]:
+    """A sentence for each block whose loss was the same from the first step to the last.
+
+    `losses` (steps, L) are the last epoch's.
+    """
+    found = []
+    for index, block in enumerate(session.network.row):
+        own = [row["loss"][index] for row in history if row.get("block", index) == index]
+        values = [value for value in own if value is not None]
+        if len(values) == 1:  # one epoch: its steps; a block that learned before the last phase is not in `losses`
+            first = session.schedule.first_steps[index] - (session.config.epochs - 1) * len(losses)
+            values = losses[max(0, first) :, index].tolist()
+        if len(values) > 1 and len(set(values)) == 1 and values[0] and not is_frozen(block):
+            found.append(
+                f"The loss of block {index} stayed at {values[0]:.6g} from the first step to the last, so it learned "
+                "nothing: try another learning rate or seed, and look whether its input is the same for all images."
+            )
+    return found
 
 
 def describe_device(device: torch.device) -> str:

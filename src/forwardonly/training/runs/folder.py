@@ -9,7 +9,17 @@ from typing import Any
 import torch
 
 from forwardonly.network.network import Network
-from forwardonly.network.storage import CONFIG, FORMAT, RESULT, read_config, save, write_atomically, write_json
+from forwardonly.network.storage import (
+    CONFIG,
+    FORMAT,
+    MODEL,
+    RESULT,
+    packed,
+    read_config,
+    save,
+    write_atomically,
+    write_json,
+)
 from forwardonly.training.runs import checkpoint
 from forwardonly.version import __version__
 
@@ -112,8 +122,11 @@ def finish(
         ValueError: the folder cannot be written; the run can be resumed from its last checkpoint.
     """
     config = {**read_config(folder), **({} if learned_from is None else {DIGEST: learned_from})}
-    save(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
+    if network.config:
+        save(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
     try:
+        if not network.config:  # built by hand: the weights alone
+            write_atomically(folder / MODEL, packed(network.state_dict()))
         _write_metrics(folder, history)
         write_json(folder / RESULT, result)
     except OSError as problem:

@@ -31,7 +31,8 @@ def coupled_step(blocks: Sequence[Block], updates: Sequence[Update], batch: Batc
     """
     with autocast(context.precision, main_path(batch.signal).device):
         losses = torch.stack(losses_among_all(blocks, batch.signal))
-    losses.sum().backward()
+    if losses.requires_grad:
+        losses.sum().backward()
     for update in updates:
         update.step()
     return losses.detach()
