@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 import forwardonly as fo
 from forwardonly import training
 from forwardonly.network.prepare import Prepare
-from forwardonly.training import Team, TrainingConfig, feed, online, strategies
+from forwardonly.training import Team, TrainingConfig, online, strategies
 from forwardonly.training.memory.budget import MemoryPlan
 from forwardonly.training.progress import Position
 from forwardonly.training.session import open_session
