@@ -67,9 +67,7 @@ def data(shape: tuple[int, int, int]) -> fo.data.Images:
 def train(rule: str, body: str, device: str, team: Any = None, **options: Any) -> dict[str, torch.Tensor]:
     """One epoch, validation included; raises where a weight is not finite."""
     shape = (3, 32, 32)
-    network = fo.build(
-        fo.bodies.TABLE[body](**SMALL.get(body, {})), shape, rule=fo.rules.make(rule, classes=CLASSES)
-    )
+    network = fo.build(fo.bodies.TABLE[body](**SMALL.get(body, {})), shape, rule=fo.rules.make(rule, classes=CLASSES))
     images = data(shape)
     fo.fit(network, images, validation=images, epochs=1, batch_size=16, device=device, team=team, **options)
     network.predict(images.images)
