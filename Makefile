@@ -2,6 +2,7 @@
 # make test      set up .venv for developers, then lint, format check, types and the quick tests: minutes
 # make test-all  the same with the slow tests: networks that must learn, processes that are killed; what CI runs
 # make fuzz      ten thousand malformed files of each kind against every loader
+# make gpu-check on a machine with a GPU: every rule, body and feature on it, a few steps each; minutes
 # make clean     remove .venv and the tools' caches; runs and data stay
 #
 # Another Python:            make demo PYTHON=python3.12
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo install lint test test-all fuzz clean
+.PHONY: demo install lint test test-all fuzz gpu-check clean
 
 demo: .venv/demo.stamp
 	rm -rf runs/demo
@@ -35,6 +36,9 @@ test-all: lint
 
 fuzz: .venv/all.stamp
 	FORWARDONLY_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz
+
+gpu-check: .venv/all.stamp
+	$(BIN)/python benchmarks/gpu_check.py --out gpu-check.json
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

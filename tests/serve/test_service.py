@@ -1,8 +1,14 @@
 """The service: correct answers to valid requests, 4xx to invalid ones, after which it still runs."""
 
+import asyncio
 import io
 import socket
 import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import urllib.request
 import warnings
 import zlib
 
@@ -119,12 +125,16 @@ def test_a_hostile_upload_gets_4xx_and_the_service_lives_on(client, kind):
         ("[]", '{"images"'),
         ('{"images": []}', "1 to 4 images"),
         ('{"images": [1, 2, 3, 4, 5]}', "1 to 4 images in a request, not 5"),
-        ('{"images": [[[1, 2], [3]]]}', "1 x 8 x 8 numbers"),
+        ('{"images": [[[1, 2], [3]]]}', "1 x 8 x 8 whole numbers"),
         ('{"images": [[[1, 2], [3, 4]]]}', "1 x 8 x 8 whole numbers"),
         ('{"images": ["x"]}', "1 x 8 x 8 whole numbers"),
         ('{"images": [1e400]}', "whole numbers"),
         (f'{{"images": [{[[0] * 8] * 7 + [[0] * 7 + [256]]}]}}', "0 to 255"),
-        (f'{{"images": [{[[0] * 8] * 7 + [[0] * 7 + [10**30]]}]}}', "1 x 8 x 8"),
+        (f'{{"images": [{[[0] * 8] * 7 + [[0] * 7 + [10**30]]}]}}', "0 to 255"),
+        (f'{{"images": [{[[0] * 8] * 7 + [[0] * 7 + [True]]}]}}'.replace("True", "true"), "whole numbers"),
+        ('{"images": ["' + "x" * 150_000 + '", "", "", ""]}', "1 x 8 x 8 whole numbers"),
+        ('{"images": [' + "[" * 900 + "]" * 900 + "]}", "1 x 8 x 8 whole numbers"),
+        ('{"images": [[[' + "9" * 5000 + "]]]}", "not JSON"),
     ],
 )
 def test_bad_json_gets_400_in_one_sentence(client, content, says):
@@ -140,9 +150,12 @@ def test_too_many_files_and_other_kinds_of_body(client):
     assert client.get("/predict").status_code == 405
 
 
+HEAD = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
 def test_a_body_of_unannounced_size_is_cut_off(address):
     host, port = address.removeprefix("http://").split(":")
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=60) as plain:
         plain.sendall(head)
         try:
@@ -151,6 +164,125 @@ def test_a_body_of_unannounced_size_is_cut_off(address):
         except OSError:
             pass  # the service has hung up already
         assert plain.recv(12) == b"HTTP/1.1 413"
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "tiff", "webp"])
+def test_a_small_file_of_many_pixels_is_refused_in_each_format(client, kind):
+    content = io.BytesIO()
+    options = {"compression": "tiff_deflate"} if kind == "tiff" else {}
+    Image.new("1" if kind == "bmp" else "L", (1100, 1000)).save(content, kind, **options)
+    reply = client.post("/predict", files={"image": (f"a.{kind}", content.getvalue())})
+    assert reply.status_code == 400 and "more than 1,000,000 are refused" in reply.json()["detail"]
+
+
+def test_a_string_among_the_images_costs_no_memory(client):
+    content = {"images": ["x" * 180_000, *[""] * 3]}
+    tracemalloc.start()
+    try:
+        assert client.post("/predict", json=content).status_code == 400
+        assert tracemalloc.get_traced_memory()[1] < 2_500_000  # numpy would take 2.9 MB for four strings of one length
+    finally:
+        tracemalloc.stop()
+
+
+MULTIPART = {
+    "no boundary": ("multipart/form-data", b"--x\r\n\r\n", 400),
+    "not closed": ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="a"', 400),
+    "no name": ("multipart/form-data; boundary=x", b"--x\r\n\r\nabc\r\n--x--\r\n", 400),
+    "many fields": (
+        "multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n' * 1000 + b"--x--\r\n",
+        400,
+    ),
+    "many headers": ("multipart/form-data; boundary=x", b"--x\r\n" + b"a: b\r\n" * 20_000 + b"\r\n\r\n--x--\r\n", 400),
+    "long boundary": ("multipart/form-data; boundary=" + "x" * 60_000, b"--x--\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("kind", MULTIPART)
+def test_malformed_multipart_gets_400(client, kind):
+    header, content, status = MULTIPART[kind]
+    reply = client.post("/predict", content=content, headers={"content-type": header})
+    assert reply.status_code == status, reply.text
+
+
+def connection(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def test_a_name_that_another_site_gave_this_machine_is_refused(address):
+    for host, status in (("rebound.example", b"400"), ("localhost", b"200"), ("127.0.0.1:8000", b"200")):
+        with connection(address) as plain:
+            plain.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert plain.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_a_body_that_does_not_come_gets_408(network):
+    app = make_app(network, tuple("0123456789"), name="digits", limits=Limits(seconds=0.2))
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"x")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408 and b"longer than 0.2 seconds" in sent[1]["body"]
+
+
+@pytest.mark.slow
+def test_clients_that_send_a_byte_a_second_are_hung_up_on(address):
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-Long: "
+    slow = [connection(address) for _ in range(20)]
+    for each in slow:
+        each.settimeout(0.01)
+    gone = set()
+    for second in range(25):
+        for index, each in enumerate(slow):
+            try:
+                each.sendall(head[second : second + 1])
+                if each.recv(1) == b"":
+                    gone.add(index)
+            except TimeoutError:
+                pass
+            except OSError:
+                gone.add(index)
+        with urllib.request.urlopen(f"{address}/health", timeout=10) as reply:  # others are served meanwhile
+            assert reply.status == 200
+        if len(gone) == len(slow):
+            break
+        time.sleep(1)
+    for each in slow:
+        each.close()
+    assert len(gone) == len(slow)
+
+
+@pytest.mark.slow
+def test_sigterm_during_a_request_ends_the_service_in_time(run):
+    words = [sys.executable, "-m", "forwardonly", "serve", str(run), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        at = process.stdout.readline().split("answers at ")[1].split()[0]
+        with connection(at) as plain:
+            plain.sendall(f"{HEAD}Content-Length: 9\r\n\r\n[".encode())
+            time.sleep(0.5)
+            process.terminate()
+            process.wait(20)
+        assert "Traceback" not in process.stdout.read()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_port_in_use_is_one_sentence(run, capsys, address):
+    assert cli.main(["serve", str(run), "--port", address.rpartition(":")[2]]) == 2
+    err = capsys.readouterr().err
+    assert "cannot listen at 127.0.0.1" in err and "in use" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,10 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: no such run, an address that is not available, or a missing package.
     """
-    import uvicorn
-
     from forwardonly.serve import Limits, make_app  # says which extra is missing
+
+    import uvicorn  # isort: skip
+    from forwardonly.serve.limits import LOCAL, Impatient, KnownHosts
 
     if chosen.max_images < 1 or chosen.max_megabytes < 1:
         raise ValueError("--max-images and --max-megabytes must be at least 1")
@@ -53,6 +54,8 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
     saved_run = open_run(chosen.run, chosen.device)
     limits = Limits(images=chosen.max_images, body_bytes=chosen.max_megabytes * 2**20)
     app = make_app(saved_run.network, saved_run.classes, name=chosen.run.resolve().name, limits=limits)
+    if chosen.host in (*LOCAL, "::1"):
+        app.add_middleware(KnownHosts, names=LOCAL)
     try:
         family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
         listening = socket.create_server((chosen.host, chosen.port), family=family)
@@ -62,9 +65,8 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
         host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
         address = f"http://{host}:{listening.getsockname()[1]}"
         screen.say(f"{chosen.run} answers at {address} (Ctrl-C ends it)")
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", limit_concurrency=64, timeout_graceful_shutdown=5)
-        )
+        options = {"http": Impatient, "log_level": "warning", "limit_concurrency": 64, "timeout_graceful_shutdown": 5}
+        server = uvicorn.Server(uvicorn.Config(app, **options))
         server.run(sockets=[listening])
     return {"run": str(chosen.run), "address": address}
 

@@ -39,6 +39,8 @@ class Limits:
     images: int = 32
     body_bytes: int = 10 * 2**20
     pixels: int = 20_000_000
+    seconds: float = 30.0
+    """Time in which the whole request must be there."""
 
 
 def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Limits | None = None) -> FastAPI:
@@ -47,7 +49,7 @@ def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Lim
     network = network.eval()
     turn = threading.Lock()  # one batch at a time; two would only share the processor
     app = FastAPI(title=f"forwardonly: {name}", version=__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limit=limits.body_bytes)
+    app.add_middleware(BodyLimit, limit=limits.body_bytes, seconds=limits.seconds)
     page = importlib.resources.files("forwardonly.serve").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.get("/")
@@ -118,17 +120,24 @@ def from_json(content: Any, shape: Sequence[int], limits: Limits) -> tuple[Tenso
     if not 1 <= len(content["images"]) <= limits.images:
         raise ValueError(f"Send 1 to {limits.images} images in a request, not {len(content['images'])}.")
     want = " x ".join(map(str, shape))
-    try:
-        pixels = np.array(content["images"])
-    except (ValueError, OverflowError):
-        raise ValueError(f"Every image must be {want} numbers (channels, height, width).") from None
-    if pixels.ndim == 3 and shape[0] == 1:
-        pixels = pixels[:, None]
-    if pixels.dtype.kind != "i" or pixels.shape[1:] != tuple(shape):
+    sizes = [tuple(shape), tuple(shape)[1:]] if shape[0] == 1 else [tuple(shape)]
+    # first, as numpy makes a gigabyte of 32 strings of which one has ten megabytes
+    if not any(all(_is_of(image, size) for image in content["images"]) for size in sizes):
         raise ValueError(f"Every image must be {want} whole numbers (channels, height, width).")
+    try:
+        pixels = np.array(content["images"], dtype=np.int64).reshape(-1, *shape)
+    except OverflowError:
+        raise ValueError("Pixels must be whole numbers from 0 to 255.") from None
     if pixels.min() < 0 or pixels.max() > 255:
         raise ValueError("Pixels must be whole numbers from 0 to 255.")
     return torch.from_numpy(pixels.astype(np.uint8)), [""] * len(pixels)
+
+
+def _is_of(content: Any, size: Sequence[int]) -> bool:
+    """Whether nested lists have this size and whole numbers in them."""
+    if not isinstance(content, list) or len(content) != size[0]:
+        return False
+    return set(map(type, content)) <= {int} if len(size) == 1 else all(_is_of(each, size[1:]) for each in content)
 
 
 def describe(network: Network, images: Tensor, classes: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,18 @@
-"""Requests that are too large are refused before they are read."""
+"""Requests that are too large, too slow or for another host are refused before they are read."""
 
+import asyncio
 import json
+import time
+from collections.abc import Collection
 from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0
+"""Time in which the head of a request must be there."""
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+"""What browsers on this machine call it. A page elsewhere can give its own name this machine's address."""
 
 
 class TooLargeError(Exception):
@@ -9,11 +20,12 @@ class TooLargeError(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 to a body of more than `limit` bytes, whether its length is announced or not."""
+    """ASGI middleware: 413 to a body of more than `limit` bytes, announced or not, 408 to one slower than `seconds`."""
 
-    def __init__(self, app: Any, limit: int):
+    def __init__(self, app: Any, limit: int, seconds: float = 30.0):
         self.app = app
         self.limit = limit
+        self.seconds = seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -21,13 +33,15 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self.limit:
-            await self._refuse(send)
+            await refuse(send, 413, self._large)
             return
-        seen, started = 0, False
+        seen, started, ended, due = 0, False, False, time.monotonic() + self.seconds
 
         async def counted() -> Any:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, ended
+            # behind the body comes only word of a client that hangs up
+            message = await receive() if ended else await asyncio.wait_for(receive(), due - time.monotonic())
+            ended = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.limit:
                 raise TooLargeError
@@ -42,10 +56,64 @@ class BodyLimit:
             await self.app(scope, counted, watched)
         except TooLargeError:
             if not started:
-                await self._refuse(send)
+                await refuse(send, 413, self._large)
+        except TimeoutError:
+            if not started:
+                await refuse(send, 408, f"The request took longer than {self.seconds:g} seconds to arrive.")
 
-    async def _refuse(self, send: Any) -> None:
-        content = json.dumps({"detail": f"The request is larger than {self.limit:,} bytes."}).encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+    @property
+    def _large(self) -> str:
+        return f"The request is larger than {self.limit:,} bytes."
+
+
+class KnownHosts:
+    """ASGI middleware that answers 400 to a request whose Host header has another name than these."""
+
+    def __init__(self, app: Any, names: Collection[str]):
+        self.app = app
+        self.names = names
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name not in self.names:
+                await refuse(send, 400, f"This service answers at {', '.join(self.names)} only.")
+                return
+        await self.app(scope, receive, send)
+
+
+class Impatient(H11Protocol):
+    """uvicorn's HTTP, which hangs up where a request's head takes longer than HEAD_SECONDS."""
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._forget()
+        elif self._due is None:
+            self._due = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _forget(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+
+async def refuse(send: Any, status: int, detail: str) -> None:
+    """Answers with a status and one sentence, and closes the connection."""
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": detail}).encode()})

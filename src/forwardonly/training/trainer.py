@@ -139,6 +139,8 @@ class Trainer:
 
     def _finish_steps(self) -> None:
         self.strategy.finish()
+        if self.session.device.type == "cuda":  # also copies of offloaded blocks, whose weights are read next
+            torch.cuda.synchronize(self.session.device)
         share = self.session.team.weight(self.session.batch_size)
         for step, losses in self._unfinished:
             self.losses[step] = losses * share

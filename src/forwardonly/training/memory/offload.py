@@ -49,6 +49,9 @@ class Offload:
             block.register_forward_pre_hook(lambda *_, index=index: self._load(index))
             for index, block in enumerate(self.blocks)
         ]
+        # whoever saves or restores weights on the host must not meet a copy that is under way
+        self.handles += [block.register_state_dict_pre_hook(lambda *_: self.wait()) for block in self.blocks]
+        self.wait()
         return self
 
     def __exit__(
@@ -63,6 +66,10 @@ class Offload:
         for store in self.stores:
             store.unload()
         self.current = None
+        self.wait()
+
+    def wait(self) -> None:
+        """Waits until all copies have arrived."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
