@@ -264,7 +264,9 @@ OPTIMISERS = ("sgd", "adamw", "muon", "rmsprop", "nadam", "adafactor")
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
-@pytest.mark.parametrize("body", [pytest.param(name, marks=[] if name == "conv" else pytest.mark.slow) for name in BODIES])
+@pytest.mark.parametrize(
+    "body", [pytest.param(name, marks=[] if name == "conv" else pytest.mark.slow) for name in BODIES]
+)
 def test_convolutional_blocks_go_on_to_the_same_bits(tmp_path, body, optimiser):
     """Their weights lie channels last, what a checkpoint holds does not, and fused optimisers look at places alone."""
     shape, side = BODIES[body]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -157,7 +158,22 @@ def read_result(folder: str | Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """A JSON file that is either the old one or the whole new one."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (as_json(content) + "\n").encode())
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """JSON, with Python's numbers where numpy's are.
+
+    Raises:
+        TypeError: there is something that JSON does not know.
+    """
+    return json.dumps(content, indent=2, default=_python_number)
+
+
+def _python_number(value: Any) -> Any:
+    if isinstance(value, np.generic) and not isinstance(item := value.item(), np.generic):
+        return item
+    raise TypeError(f"JSON does not know {type(value).__name__}.")
 
 
 def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
