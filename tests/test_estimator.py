@@ -111,3 +111,27 @@ def test_mistakes_are_one_clear_sentence(split, tmp_path):
     fo.save(fo.mlp((1, 2, 2), [4], rule=fo.rules.Projection(classes=2)), tmp_path)
     with pytest.raises(ValueError, match="was not written by ForwardOnlyClassifier"):
         ForwardOnlyClassifier.load(tmp_path)
+
+
+def test_numpy_s_numbers_among_the_parameters_can_be_saved(tmp_path):
+    """As a search over an array of values leaves them in the best estimator."""
+    X, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    options = {"hidden": (np.int64(4),), "epochs": np.int64(1), "learning_rate": np.float64(1e-3)}
+    classifier = ForwardOnlyClassifier(rule_options={"margin": np.float64(0.2)}, **options).fit(X, y)
+    classifier.save(tmp_path)
+    loaded = ForwardOnlyClassifier.load(tmp_path)
+    assert loaded.get_params()["rule_options"] == {"margin": 0.2} and type(loaded.epochs) is int
+    assert np.array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rule": "hypersferical"}, "Unknown rule 'hypersferical': did you mean 'hyperspherical'"),
+        ({"rule_options": {"margn": 1}}, "has no option 'margn': did you mean 'margin'"),
+        ({"rule": "best", "rule_options": {"margin": 1}}, "The rule 'best' has no option 'margin'"),
+    ],
+)
+def test_an_unknown_rule_or_option_of_one_is_a_sentence(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ForwardOnlyClassifier(**options).fit(np.arange(40.0).reshape(20, 2), np.arange(20) % 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ except ImportError as missing:
     raise ImportError("ForwardOnlyClassifier needs scikit-learn: pip install 'forward-only[sklearn]'") from missing
 
 import forwardonly as fo
-from forwardonly.names import nearest, plain
+from forwardonly.names import plain
 from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system.precision import choose_device
@@ -125,7 +124,7 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
             )
         strange = np.setdiff1d(y, self.classes_)
         if len(strange):
-            raise ValueError(f"The label {strange[0]!r} is not among the classes {self.classes_.tolist()}.")
+            raise ValueError(f"The label {strange.tolist()[0]!r} is not among the classes {self.classes_.tolist()}.")
         data, options = self._data(X, y), self._training_options()
         self.network_.prepare.fit(data.images)
         if not hasattr(self, "_online"):
@@ -206,15 +205,13 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         """Makes a network with fresh weights for features like X."""
         if len(classes) < 2:
             raise ValueError(f"ForwardOnlyClassifier needs at least two classes, y has one class: {classes.tolist()}.")
-        if self.rule not in fo.rules.TABLE:
-            raise ValueError(f"Unknown rule {self.rule!r}: {nearest(self.rule, fo.rules.TABLE)}")
+        rule = fo.rules.make(self.rule, classes=len(classes), **(self.rule_options or {}))
         self.classes_ = classes
         drawn = not isinstance(self.random_state, numbers.Integral)
         self._seed = int(check_random_state(self.random_state).randint(2**31) if drawn else self.random_state)
         self._pixels = X.dtype == np.uint8
         self._shift = 0.0 if self._pixels else float(X.mean(dtype=np.float64))
         self._scale = 255.0 if self._pixels else float(X.std(dtype=np.float64)) or 1.0
-        rule = fo.rules.TABLE[self.rule](classes=len(classes), **(self.rule_options or {}))
         width = X.shape[1] + (len(classes) if isinstance(rule, ContrastiveRule) else 0)
         network = fo.mlp((1, 1, width), self.hidden, rule=rule, dropout=self.dropout, seed=self._seed)
         if not self._pixels:
