@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import forwardonly as fo
@@ -143,6 +144,40 @@ def test_training_without_gradients(pictures):
     fo.fit(twin, pictures, epochs=1)
     for one, two in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_arrays_are_predicted(pictures):
+    network = fo.mlp(pictures.shape, [8], rule=fo.rules.Projection(classes=4))
+    for images in (pictures.images, pictures.images.float() / 255):
+        assert torch.equal(network.predict(images.numpy()), network.predict(images))
+    assert torch.equal(network.goodness(pictures.images.numpy()), network.goodness(pictures.images))
+    for images in ([[0]], "pictures", None, np.array(["a"]), pictures):
+        with pytest.raises(ValueError, match="Images must be a tensor or an array"):
+            network.predict(images)
+    with pytest.raises(ValueError, match="Images must be uint8 or float"):
+        network.predict(pictures.images.long().numpy())
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (4, 8, 8), (3, 4, 4)])
+def test_a_users_model_for_other_images(shape):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    size = " x ".join(map(str, shape))
+    if shape[0] == 3:
+        model.append(nn.Conv2d(8, 8, 3))
+    with pytest.raises(
+        ValueError, match=f"The model does not take images of {size} .channels, height, width.: "
+    ) as said:
+        fo.localize(model, fo.rules.Projection(classes=4), shape=shape)
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_users_model_in_another_precision(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).to(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"must be float32, but '1\.weight' is {kind}: call model\.float\(\) before"):
+        fo.localize(model, fo.rules.Projection(classes=4), shape=(1, 4, 4))
+    fo.localize(model.float(), fo.rules.Projection(classes=4), shape=(1, 4, 4))
 
 
 @pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16)])
