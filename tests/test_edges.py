@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import forwardonly as fo
 from forwardonly.export import training_step
 from forwardonly.training import Online
+from forwardonly.training.compatibility import require_batch
 
 
 @pytest.fixture
@@ -48,6 +49,13 @@ def test_a_batch_of_one_where_it_can_be_learned(pictures):
         network = fo.build(body, pictures.shape, rule=fo.rules.make(rule, classes=4))
         fo.fit(network, pictures, epochs=1, batch_size=1)
         Online(network).learn(pictures.images[:1], pictures.labels[:1])
+
+
+def test_processes_that_would_get_one_image_each(pictures):
+    network = fo.build(fo.bodies.VGG8b(width=0.05), pictures.shape, rule=fo.rules.Projection(classes=4))
+    with pytest.raises(ValueError, match="2 images a batch in each of 2 processes: choose batch_size of 4 or more"):
+        require_batch(network, 3, 2)
+    require_batch(network, 4, 2)
 
 
 def test_one_training_image(pictures):
