@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import forwardonly as fo
 from forwardonly.export import training_step
 from forwardonly.training import Online
+from forwardonly.training.compatibility import require_batch
 
 
 @pytest.fixture
@@ -47,6 +49,13 @@ def test_a_batch_of_one_where_it_can_be_learned(pictures):
         network = fo.build(body, pictures.shape, rule=fo.rules.make(rule, classes=4))
         fo.fit(network, pictures, epochs=1, batch_size=1)
         Online(network).learn(pictures.images[:1], pictures.labels[:1])
+
+
+def test_processes_that_would_get_one_image_each(pictures):
+    network = fo.build(fo.bodies.VGG8b(width=0.05), pictures.shape, rule=fo.rules.Projection(classes=4))
+    with pytest.raises(ValueError, match="2 images a batch in each of 2 processes: choose batch_size of 4 or more"):
+        require_batch(network, 3, 2)
+    require_batch(network, 4, 2)
 
 
 def test_one_training_image(pictures):
@@ -143,6 +152,40 @@ def test_training_without_gradients(pictures):
     fo.fit(twin, pictures, epochs=1)
     for one, two in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_arrays_are_predicted(pictures):
+    network = fo.mlp(pictures.shape, [8], rule=fo.rules.Projection(classes=4))
+    for images in (pictures.images, pictures.images.float() / 255):
+        assert torch.equal(network.predict(images.numpy()), network.predict(images))
+    assert torch.equal(network.goodness(pictures.images.numpy()), network.goodness(pictures.images))
+    for images in ([[0]], "pictures", None, np.array(["a"]), pictures):
+        with pytest.raises(ValueError, match="Images must be a tensor or an array"):
+            network.predict(images)
+    with pytest.raises(ValueError, match="Images must be uint8 or float"):
+        network.predict(pictures.images.long().numpy())
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (4, 8, 8), (3, 4, 4)])
+def test_a_users_model_for_other_images(shape):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    size = " x ".join(map(str, shape))
+    if shape[0] == 3:
+        model.append(nn.Conv2d(8, 8, 3))
+    with pytest.raises(
+        ValueError, match=f"The model does not take images of {size} .channels, height, width.: "
+    ) as said:
+        fo.localize(model, fo.rules.Projection(classes=4), shape=shape)
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_users_model_in_another_precision(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).to(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"must be float32, but '1\.weight' is {kind}: call model\.float\(\) before"):
+        fo.localize(model, fo.rules.Projection(classes=4), shape=(1, 4, 4))
+    fo.localize(model.float(), fo.rules.Projection(classes=4), shape=(1, 4, 4))
 
 
 @pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16)])

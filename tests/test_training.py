@@ -121,7 +121,7 @@ def test_every_step_of_a_warm_up_learns(schedule, warmup, steps):
 
 @pytest.mark.parametrize("options", [{"epochs": 1}, {"epochs": 1, "optimiser": "adamw"}, {"epochs": 2, "warmup": 0.5}])
 def test_a_run_of_one_step_with_warm_up_learns(images, options):
-    net = fo.build(fo.bodies.CNN(width=0.1), images.shape, rule=fo.rules.make("best", classes=4))
+    net = fo.mlp(images.shape, [12, 12], rule=fo.rules.make("best", classes=4))
     before = {name: weight.clone() for name, weight in net.named_parameters()}
     fo.fit(net, images, **{"warmup": 0.2, "batch_size": 80, "delay": 0.0, **options})
     for name, weight in net.named_parameters():

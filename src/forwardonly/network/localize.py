@@ -51,11 +51,18 @@ def localize(
         readout: how the blocks' scores become the network's.
 
     Raises:
-        ValueError: the model cannot be traced, the pattern matches no module or one that no wall can stand behind, two
-            blocks would share weights, or a block's output is neither maps (B, K, H, W) nor features (B, D).
+        ValueError: the model cannot be traced, does not take such images, is not float32, the pattern matches no module
+            or one that no wall can stand behind, two blocks would share weights, or a block's output is neither maps
+            (B, K, H, W) nor features (B, D).
     """
     if depth is not None and (pattern is not None or depth < 1):
         raise ValueError("Give depth, 1 or more, or pattern, but not both.")
+    for name, weight in model.named_parameters():
+        if weight.dtype != torch.float32:
+            raise ValueError(
+                f"The model's weights must be float32, but {name!r} is {str(weight.dtype).removeprefix('torch.')}: "
+                "call model.float() before, and choose precision bf16 in training for half the bytes."
+            )
     graph = _trace(model)
     nodes = [node for node in graph.graph.nodes if node.op not in ("placeholder", "output")]
     source = next(node for node in graph.graph.nodes if node.op == "placeholder")
@@ -71,7 +78,7 @@ def localize(
     with torch.no_grad():
         signal = torch.zeros(2, *shape)
         for index, layer in enumerate(layers):
-            signal = _readable(layer.body.eval()(signal), index, parts[index])
+            signal = _readable(_tried(layer.body, signal, shape), index, parts[index])
     return assemble([Layer(layer.body.train()) for layer in layers], shape, rule, readout=readout)
 
 
@@ -246,6 +253,17 @@ def _trained_in(node: fx.Node, graph: fx.GraphModule) -> list[tuple[str, torch.T
     weights = [(name, own) for name, own in layer.named_parameters() if own.requires_grad]
     moved = [(name, own) for name, own in layer.named_buffers() if name.rpartition(".")[2].startswith("running_")]
     return own_weights + [(f"{target}.{name}", tensor) for name, tensor in (*weights, *moved)]
+
+
+def _tried(body: nn.Module, signal: torch.Tensor, shape: Sequence[int]) -> object:
+    """A part's output in evaluation mode."""
+    try:
+        return body.eval()(signal)
+    except RuntimeError as problem:
+        raise ValueError(
+            f"The model does not take images of {' x '.join(map(str, shape))} (channels, height, width): "
+            f"{str(problem).splitlines()[0].rstrip('.')}."
+        ) from None
 
 
 def _readable(activation: object, index: int, part: Part) -> torch.Tensor:

@@ -168,7 +168,7 @@ class Network(nn.Module):
                 network was trained on pixels.
         """
         with torch.no_grad():
-            prepared = self.prepare(images.to(self.device))
+            prepared = self.prepare(_tensor(images).to(self.device))
             if isinstance(self.rule, ContrastiveRule):
                 if getattr(self.rule, "predict", "goodness") == "softmax":
                     assert self.label_classifier is not None
@@ -185,7 +185,7 @@ class Network(nn.Module):
         if not isinstance(self.rule, ContrastiveRule):
             return self.scores(images)
         with torch.no_grad():
-            return self._goodness_of_all(self.prepare(images.to(self.device)))
+            return self._goodness_of_all(self.prepare(_tensor(images).to(self.device)))
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
         return goodness_by_label(self.row, *self.apart(prepared))
@@ -267,6 +267,21 @@ def passed_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ..
             signal = block.pass_on(activation, signal)
             shapes.append(tuple(main_path(signal).shape[1:]))
     return shapes
+
+
+def _tensor(images: Any) -> Tensor:
+    """Images as a tensor; arrays are taken too."""
+    if isinstance(images, Tensor):
+        return images
+    try:
+        if hasattr(images, "__array__"):
+            return torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError):
+        pass  # no numbers, or of a type that torch does not have
+    raise ValueError(
+        f"Images must be a tensor or an array (N, channels, height, width) of uint8 or float, not "
+        f"{type(images).__name__}."
+    )
 
 
 def _one_pass_scores(block: Block, activation: Tensor) -> Tensor:
