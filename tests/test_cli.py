@@ -576,3 +576,14 @@ def test_progress_on_a_terminal_has_a_bar_and_the_time_left(monkeypatch, capsys)
             draw(fo.training.StepEvent(step, 10, {"epoch": 0, "loss": [0.5], "seconds": 1.0} if step == 10 else None))
     err = capsys.readouterr().err
     assert "ff on digits" in err and "100%" in err and "0:00:0" in err and "epoch 1: loss 0.500" in err
+
+
+def test_what_was_assumed_of_the_images_is_said_and_kept(forwardonly, elsewhere):
+    rng = np.random.default_rng(0)
+    np.savez(elsewhere / "masks.npz", x=rng.integers(0, 2, (60, 6, 6), dtype=np.uint8), y=np.arange(60) % 3)
+    argv = ["train", "--data", "masks.npz", "--epochs", 1, "--hidden", 8, "--rule", "projection", "--out", "r"]
+    status, _, err = forwardonly(*argv)
+    assert status == 0 and err.count("taken as nearly black") == 1
+    (note,) = json.loads(Path("r/config.json").read_text())["data"]["notes"]
+    assert "whole numbers 0 to 1" in note
+    assert forwardonly("train", "--resume", "--epochs", 2, "--out", "r")[0] == 0

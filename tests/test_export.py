@@ -277,7 +277,6 @@ def test_a_network_of_features_takes_features(tmp_path, rule, format):
     features = fo.data.Features(values, torch.arange(64) % 4, tuple("abcd"), "features")
     net = fo.mlp(features.shape, [16, 16], rule=fo.rules.make(rule, classes=4))
     fo.fit(net, features, epochs=2)
-    net.prepare.input = "features"
     (path,) = export_network(net, tmp_path, format=format)
     if format == "onnx":
         ready = session(path)
@@ -294,7 +293,6 @@ def test_a_training_step_of_features_takes_features(tmp_path):
     features = fo.data.Features(torch.randn(64, 16, 1, 1), torch.arange(64) % 4, tuple("abcd"), "features")
     net = fo.mlp(features.shape, [16], rule=fo.rules.Projection(classes=4))
     net.prepare.fit(features.images)
-    net.prepare.input = "features"
     step = training_step(net, batch_size=8, optimiser="sgd")
     assert step.examples[0].dtype == torch.float32
     export_training_step(net, step, tmp_path, format="onnx")

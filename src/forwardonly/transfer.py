@@ -75,7 +75,7 @@ def extract(
     if cache is not None:
         path = Path(cache) / f"{_fingerprint(extractor, images, (*mean, *std), chosen)}.safetensors"
         if (cached := _cached(path)) is not None:
-            return Features(cached, images.labels, images.classes, images.name)
+            return Features(cached, images.labels, images.classes, images.name, images.notes)
     features = _compute(extractor.to(where), images, mean, std, batch_size, chosen, where)
     if path is not None:
         try:
@@ -83,7 +83,7 @@ def extract(
             write_atomically(path, safetensors.torch.save({"features": features}))
         except OSError as problem:
             raise ValueError(f"Cannot write the features to {path}: {problem.strerror or problem}.") from None
-    return Features(features, images.labels, images.classes, images.name)
+    return Features(features, images.labels, images.classes, images.name, images.notes)
 
 
 def _compute(

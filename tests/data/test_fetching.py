@@ -433,3 +433,11 @@ def test_the_test_split_loads_alone(mnist, cifar, tmp_path, name):
     test, all_of_it = load_test(name, data_dir=tmp_path)
     assert not all_of_it and test.classes == whole.test.classes
     assert (test.images == whole.test.images).all() and (test.labels == whole.test.labels).all()
+
+
+def test_mnist_is_found_under_kaggles_names(tmp_path):
+    file = next(file for file in sources.SOURCES["mnist"].files if "train-images" in file.path)
+    there = tmp_path / file.path.removesuffix(".gz").replace("-idx", ".idx")
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_bytes(b"")
+    assert sources.locate(tmp_path, file) == there

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
@@ -23,7 +24,7 @@ from forwardonly.rules import preset_options, rule_class
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
-from forwardonly.training import StepEvent, Team, TrainingConfig, join
+from forwardonly.training import RunWarning, StepEvent, Team, TrainingConfig, join
 from forwardonly.training.config import suited
 from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
@@ -176,6 +177,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 
 def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
+    screen.say(f"loading {chosen.data}")
     with team.first_on_machine():  # one process downloads
         train, validation, test = fo.data.load(
             chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
@@ -189,23 +191,28 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
-    extra = {"data": _data(chosen, train.classes)}
-    news: list[str] = []  # said once the run has been found fit to go on
+    extra = {"data": {**_data(chosen, train.classes), "notes": list(train.notes)}}
+    news = list(train.notes)  # said once the run has been found fit to start or to go on
     if chosen.resume:
         then = read_config(out)
         now = {"network": network.config, "data": {name: extra["data"][name] for name in DECIDES}}
         refuse_changes(out, then, json.loads(json.dumps(now)))
         if config.epochs > (before := then["training"]["epochs"]):
-            news = [
+            news.append(
                 f"{out} goes on to {config.epochs} epochs, not {before}: from where it stands, the learning rate "
                 f"follows the schedule of {config.epochs} epochs"
-            ]
+            )
     logged = logger(chosen.log if team.rank == 0 else "none", out, {**network.config, **asdict(config)})
-    with logged as note, screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config)) as draw:
+    with (
+        warnings.catch_warnings(),
+        logged as note,
+        screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config)) as draw,
+    ):
+        warnings.simplefilter("ignore", RunWarning)  # `show` says them
 
         def progress(event: StepEvent) -> None:
             while news:
-                screen.say(news.pop())
+                screen.say(news.pop(0))
             draw(event)
             note(event)
 
@@ -243,6 +250,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     rows.append(["network", *(percent(whole) for _, whole in parts.values())])
     screen.table("accuracy", ["", *parts], rows)
     screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
+    for note in result.get("notes", ()):
+        screen.say(note)
     screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
 
 

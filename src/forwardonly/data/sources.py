@@ -199,8 +199,12 @@ def folders(data_dir: Path | str | None) -> list[Path]:
 
 
 def locate(root: Path, file: File) -> Path | None:
-    """The file under `root`, compressed as published or decompressed; None if it does not exist."""
-    for path in (root / file.path, root / file.path.removesuffix(".gz")):
+    """The file under `root`, compressed as published or decompressed; None if it does not exist.
+
+    MNIST's files are also found as Kaggle names them, `train-images.idx3-ubyte`.
+    """
+    names = (file.path, file.path.removesuffix(".gz"))
+    for path in (root / name for name in (*names, *(name.replace("-idx", ".idx") for name in names))):
         if os.path.isfile(path):  # unlike Path's, False also for a folder we may not enter
             return path
     return None

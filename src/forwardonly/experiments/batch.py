@@ -134,7 +134,7 @@ def _claim(job: Job) -> None:
 
 def _start(job: Job, threads: int) -> subprocess.Popen[str]:
     resume = ["--resume"] if (job.folder / "config.json").exists() else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}  # the caller's own number goes before ours
     command = [sys.executable, "-m", "forwardonly.cli.worker", *job.options, "--out", str(job.folder)]
     return subprocess.Popen(
         [*command, *resume, "--json"],

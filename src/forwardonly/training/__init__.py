@@ -2,7 +2,7 @@
 
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import LostPeer, Team, join
-from forwardonly.training.fit import Run, fit
+from forwardonly.training.fit import Run, RunWarning, fit
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.online import Online
 from forwardonly.training.progress import StepEvent
@@ -14,6 +14,7 @@ __all__ = [
     "NonFiniteLoss",
     "Online",
     "Run",
+    "RunWarning",
     "StepEvent",
     "Team",
     "TrainingConfig",

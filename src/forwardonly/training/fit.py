@@ -33,6 +33,10 @@ class Run:
     folder: Path | None
 
 
+class RunWarning(UserWarning):
+    """Something that a finished run did not do, such as a loss that never moved; also in its result's `notes`."""
+
+
 def fit(
     network: Network,
     train: Images,
@@ -104,7 +108,7 @@ def fit(
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
     for note in result.get("notes", ()):
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, RunWarning, stacklevel=2)
     return Run(network, trainer.progress.history, result, folder)
 
 
