@@ -3,8 +3,8 @@
     make gpu-check
     python benchmarks/gpu_check.py --out gpu.json && python benchmarks/record.py --timing gpu.json --id gpu/check
 
-Each is a run of `fo.fit` on random images, eager and compiled, in fp32 and bf16, with offloaded blocks, and, where there
-are two GPUs or more, shared by two processes. Prints one line of JSON with seconds and peak memory of each, and of what
+Each is a run of `fo.fit` on random images: eager and compiled, in fp32 and bf16, with offloaded blocks, and,
+where there are two GPUs or more, shared by two processes. Prints one line of JSON with seconds and peak memory of each, and of what
 failed the error, which also ends it with status 1. With `--device cpu` it tries itself.
 """
 
