@@ -65,7 +65,12 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
         host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
         address = f"http://{host}:{listening.getsockname()[1]}"
         screen.say(f"{chosen.run} answers at {address} (Ctrl-C ends it)")
-        options = {"http": Impatient, "log_level": "warning", "limit_concurrency": 64, "timeout_graceful_shutdown": 5}
+        options: dict[str, Any] = {
+            "http": Impatient,
+            "log_level": "warning",
+            "limit_concurrency": 64,
+            "timeout_graceful_shutdown": 5,
+        }
         server = uvicorn.Server(uvicorn.Config(app, **options))
         server.run(sockets=[listening])
     return {"run": str(chosen.run), "address": address}
