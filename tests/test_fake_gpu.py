@@ -3,7 +3,9 @@
 What can be checked without a GPU; `make gpu-check` runs the rest on one.
 """
 
+import argparse
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -90,3 +92,27 @@ def test_offloading_orders_its_copies_and_nobody_reads_one_under_way(log):
         network.state_dict()
         assert log and set(log) == {("all wait",)}  # or it would hold what is not copied yet
     assert log[-1] == ("all wait",)
+
+
+@pytest.mark.slow
+def test_gpu_check_runs_and_record_takes_its_line(tmp_path, monkeypatch):
+    """On a CPU and of few runs, two of them of two processes: what `make gpu-check` is ready for."""
+    benchmarks = Path(__file__).parent.parent / "benchmarks"
+    words = [
+        sys.executable,
+        str(benchmarks / "gpu_check.py"),
+        "--device",
+        "cpu",
+        "--quick",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "out").read_text())
+    assert json.loads(done.stdout) == content and content["options"]["failed"] == []
+    assert all(own["seconds"] > 0 for own in content["arms"].values())
+    monkeypatch.syspath_prepend(str(benchmarks))
+    record = importlib.import_module("record")
+    chosen = argparse.Namespace(id="gpu/check", machine="a CPU", alone=False, precision=None, note=None)
+    assert record.timing_line(content, "abc", chosen)["arms"] == content["arms"]

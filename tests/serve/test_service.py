@@ -277,6 +277,7 @@ def test_sigterm_during_a_request_ends_the_service_in_time(run):
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def test_a_port_in_use_is_one_sentence(run, capsys, address):
