@@ -288,7 +288,7 @@ def test_evaluate_takes_a_folder_whole(forwardonly, elsewhere):
 
 
 def test_evaluate_takes_arrays_without_a_test_part_whole(forwardonly, trained):
-    x, y = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 10
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 10
     for path, more, expected in (("a.npz", {}, (40, True)), ("b.npz", {"x_test": x[:9], "y_test": y[:9]}, (9, False))):
         np.savez(path, x=x, y=y, **more)
         result = json.loads(forwardonly("evaluate", trained, "--data", path, "--json")[1])

@@ -32,10 +32,11 @@ def test_a_long_epoch_says_how_it_goes():
     clock = Clock()
     screen, lines = screen_of(clock)
     with screen.progress("ff on mnist", "60,000 images") as draw:
-        assert lines() == ["ff on mnist: 60,000 images"]
+        assert lines() == [], "a mistake may still end the run in one sentence"
         for step in range(1, 101):
             clock.now += 7.0
             draw(StepEvent(step, 100))
+    assert lines()[0] == "ff on mnist: 60,000 images"
     said = lines()[1:]
     assert said[0] == "step 5 of 100, about 11 min left"  # 35 s; 28 of them for 4 steps
     assert said[1] == "step 10 of 100, about 10 min left"

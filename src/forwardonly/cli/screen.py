@@ -1,6 +1,7 @@
 """Output for people, on standard error: progress while training, tables afterwards."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # the screen is made before PyTorch is imported
 
 
 EVERY = 30.0  # seconds between two lines, where standard error is no terminal
+SECONDS_OF_SILENCE = 3.0  # before it is said that something goes on
 SHOWN = 4  # blocks whose losses are shown on one line; of more, only the first and the last
 
 
@@ -46,6 +48,16 @@ class Screen:
         self.console.print(table)
 
     @contextlib.contextmanager
+    def unless_quick(self, text: str) -> Iterator[None]:
+        """Says what goes on if it is not done within seconds."""
+        timer = threading.Timer(SECONDS_OF_SILENCE, self.say, [text])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    @contextlib.contextmanager
     def progress(self, title: str, about: str = "") -> Iterator[Callable[["training.StepEvent"], None]]:
         """A progress bar, updated by the function that it yields.
 
@@ -60,16 +72,18 @@ class Screen:
             TextColumn("{task.fields[latest]}"),
         )
         watched = self.console.is_terminal
-        pace: _Pace | None = None
+        pace = None if watched else _Pace(self.clock)
+        opening = f"{title}: {about}" if about else title  # said by the first step: before it a mistake may end the run
         with Progress(
             *columns, console=self.console, transient=True, redirect_stdout=False, disable=not watched
         ) as bar:
             task = bar.add_task(title, latest="")
-            if not watched:
-                self.say(f"{title}: {about}" if about else title)
-                pace = _Pace(self.clock)
 
             def draw(event: "training.StepEvent") -> None:
+                nonlocal opening
+                if opening and not watched:
+                    self.say(opening)
+                    opening = ""
                 bar.update(task, completed=event.step, total=event.steps)
                 if event.row is not None:
                     bar.update(task, latest=_epoch(event.row))

@@ -177,8 +177,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 
 def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
-    screen.say(f"loading {chosen.data}")
-    with team.first_on_machine():  # one process downloads
+    with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
         train, validation, test = fo.data.load(
             chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
         )

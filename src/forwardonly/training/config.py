@@ -90,6 +90,8 @@ class TrainingConfig:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
         if not 0 <= self.delay < 1:
             raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"final_rate is a share of the highest rate, from 0 to 1, not {self.final_rate}.")
         if self.memory_budget is not None:
