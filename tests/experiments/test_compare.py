@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from forwardonly.cli import compare as compare_command
 from forwardonly.cli import main
 from forwardonly.cli.parsing import parse
 from forwardonly.data.sources import SOURCES
@@ -201,3 +202,9 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
 def test_a_scale_or_arm_that_is_not_there_is_one_clear_sentence(options, says, capsys):
     assert main(["reproduce", *options]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_folder_of_mixed_sizes_can_be_compared():
+    words = ["--rules", "projection", "--out", "o", "--data", "photos", "--image-size", "32"]
+    chosen = parse(compare_command.options(words), words, prog="forwardonly compare", description="")
+    assert compare_command.train_options(chosen) == ["--image-size", "32"]

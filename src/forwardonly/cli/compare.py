@@ -34,6 +34,8 @@ class Compare(Common):
     """Runs at a time; they share the processor's cores."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
+    image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Resize and crop the images of a folder to squares of this many pixels."""
     validation: int = 0
     """Training images to hold out; the learning curves show the accuracy on them."""
     body: str = "mlp"
