@@ -1,7 +1,7 @@
 """Memory against depth: bytes that autograd saves, and the peak memory of a process."""
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 
@@ -61,12 +61,6 @@ def idle_bytes(work: Work) -> int:
     if work.device.type == "cuda":
         return 0
     return peak_bytes(replace(work, body=at_depth(work.body, 1), batch=2), "ours")
-
-
-def against_depth(work: Work, depths: Sequence[int], arms: Sequence[str]) -> dict[str, dict[int, int]]:
-    """Peak memory of each arm at each depth, in bytes."""
-    bodies = {depth: replace(work, body=at_depth(work.body, depth)) for depth in depths}
-    return {arm: {depth: peak_bytes(bodies[depth], arm) for depth in depths} for arm in arms}
 
 
 def _peak(work: Work, arm: str) -> int:

@@ -74,7 +74,15 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
             )
     if not predictions:
         raise ValueError(failures[0]["reason"])
-    return {"run": str(chosen.run), "csv": chosen.csv, "predictions": predictions, "failures": failures}
+    reasons = "; ".join(failure["reason"] for failure in failures)
+    problem = {"problem": f"not done for {len(failures)}: {reasons}"} if failures else {}
+    return {
+        "run": str(chosen.run),
+        "csv": chosen.csv,
+        "predictions": predictions,
+        "failures": failures,
+        **problem,
+    }
 
 
 def _read(

@@ -15,11 +15,12 @@ from forwardonly.data.reading import reading
 from forwardonly.data.seeing import EIGHT_BITS, ON_WHITE, UPRIGHT
 
 _LAYOUT = "a folder of images has FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
-_PARTS = {
+PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+"""The part of a set that a folder of this name holds, in lower case; folders of other names are classes."""
 _CLUTTER = {"__MACOSX", "@eaDir"}  # what macOS's zip and Synology put beside images
 _SUFFIX, _LINK, _NO_FILE, _OUTSIDE = (
     "without the suffix of an image",
@@ -95,7 +96,7 @@ def _directories(folder: Path) -> list[Path]:
 def _parts(root: Path) -> dict[str, Path]:
     """The folders of the parts "train", "val" and "test"; empty if the folder has classes straight in it."""
     folders = _directories(root)
-    named = [(folder, _PARTS.get(folder.name.lower())) for folder in folders]
+    named = [(folder, PARTS.get(folder.name.lower())) for folder in folders]
     holds_classes = {folder for folder, part in named if part and _directories(folder) and not list_images(folder)}
     if not any(part == "train" and folder in holds_classes for folder, part in named):
         for folder, part in named:

@@ -10,16 +10,13 @@ from pathlib import Path
 import torch
 
 from forwardonly.data.fetching import fetch, unpack
-from forwardonly.data.folders import list_images
+from forwardonly.data.folders import PARTS, list_images
 from forwardonly.data.formats import TEST_SHARE, read_cifar, read_cifar_classes, read_mnist
 from forwardonly.data.images import Images
 from forwardonly.data.loading import _CLOTHES, _DIGITS, load
 from forwardonly.data.pictures import read_images, read_tiny_imagenet_test
 from forwardonly.data.reading import reading
 from forwardonly.data.sources import SOURCES, find, locate, source
-
-PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-"""Folders, in any case, that are parts of a set and not classes."""
 
 
 def load_test(

@@ -13,6 +13,12 @@ from forwardonly.training import compatibility
 LEAST_STEPS, SMALLEST = 16, 8
 """A default batch leaves at least LEAST_STEPS steps in an epoch, unless it would have fewer than SMALLEST images."""
 
+RESUMABLE = frozenset(
+    {"device", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
+    | {"precision", "epochs"}  # the trainer compares what they mean
+)
+"""Options that a resumed run may have other values of, because they do not decide what it learns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:

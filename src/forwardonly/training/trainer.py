@@ -18,7 +18,7 @@ from forwardonly.data.matching import digest
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.system import mapped
 from forwardonly.system.precision import choose_precision
-from forwardonly.training.config import TrainingConfig
+from forwardonly.training.config import RESUMABLE, TrainingConfig
 from forwardonly.training.distributed.team import Team
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.progress import Position, Progress, StepEvent
@@ -26,12 +26,6 @@ from forwardonly.training.runs import figures
 from forwardonly.training.runs import folder as run_folder
 from forwardonly.training.session import Session
 from forwardonly.training.strategies import Strategy
-
-FREE = frozenset(
-    {"device", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
-    | {"precision", "epochs"}  # compared by what they mean, below
-)
-"""Options that a resumed run may have other values of, because they do not decide what it learns."""
 
 
 class NonFiniteLoss(ValueError):
@@ -270,7 +264,7 @@ class Trainer:
     def _refuse_changes(self, state: dict[str, Any]) -> None:
         """Raises ValueError if the run had other options that decide what it learns, or learned from other images."""
         session = self.session
-        then = {name: value for name, value in state["training"].items() if name not in FREE}
+        then = {name: value for name, value in state["training"].items() if name not in RESUMABLE}
         then.update(seed=state["seed"], precision=state.get("precision", session.precision))
         now = {**asdict(session.config), "seed": session.seed, "precision": session.precision}
         for name, value in then.items():
