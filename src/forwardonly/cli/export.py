@@ -15,7 +15,7 @@ from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.data import Images
-from forwardonly.export import Format, export_network, export_training_step, training_step
+from forwardonly.export import Format, export_c, export_network, export_training_step, training_step
 from forwardonly.network.storage import read_config
 
 CHECKED = 1000  # test images that go through the exported network at a time
@@ -27,8 +27,8 @@ class Export(Common):
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    format: Format = "onnx"
-    """Kind of file."""
+    format: Format | Literal["c"] = "onnx"
+    """Kind of file; c is a training step as one C file without dependencies, which also predicts."""
     what: Literal["prediction", "training-step"] = "prediction"
     """The network for prediction, or its training step with a prediction graph for the weights so learned."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -37,6 +37,10 @@ class Export(Common):
     """Images in a training step; by default those of the run."""
     optimiser: Annotated[Literal["sgd", "adam", "adamw"] | None, UNSET, tyro.conf.DisallowNone] = None
     """Optimiser of the training step; by default the run's."""
+    learning_rate: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
+    """Learning rate of a step in C at the start; by default the run's."""
+    momentum: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
+    """Momentum of sgd; by default the run's. A step in C needs half of its memory without any (0)."""
     check: bool = True
     """Compare an ONNX file's predictions on the test images with the run's own."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -59,7 +63,9 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     saved_run = open_run(chosen.run, "cpu")
     test = _images(saved_run, chosen.data_dir) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
-    if chosen.what == "training-step":
+    if chosen.format == "c":
+        files = _export_c(chosen, saved_run, out)
+    elif chosen.what == "training-step":
         files = export_training_step(saved_run.network, _step(chosen, saved_run), out, format=chosen.format)
     else:
         files = export_network(saved_run.network, out, format=chosen.format)
@@ -86,15 +92,24 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         )
 
 
+def _export_c(chosen: Export, saved_run: SavedRun, out: Path) -> list[Path]:
+    """The files of a training step in C."""
+    if chosen.what != "training-step":
+        raise ValueError("A C file holds the training step, which also predicts: add --what training-step.")
+    return export_c(saved_run.network, out, **_step_options(chosen))
+
+
 def _step(chosen: Export, saved_run: SavedRun) -> Any:
-    """The training step with the run's training config, except for options in `chosen`."""
+    """The training step as a graph."""
+    return training_step(saved_run.network, **_step_options(chosen))
+
+
+def _step_options(chosen: Export) -> dict[str, Any]:
+    """Options of a training step: the run's training config, except for options in `chosen`."""
     trained = read_config(chosen.run).get("training", {})
-    known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip")
-    given = {name: trained[name] for name in known if name in trained}
-    if chosen.optimiser is not None:
-        given["optimiser"] = chosen.optimiser
-    batch_size = trained.get("batch_size", 128) if chosen.batch_size is None else chosen.batch_size
-    return training_step(saved_run.network, batch_size=batch_size, **given)
+    known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip", "batch_size")
+    given = {"batch_size": 128, **{name: trained[name] for name in known if name in trained}}
+    return given | {name: own for name in known if (own := getattr(chosen, name, None)) is not None}
 
 
 def _images(saved_run: SavedRun, data_dir: Path | None) -> Images:

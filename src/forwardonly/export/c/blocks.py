@@ -70,7 +70,7 @@ class BlockWriter:
         lines.append("};")
         for stage in self._convolutions():
             lines.append(self._shape(stage))
-        if self._pools:
+        if block.pooled:
             high, wide = block.windows
             read = block.read
             lines.append(
@@ -173,10 +173,6 @@ class BlockWriter:
         """How many values an instance norm standardises together."""
         return size.pixels if size.pixels > 1 else size.size
 
-    @property
-    def _pools(self) -> bool:
-        return not isinstance(self.block.rule, rules.ChannelStatic | rules.ForwardForward)
-
     def _scores(self) -> str:
         block, rule, lines = self.block, self.block.rule, []
         if isinstance(rule, rules.ForwardForward):
@@ -204,19 +200,22 @@ class BlockWriter:
                     f"activation, {read}, NULL);",
                     f"relu({block.head.outgoing.size}, {read});",
                 ]
-            self.use("grid_pool")
-            lines.append(f"grid_pool(&grid_{self.index}, {block.features}, {read}, {self.at('features')});")
+            features = read
+            if block.pooled:
+                self.use("grid_pool")
+                features = self.at("features")
+                lines.append(f"grid_pool(&grid_{self.index}, {block.features}, {read}, {features});")
             if isinstance(rule, rules.Hyperspherical):
                 self.use("class_goodness")
                 lines.append(
                     f"class_goodness({block.features}, {rule.prototypes_per_class}, {number(rule.tau)}, "
-                    f"{self.weight('rule.prototypes')}, {self.at('features')}, {self.at('cosine')}, scores);"
+                    f"{self.weight('rule.prototypes')}, {features}, {self.at('cosine')}, scores);"
                 )
             else:
                 self.use("linear")
                 lines.append(
                     f"linear(1, {block.features}, FO_CLASSES, {self.weight('rule.classifier.weight')}, "
-                    f"{self.weight('rule.classifier.bias')}, {self.at('features')}, scores);"
+                    f"{self.weight('rule.classifier.bias')}, {features}, scores);"
                 )
         return _function(
             f"static void scores_{self.index}(const float *activation, float *scores)",
@@ -305,7 +304,10 @@ class BlockWriter:
                 f"{number(rule.scale)}, scores, activation, gradient);"
             )
             return [*lines, "}"]
-        features, to_features, count = self.at("features"), self.at("to_features"), block.features
+        read, to_read = ("activation", "gradient") if block.head is None else (self.at("head"), self.at("to_head"))
+        features, to_features, count = read, to_read, block.features
+        if block.pooled:
+            features, to_features = self.at("features"), self.at("to_features")
         if isinstance(rule, rules.Hyperspherical):
             self.use("class_goodness_gradient")
             lines += [
@@ -324,18 +326,19 @@ class BlockWriter:
                 f"    linear_gradient(1, {count}, FO_CLASSES, SHARE, scores, {features}, {self.target(weight)}, "
                 f"{self.target('rule.classifier.bias')});",
             ]
-        self.use("grid_pool_gradient")
+        if block.pooled:
+            self.use("grid_pool_gradient")
+            lines.append(f"    grid_pool_gradient(&grid_{self.index}, {to_features}, {to_read});")
         if block.head is None:
-            return [*lines, f"    grid_pool_gradient(&grid_{self.index}, {to_features}, gradient);", "}"]
+            return [*lines, "}"]
         self.use("relu_gradient", "convolution_to_input", "convolution_gradient")
         head, shape = block.head, self.shape_name(block.head)
-        to_head, weight = self.at("to_head"), "rule.auxiliary.0.weight"
+        weight = "rule.auxiliary.0.weight"
         return [
             *lines,
-            f"    grid_pool_gradient(&grid_{self.index}, {to_features}, {to_head});",
-            f"    relu_gradient({head.outgoing.size}, {self.at('head')}, {to_head});",
-            f"    convolution_to_input(&{shape}, 1, {self.weight(weight)}, {to_head}, NULL, gradient);",
-            f"    convolution_gradient(&{shape}, 1, SHARE, {to_head}, activation, NULL, sums, {self.target(weight)}, "
+            f"    relu_gradient({head.outgoing.size}, {read}, {to_read});",
+            f"    convolution_to_input(&{shape}, 1, {self.weight(weight)}, {to_read}, NULL, gradient);",
+            f"    convolution_gradient(&{shape}, 1, SHARE, {to_read}, activation, NULL, sums, {self.target(weight)}, "
             "NULL);",
             "}",
         ]

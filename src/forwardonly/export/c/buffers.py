@@ -83,7 +83,7 @@ def _sizes(plan: Plan, block: BlockPlan) -> dict[str, int]:
         sizes["head"] = sizes["to_head"] = block.head.outgoing.size
     if isinstance(block.rule, rules.Hyperspherical):
         sizes["cosine"] = block.rule.classes * block.rule.prototypes_per_class
-    if not isinstance(block.rule, rules.ChannelStatic | rules.ForwardForward):
+    if block.pooled:
         sizes["features"] = sizes["to_features"] = block.features
     sizes["activation"] = rows * block.outgoing.size
     return sizes

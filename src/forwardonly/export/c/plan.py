@@ -116,6 +116,12 @@ class BlockPlan:
         high, wide = self.windows
         return self.read.channels * -(-self.read.height // high) * -(-self.read.width // wide)
 
+    @property
+    def pooled(self) -> bool:
+        """Whether a read-out is behind a pooling that does more than copy."""
+        reads = not isinstance(self.rule, rules.ChannelStatic | rules.ForwardForward)
+        return reads and self.features != self.read.size
+
 
 @dataclass
 class Plan:
@@ -177,6 +183,9 @@ def make_plan(network: Network, *, batch_size: int, **options: Any) -> Plan:
     _check_rule(network)
     if network.prepare.stem is not None:
         raise ValueError("The body has a stem, which C cannot hold: choose the body mlp, cnn or separable.")
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    if frozen and not is_frozen(network):
+        raise ValueError(f"C trains all weights, and {frozen[0]} is frozen: unfreeze it with requires_grad_().")
     require_batch(network, batch)
     blocks, incoming = [], Map(*network.shape)
     for index, block in enumerate(network.row):
@@ -211,9 +220,6 @@ def _check_rule(network: Network) -> None:
 
 def _block(index: int, block: Block, incoming: Map, depth: int) -> BlockPlan:
     """The plan of one block."""
-    frozen = [name for name, parameter in block.named_parameters() if not parameter.requires_grad]
-    if frozen and not is_frozen(block):
-        raise ValueError(f"Block {index + 1} is frozen in part ({frozen[0]}), which C cannot hold.")
     stages = _stages(index, block.body, incoming)
     rule, shape = block.rule, stages[-1].outgoing
     plan = BlockPlan(
