@@ -3,14 +3,13 @@
     python benchmarks/device.py [--net NAME ...] [--out FILE.json]
 
 Needs arm-none-eabi-gcc with newlib and qemu-system-arm (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi,
-qemu-system-arm). Static memory is what the linker lays out, stack is painted and searched, code is what the linker keeps
-of the step and of the C library, without the board's start and this measurement; instructions are counted by qemu
+qemu-system-arm). Static memory is what the linker lays out, stack is painted and searched, code is what the linker
+keeps of the step and of the C library, without the board's start and this measurement; instructions are counted by qemu
 (`-icount`). Weights are the initial ones; examples are random.
 """
 
 import argparse
 import json
-import math
 import re
 import shutil
 import subprocess

@@ -43,7 +43,7 @@ class Separable(Body):
                 f"long, not {min(sides)}."
             )
         kernel = (1, self.kernel) if line else (self.kernel, self.kernel)
-        padding = tuple(side // 2 for side in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2)
         layers, incoming = [], shape[0]
         for index, channels in enumerate(self.channels):
             parts: list[nn.Module] = []

@@ -6,17 +6,7 @@ from collections.abc import Iterator
 from forwardonly import rules
 from forwardonly.export.c.buffers import Buffers, winners
 from forwardonly.export.c.plan import BlockPlan, Map, Plan, Stage
-
-
-def number(value: float) -> str:
-    """A float as a C constant that is read back to the same float32."""
-    text = f"{value:.9g}"
-    return text + ("f" if any(mark in text for mark in ".en") else ".0f")
-
-
-def c_name(path: str) -> str:
-    """The member of the weights' struct for a name in the state dict."""
-    return path.replace(".", "_")
+from forwardonly.export.c.text import c_name, function, number
 
 
 class BlockWriter:
@@ -165,7 +155,7 @@ class BlockWriter:
                 ]
         if not any(stage.norm for stage in self.block.stages):
             lines.insert(0, "(void)training; /* it computes the same in training */")
-        return _function(
+        return function(
             f"static void forward_{self.index}(int rows, int training)", lines, "The activation of the signal."
         )
 
@@ -178,7 +168,7 @@ class BlockWriter:
         if isinstance(rule, rules.ForwardForward):
             self.use("mean_square")
             factor = "" if rule.reduction == "mean" else f" * {number(block.outgoing.size)}"
-            return _function(
+            return function(
                 f"static float goodness_{self.index}(const float *activation)",
                 [f"return mean_square({block.outgoing.size}, activation){factor};"],
                 "The goodness of one activation.",
@@ -217,7 +207,7 @@ class BlockWriter:
                     f"linear(1, {block.features}, FO_CLASSES, {self.weight('rule.classifier.weight')}, "
                     f"{self.weight('rule.classifier.bias')}, {features}, scores);"
                 )
-        return _function(
+        return function(
             f"static void scores_{self.index}(const float *activation, float *scores)",
             lines,
             "The class scores of one activation.",
@@ -230,7 +220,7 @@ class BlockWriter:
         lines += self._backward()
         lines.append(f"return loss{'' if self.plan.group == 1 else f' / {number(self.plan.group)}'};")
         labels = "void" if self.plan.contrastive else "const int *labels"
-        return _function(f"static float learn_{self.index}({labels})", lines, what)
+        return function(f"static float learn_{self.index}({labels})", lines, what)
 
     def _contrast(self) -> list[str]:
         """The loss of a contrastive rule and the gradient of the activation."""
@@ -408,7 +398,7 @@ class BlockWriter:
         lines = ["for (int r = 0; r < rows; r++) {", f"    {line}", "}"]
         if passes == "instance_norm":
             lines[1:2] = [f"    for (int c = 0; c < {size.size // count}; c++) {{", f"        {line}", "    }"]
-        return _function(
+        return function(
             f"static void pass_{self.index}(int rows)",
             lines,
             "The activation, in place, as the next block's signal.",
@@ -418,18 +408,3 @@ class BlockWriter:
 def _index(pointer: str, index: str) -> str:
     """`memory + OFFSET` at an index, as memory[OFFSET + index]."""
     return f"memory[{pointer.removeprefix('memory + ')} + {index}]"
-
-
-def _function(signature: str, lines: list[str], what: str) -> str:
-    return "\n".join([f"/* {what} */", signature, "{", *(wrapped(f"    {line}") for line in lines), "}", ""])
-
-
-def wrapped(line: str, limit: int = 120) -> str:
-    """A line of C broken after commas to stay within `limit` columns."""
-    if len(line) <= limit:
-        return line
-    indent = " " * (len(line) - len(line.lstrip()) + 4)
-    cut = max(line.rfind(", ", 0, limit), line.rfind(" / ", 0, limit) - 1, line.rfind(" * ", 0, limit) - 1)
-    if cut <= len(indent):
-        return line
-    return line[: cut + 1].rstrip() + "\n" + wrapped(indent + line[cut + 1 :].lstrip(), limit)

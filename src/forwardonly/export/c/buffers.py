@@ -31,13 +31,7 @@ def lay_out(plan: Plan) -> Buffers:
     memory = max(sum(own.values()) for own in sizes)
     offsets = []
     for index, own in enumerate(sizes):
-        at, order = {}, list(own)
-        end = 0
-        for name in order if index % 2 == 0 else ["activation", *(n for n in order if n not in ("signal", "activation"))]:
-            at[name], end = end, end + own[name]
-        far = "activation" if index % 2 == 0 else "signal"
-        at[far] = memory - own[far]
-        offsets.append({name: at[name] for name in order})
+        offsets.append(place(own, memory, index))
     convolutions = [
         stage
         for block in plan.blocks
@@ -53,12 +47,20 @@ def lay_out(plan: Plan) -> Buffers:
     )
 
 
+def place(sizes: Mapping[str, int], memory: int, index: int) -> dict[str, int]:
+    """Offsets of buffers: signal and activation at opposite ends, which change places from block to block."""
+    near, far = ("signal", "activation") if index % 2 == 0 else ("activation", "signal")
+    at, end = {near: 0, far: memory - sizes[far]}, sizes[near]
+    for name, size in sizes.items():
+        if name not in (near, far):
+            at[name], end = end, end + size
+    return at
+
+
 def winners(plan: Plan, block: BlockPlan) -> Mapping[int, int]:
     """Bytes for the positions of the maxima of each stage that pools, by its number."""
     return {
-        number: plan.rows * stage.outgoing.size
-        for number, stage in enumerate(block.stages)
-        if stage.pool != (1, 1)
+        number: plan.rows * stage.outgoing.size for number, stage in enumerate(block.stages) if stage.pool != (1, 1)
     }
 
 

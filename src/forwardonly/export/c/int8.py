@@ -17,9 +17,10 @@ Shapes: K channels, H x W space, C classes, D features.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from forwardonly import rules
 from forwardonly.export.c.plan import BlockPlan, Plan, Stage
@@ -38,20 +39,26 @@ LARGEST_MAP = 1 << 13
 LARGEST_FAN_IN = 1 << 17
 """Inputs whose products with weights fit into an int32: 7 + 7 + 17 bits."""
 
+RULES = ("hyperspherical", "projection")
+"""Rules whose gradient is defined here."""
+
 WHOLE = [round(2**CHANCE * math.exp(-i)) for i in range(16)]
 PART = [round(2**CHANCE * math.exp(-i / 64)) for i in range(64)]
 """exp(-t / 64) is WHOLE[t // 64] PART[t % 64], both of 2^CHANCE."""
 
 
-def shifted(values: Array, bits: int) -> Array:
+def shifted(values: ArrayLike, bits: int) -> Array:
     """values / 2^bits."""
     values = np.asarray(values, np.int64)
+    if bits > 62:
+        return np.zeros_like(values)
     return (values + (1 << (bits - 1))) >> bits if bits > 0 else values * (1 << -bits)
 
 
-def divided(values: Array, by: Array) -> Array:
+def divided(values: ArrayLike, by: ArrayLike) -> Array:
     """values / by, for by > 0."""
-    return (2 * np.asarray(values, np.int64) + by) // (2 * np.asarray(by, np.int64))
+    by = np.asarray(by, np.int64)
+    return (2 * np.asarray(values, np.int64) + by) // (2 * by)
 
 
 def clamped(values: Array) -> Array:
@@ -229,7 +236,10 @@ class Int8Learner:
             if stage.relu:
                 gradient = np.where(out.reshape(gradient.shape) > 0, gradient, 0)
             gradient, bits = fitted(gradient, bits)
-            weight, e = self._name(block, f"{stage.path}.weight"), self.exponents[self._name(block, f"{stage.path}.weight")]
+            weight, e = (
+                self._name(block, f"{stage.path}.weight"),
+                self.exponents[self._name(block, f"{stage.path}.weight")],
+            )
             spread = gradient if places is None else unpooled(stage, gradient.reshape(stage.outgoing), places)
             back = backward(stage, self.weights[weight], spread) if index else gradient
             sums = correlated(stage, given, spread)
@@ -334,8 +344,7 @@ def _patches(stage: Stage, shape: tuple[int, ...]) -> list[tuple[int, int, tuple
 
 
 def _unpooled_shape(stage: Stage) -> tuple[int, int, int]:
-    convolution = stage.convolution
-    assert convolution is not None
+    convolution: Any = stage.convolution
     sides = [
         (size + 2 * int(padding) - kernel) // stride + 1
         for size, padding, kernel, stride in zip(
@@ -421,7 +430,9 @@ def check(plan: Plan) -> None:
     """Raises ValueError unless a plan's network can learn in int8, with what can."""
     names = [name for name in (plan.rule_name,) if name not in ("hyperspherical", "projection")]
     if names:
-        raise ValueError(f"int8 is not defined for the rule {names[0]!r}: choose hyperspherical, projection or float32.")
+        raise ValueError(
+            f"int8 is not defined for the rule {names[0]!r}: choose hyperspherical, projection or float32."
+        )
     rule = plan.network.rule
     if isinstance(rule, rules.Hyperspherical) and (rule.prototypes_per_class != 1 or plan.blocks[0].head is not None):
         raise ValueError("int8 holds hyperspherical with one prototype a class and aux_channels 0.")

@@ -31,6 +31,39 @@ ORDER = (
     "sigmoid",
 )
 
+INT8 = (
+    "rounding",
+    "division",
+    "root",
+    "convolution_shape",
+    "product",
+    "linear",
+    "convolution",
+    "fitted",
+    "move",
+    "linear_update",
+    "bias_update",
+    "linear_to_input",
+    "convolution_update",
+    "convolution_to_input",
+    "relu_gradient",
+    "unit_rms",
+    "standardise",
+    "surprise",
+    "grid_pool",
+    "grid_pool_gradient",
+    "cosines",
+    "prototypes_update",
+)
+"""The same for whole numbers: those that `parts/int8/` has are taken from there."""
+
+INT8_NEEDS = {
+    "unit_rms": ("division", "root", "product"),
+    "standardise": ("root", "product"),
+    "cosines": ("division", "root", "product"),
+    "prototypes_update": ("division",),
+    "grid_pool": ("division",),
+}
 NEEDS = {
     "unit_rms": ("mean_square",),
     "group_norm": ("standardise", "group_scores"),
@@ -43,8 +76,17 @@ NEEDS = {
 
 def text_of(wanted: set[str]) -> str:
     """The text of the wanted parts and of those that they call."""
-    every = set(wanted)
-    for name in wanted:
-        every.update(NEEDS.get(name, ()))
-    folder = files("forwardonly.export.c") / "parts"
-    return "\n".join((folder / f"{name}.c").read_text(encoding="utf-8") for name in ORDER if name in every)
+    every = wanted.union(*(NEEDS.get(name, ()) for name in wanted))
+    return "\n".join(_read(f"{name}.c") for name in ORDER if name in every)
+
+
+def int8_text_of(wanted: set[str]) -> str:
+    """The same for whole numbers."""
+    every = wanted.union(*(INT8_NEEDS.get(name, ()) for name in wanted))
+    return "\n".join(
+        _read(f"{name}.c" if name == "convolution_shape" else f"int8/{name}.c") for name in INT8 if name in every
+    )
+
+
+def _read(name: str) -> str:
+    return (files("forwardonly.export.c") / "parts" / name).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import nn
 
@@ -27,6 +27,8 @@ from forwardonly.training.config import TrainingConfig
 from forwardonly.training.optim import MOMENTUM
 
 RULES = ("hyperspherical", "projection", "ff", "channel-static", "backprop")
+Precision = Literal["float32", "int8"]
+"""Numbers of weights, signals and sums: floats, or whole numbers as `int8.py` defines."""
 LAYERS = "Linear, Conv2d (plain or depthwise), MaxPool2d, BatchNorm and ReLU"
 
 
@@ -137,6 +139,7 @@ class Plan:
     momentum: float
     features: bool
     """Inputs are floats, not bytes."""
+    precision: Precision = "float32"
 
     @property
     def rule_name(self) -> str:
@@ -170,7 +173,7 @@ class Plan:
         return self.config.clip is not None or (self.batch > 1 and not self.momentum)
 
 
-def make_plan(network: Network, *, batch_size: int, **options: Any) -> Plan:
+def make_plan(network: Network, *, batch_size: int, precision: Precision = "float32", **options: Any) -> Plan:
     """The plan of a network's training step; `options` are fields of `TrainingConfig`.
 
     Raises:
@@ -178,6 +181,8 @@ def make_plan(network: Network, *, batch_size: int, **options: Any) -> Plan:
     """
     config = TrainingConfig.resolve(network.rule, given=options)
     batch = whole_number("batch_size", batch_size, 1)
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))} in C, not {precision!r}.")
     if config.optimiser.lower() != "sgd":
         raise ValueError(f"A training step in C learns with sgd, not with {config.optimiser}: choose optimiser sgd.")
     _check_rule(network)
@@ -200,6 +205,7 @@ def make_plan(network: Network, *, batch_size: int, **options: Any) -> Plan:
         config=config,
         momentum=MOMENTUM if config.momentum is None else config.momentum,
         features=network.prepare.input == "features",
+        precision=precision,
     )
 
 
@@ -237,10 +243,9 @@ def _block(index: int, block: Block, incoming: Map, depth: int) -> BlockPlan:
     )
     if index < depth - 1:
         plan.passes = _passes(index, block)
-    if isinstance(rule, rules.Hyperspherical):
-        if isinstance(rule.auxiliary, nn.Sequential):
-            plan.head = _convolution(index, "rule.auxiliary.0", rule.auxiliary[0], shape)
-            plan.head.relu = True
+    if isinstance(rule, rules.Hyperspherical) and isinstance(rule.auxiliary, nn.Sequential):
+        plan.head = _convolution(index, "rule.auxiliary.0", rule.auxiliary[0], shape)
+        plan.head.relu = True
     return plan
 
 
@@ -249,7 +254,7 @@ def _passes(index: int, block: Block) -> str:
     own = {rules.Hyperspherical: "unit_rms", rules.ForwardForward: "unit_rms", rules.ChannelStatic: "group_norm"}
     join: Any = block.join
     if join is None:
-        return own.get(type(block.rule), "")  # type: ignore[call-overload]
+        return own.get(type(block.rule), "")
     if isinstance(join, partial) and join.args == (instance_norm, None) and type(block.rule) not in own:
         return "instance_norm"
     raise ValueError(f"Block {index + 1} has a shortcut, which C cannot hold: choose the body mlp, cnn or separable.")

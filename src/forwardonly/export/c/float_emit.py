@@ -1,7 +1,5 @@
-"""The C file and its header: declarations, the weights, and the functions that a program calls."""
+"""The C file in float32: declarations, the weights, and the functions that a program calls."""
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator
 
@@ -9,37 +7,18 @@ from torch import Tensor
 
 from forwardonly import rules
 from forwardonly.export.c import parts
-from forwardonly.export.c.blocks import BlockWriter, c_name, number, wrapped
+from forwardonly.export.c.blocks import BlockWriter
 from forwardonly.export.c.buffers import Buffers, lay_out
 from forwardonly.export.c.plan import BlockPlan, Plan
-from forwardonly.version import __version__
+from forwardonly.export.c.text import NAME, c_name, checks, finite_input, function, number, save_text, wrapped
 
-NAME = "training_step"
-"""Stem of both files."""
 SEED = 1
 """Seed of the random numbers."""
-MAGIC = b"FOC1"
-"""First bytes of saved weights."""
-HEAD = 20
-"""Bytes of saved weights before the weights: magic, identity of the net (8), their length (4), their checksum (4)."""
 
 
-def identity(plan: Plan) -> bytes:
-    """8 bytes that tell nets apart: the same only where one's weights make sense in the other."""
-    blocks = [
-        [
-            [each.path, each.incoming, each.outgoing, each.pool, each.norm, each.relu, each.standardise]
-            for each in block.stages
-        ]
-        + [sorted(block.parameters.items()), sorted(block.statistics.items()), block.passes, block.rule.options()]
-        for block in plan.blocks
-    ]
-    text = json.dumps([plan.network.shape, plan.rule_name, plan.features, blocks])
-    return hashlib.sha256(text.encode()).digest()[:8]
-
-
-def memory_table(plan: Plan, buffers: Buffers) -> dict[str, int]:
+def memory_table(plan: Plan) -> dict[str, int]:
     """Bytes of static memory, by what they hold."""
+    buffers = lay_out(plan)
     weights = 4 * (plan.parameter_count + plan.statistics_count)
     optimiser = 4 * plan.parameter_count * (bool(plan.momentum) + plan.keeps_gradient)
     activations = 4 * (buffers.memory + buffers.fan_in) + buffers.winners
@@ -55,77 +34,9 @@ def memory_table(plan: Plan, buffers: Buffers) -> dict[str, int]:
     }
 
 
-def emit(plan: Plan) -> tuple[str, str]:
-    """The text of the C file and of its header."""
+def emit_float(plan: Plan, identity: bytes) -> str:
+    """The text of the C file."""
     buffers = lay_out(plan)
-    return _source(plan, buffers), _header(plan, buffers)
-
-
-def _header(plan: Plan, buffers: Buffers) -> str:
-    table = memory_table(plan, buffers)
-    network, rule = plan.network, plan.network.rule
-    rows = [f" *   {bytes_:9,d}  {what}" for what, bytes_ in table.items()]
-    depth, inputs = len(plan.blocks), math.prod(network.shape)
-    kind = "float" if plan.features else "unsigned char"
-    means = "any finite number" if plan.features else "a pixel from 0 to 255"
-    updates = "each call" if plan.batch == 1 else f"every {plan.batch} calls"
-    momentum = f"SGD with momentum {plan.momentum:g}" if plan.momentum else "plain SGD"
-    return f"""/* A network that learns without backpropagation: rule {plan.rule_name}, {depth} block(s), {network.classes} classes.
- * Written by forwardonly {__version__}; the equations are those of the library's rules.
- *
- * Static memory in bytes, all of it known at compile time:
-{chr(10).join(rows)}
- *   {sum(table.values()):9,d}  in all; nothing is allocated
- *
- * float32, {momentum}, an update with {updates}. Not for several threads at once.
- */
-#ifndef FO_TRAINING_STEP_H
-#define FO_TRAINING_STEP_H
-
-#include <stddef.h>
-
-#define FO_CHANNELS {network.shape[0]}
-#define FO_HEIGHT {network.shape[1]}
-#define FO_WIDTH {network.shape[2]}
-#define FO_INPUTS {inputs} /* numbers of one example: channels, then rows, then columns */
-#define FO_CLASSES {rule.classes}
-#define FO_BLOCKS {depth}
-#define FO_BATCH {plan.batch} /* examples whose gradients make one update */
-#define FO_STATIC_BYTES {sum(table.values())}
-#define FO_SAVED_BYTES {HEAD + table["weights"]} /* of saved weights */
-
-typedef {kind} fo_input; /* {means} */
-
-typedef enum {{
-    FO_OK = 0,
-    FO_BAD_INPUT,    /* an input is NaN or infinite: nothing has changed */
-    FO_BAD_LABEL,    /* a label is not from 0 to FO_CLASSES - 1: nothing has changed */
-    FO_DIVERGED,     /* a loss is NaN or infinite: load weights from before */
-    FO_WRONG_LENGTH, /* saved weights of another length: nothing has changed */
-    FO_OTHER_NET,    /* saved weights of another net: nothing has changed */
-    FO_DAMAGED       /* saved weights with a wrong checksum: nothing has changed */
-}} fo_status;
-
-extern float fo_learning_rate;    /* may be changed at any time */
-extern float fo_loss[FO_BLOCKS];  /* each block's mean loss in the last update */
-
-/* Learns one example. */
-fo_status fo_learn(const fo_input x[FO_INPUTS], int label);
-
-/* The scores of one example: the class with the highest is predicted. */
-fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES]);
-
-/* Writes the weights as bytes. The optimiser's state is not saved. */
-void fo_save(unsigned char bytes[FO_SAVED_BYTES]);
-
-/* Reads weights that fo_save wrote, on this device or another one of its byte order. */
-fo_status fo_load(const unsigned char *bytes, size_t length);
-
-#endif
-"""
-
-
-def _source(plan: Plan, buffers: Buffers) -> str:
     wanted: set[str] = set() if plan.direct and not plan.config.weight_decay else {"update"}
     blocks = [BlockWriter(plan, buffers, block, wanted).text() for block in plan.blocks]
     if plan.contrastive:
@@ -139,7 +50,7 @@ def _source(plan: Plan, buffers: Buffers) -> str:
         _update(plan),
         _learn(plan),
         _predict(plan),
-        _save(plan),
+        save_text(identity, ["weights"], _reset(plan)),
         _weights(plan),
     ]
     return "\n".join(pieces)
@@ -157,7 +68,7 @@ def _declarations(plan: Plan, buffers: Buffers) -> str:
             ]
             share += " / KEPT"  # the gradient is added before the decay
     lines = [
-        f'/* See {NAME}.h. Each block learns from a loss of its own, while the example passes through. */',
+        f"/* See {NAME}.h. Each block learns from a loss of its own, while the example passes through. */",
         f'#include "{NAME}.h"',
         "",
         "#include <math.h>",
@@ -226,7 +137,11 @@ def _prepare(plan: Plan) -> str:
     """The functions that write the first block's signal."""
     prepare = plan.network.prepare
     pixels = plan.network.shape[1] * plan.network.shape[2]
-    lines = ["/* One example as the first block's signal. */", "static void prepare(const fo_input *x, float *signal)", "{"]
+    lines = [
+        "/* One example as the first block's signal. */",
+        "static void prepare(const fo_input *x, float *signal)",
+        "{",
+    ]
     value = "x[i]" if plan.features else "(float)x[i] / 255.0f"
     if prepare.standardise:
         for name, own in (("mean", prepare.mean), ("deviation", prepare.std)):
@@ -252,19 +167,7 @@ def _prepare(plan: Plan) -> str:
             "",
         ]
     if plan.features:
-        lines += [
-            "/* Whether all numbers of an example are finite. */",
-            "static int finite_input(const fo_input *x)",
-            "{",
-            "    for (int i = 0; i < FO_INPUTS; i++) {",
-            "        if (!isfinite(x[i])) {",
-            "            return 0;",
-            "        }",
-            "    }",
-            "    return 1;",
-            "}",
-            "",
-        ]
+        lines.append(finite_input())
     return "\n".join(lines)
 
 
@@ -292,11 +195,11 @@ def _update(plan: Plan) -> str:
             end += _from_gradients(plan, block)
     text = ""
     if begin:
-        text += _body("static void begin_batch(void)", begin, "Before the first example of a batch.")
+        text += function("static void begin_batch(void)", begin, "Before the first example of a batch.")
     if any("squares" in line for line in end):
         text += _squares()
     if end:
-        text += _body("static void end_batch(void)", end, "The update, after the last example of a batch.")
+        text += function("static void end_batch(void)", end, "The update, after the last example of a batch.")
     return text
 
 
@@ -327,11 +230,9 @@ def _from_gradients(plan: Plan, block: BlockPlan) -> Iterator[str]:
 
 
 def _squares() -> str:
-    return _body(
-        "static float squares(int count, const float *values)",
-        ["float sum = 0.0f;", "for (int i = 0; i < count; i++) {", "    sum += values[i] * values[i];", "}", "return sum;"],
-        "The sum of squares.",
-    )
+    lines = ["for (int i = 0; i < count; i++) {", "    sum += values[i] * values[i];", "}"]
+    signature = "static float squares(int count, const float *values)"
+    return function(signature, ["float sum = 0.0f;", *lines, "return sum;"], "The sum of squares.")
 
 
 def _learn(plan: Plan) -> str:
@@ -377,11 +278,9 @@ def _learn(plan: Plan) -> str:
     else:
         step += ["seen++;", "if (seen == FO_BATCH) {", *(f"    {line}" for line in finish), "    seen = 0;", "}"]
     step.append("return FO_OK;")
-    checks = ["if (!finite_input(x)) {", "    return FO_BAD_INPUT;", "}"] if plan.features else []
-    checks += ["if (label < 0 || label >= FO_CLASSES) {", "    return FO_BAD_LABEL;", "}"]
     signature = "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)"
     if group == 1:
-        return _body(signature, checks + step, "")
+        return function(signature, checks(plan) + step)
     queue = [
         "memcpy(waiting[count_waiting], x, sizeof(waiting[0]));",
         "waiting_labels[count_waiting] = label;",
@@ -392,8 +291,8 @@ def _learn(plan: Plan) -> str:
         "count_waiting = 0;",
         "return learn_waiting();",
     ]
-    text = _body("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
-    return text + _body(signature, checks + queue, "")
+    text = function("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
+    return text + function(signature, checks(plan) + queue)
 
 
 def _label(group: int) -> str:
@@ -406,7 +305,7 @@ def _row(row: str, size: int, group: int) -> str:
 
 def _predict(plan: Plan) -> str:
     weights: list[float] = plan.network.readout.weights.tolist()
-    lines = ["if (!finite_input(x)) {", "    return FO_BAD_INPUT;", "}"] if plan.features else []
+    lines = checks(plan, label=False)
     lines.append("memset(scores, 0, FO_CLASSES * sizeof(float));")
     inner = []
     depth = len(plan.blocks)
@@ -436,68 +335,15 @@ def _predict(plan: Plan) -> str:
     else:
         lines += ["float own[FO_CLASSES];", "prepare(x, memory + SIGNAL_0);", *inner]
     lines.append("return FO_OK;")
-    return _body("fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES])", lines, "")
+    return function("fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES])", lines)
 
 
-def _save(plan: Plan) -> str:
-    ident = ", ".join(f"0x{byte:02x}" for byte in MAGIC + identity(plan))
-    reset = []
-    if plan.momentum:
-        reset.append("    memset(&velocity, 0, sizeof(velocity));")
-    if plan.group > 1:
-        reset.append("    count_waiting = 0;")
-    if plan.batch > 1:
-        reset.append("    seen = 0;")
-    reset.append("    memset(losses, 0, sizeof(losses));")
-    return f"""/* The format of saved weights, and this net. */
-static const unsigned char identity[{len(MAGIC) + 8}] = {{
-    {ident}}};
-
-/* FNV-1a of some bytes. */
-static unsigned long checksum(const unsigned char *bytes, size_t count)
-{{
-    unsigned long hash = 2166136261UL;
-    for (size_t i = 0; i < count; i++) {{
-        hash = ((hash ^ bytes[i]) * 16777619UL) & 0xffffffffUL;
-    }}
-    return hash;
-}}
-
-/* Four bytes of a number, lowest first. */
-static void put(unsigned char *bytes, unsigned long value)
-{{
-    for (int i = 0; i < 4; i++) {{
-        bytes[i] = (unsigned char)(value >> (8 * i) & 0xff);
-    }}
-}}
-
-void fo_save(unsigned char bytes[FO_SAVED_BYTES])
-{{
-    memcpy(bytes, identity, sizeof(identity));
-    put(bytes + 12, sizeof(weights));
-    memcpy(bytes + {HEAD}, &weights, sizeof(weights));
-    put(bytes + 16, checksum(bytes + {HEAD}, sizeof(weights)));
-}}
-
-fo_status fo_load(const unsigned char *bytes, size_t length)
-{{
-    unsigned char numbers[8];
-    if (length != FO_SAVED_BYTES) {{
-        return FO_WRONG_LENGTH;
-    }}
-    if (memcmp(bytes, identity, sizeof(identity)) != 0) {{
-        return FO_OTHER_NET;
-    }}
-    put(numbers, sizeof(weights));
-    put(numbers + 4, checksum(bytes + {HEAD}, sizeof(weights)));
-    if (memcmp(bytes + 12, numbers, sizeof(numbers)) != 0) {{
-        return FO_DAMAGED;
-    }}
-    memcpy(&weights, bytes + {HEAD}, sizeof(weights));
-{chr(10).join(reset)}
-    return FO_OK;
-}}
-"""
+def _reset(plan: Plan) -> list[str]:
+    """Lines that follow loading: what the optimiser holds belongs to other weights."""
+    lines = ["    memset(&velocity, 0, sizeof(velocity));"] if plan.momentum else []
+    lines += ["    count_waiting = 0;"] if plan.group > 1 else []
+    lines += ["    seen = 0;"] if plan.batch > 1 else []
+    return [*lines, "    memset(losses, 0, sizeof(losses));"]
 
 
 def _weights(plan: Plan) -> str:
@@ -526,8 +372,3 @@ def _values(tensor: Tensor) -> Iterator[str]:
         opening = "            {" if start == 0 else "             "
         closing = "}," if start + 8 >= len(words) else ","
         yield opening + ", ".join(words[start : start + 8]) + closing
-
-
-def _body(signature: str, lines: list[str], what: str) -> str:
-    head = [f"/* {what} */"] if what else []
-    return "\n".join([*head, signature, "{", *(wrapped(f"    {line}") for line in lines), "}", "", ""])
