@@ -15,7 +15,7 @@ from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.data import Images
-from forwardonly.export import Format, export_c, export_network, export_training_step, training_step
+from forwardonly.export import Format, Precision, export_c, export_network, export_training_step, training_step
 from forwardonly.network.storage import read_config
 
 CHECKED = 1000  # test images that go through the exported network at a time
@@ -41,6 +41,10 @@ class Export(Common):
     """Learning rate of a step in C at the start; by default the run's."""
     momentum: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
     """Momentum of sgd; by default the run's. A step in C needs half of its memory without any (0)."""
+    weight_decay: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
+    """Weight decay of the training step; by default the run's."""
+    precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
+    """Numbers of a step in C: float32, or int8 weights and signals, which learn by plain sgd, one example a step."""
     check: bool = True
     """Compare an ONNX file's predictions on the test images with the run's own."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -60,6 +64,8 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
+    if chosen.precision is not None and chosen.format != "c":
+        raise ValueError("--precision is for --format c: other formats hold float32.")
     saved_run = open_run(chosen.run, "cpu")
     test = _images(saved_run, chosen.data_dir) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
@@ -96,7 +102,8 @@ def _export_c(chosen: Export, saved_run: SavedRun, out: Path) -> list[Path]:
     """The files of a training step in C."""
     if chosen.what != "training-step":
         raise ValueError("A C file holds the training step, which also predicts: add --what training-step.")
-    return export_c(saved_run.network, out, **_step_options(chosen))
+    precision: Precision = chosen.precision or "float32"
+    return export_c(saved_run.network, out, precision=precision, **_step_options(chosen))
 
 
 def _step(chosen: Export, saved_run: SavedRun) -> Any:

@@ -428,10 +428,9 @@ def backward(stage: Stage, weight: Array, gradient: Array) -> Array:
 
 def check(plan: Plan) -> None:
     """Raises ValueError unless a plan's network can learn in int8, with what can."""
-    names = [name for name in (plan.rule_name,) if name not in ("hyperspherical", "projection")]
-    if names:
+    if plan.rule_name not in RULES:
         raise ValueError(
-            f"int8 is not defined for the rule {names[0]!r}: choose hyperspherical, projection or float32."
+            f"int8 is not defined for the rule {plan.rule_name!r}: choose {' or '.join(RULES)}, or float32."
         )
     rule = plan.network.rule
     if isinstance(rule, rules.Hyperspherical) and (rule.prototypes_per_class != 1 or plan.blocks[0].head is not None):
