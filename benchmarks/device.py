@@ -15,14 +15,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import forwardonly as fo
-from forwardonly.export import export_c
+from forwardonly.export import Precision, export_c
 
 HERE = Path(__file__).parent / "device"
 TOOLS = {
@@ -38,17 +40,25 @@ LINK = ("-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,--gc-
 class Net:
     """A network to measure."""
 
-    body: fo.bodies.Body
+    body: fo.bodies.Body | Callable[[], nn.Module]
+    """A body, or what makes a model to be cut into blocks."""
     shape: tuple[int, int, int]
     rule: str
     options: dict[str, Any] = field(default_factory=dict)
     classes: int = 10
-    batch: int = 1
+
+
+def plain_cnn() -> nn.Module:
+    """Four convolutions without norms."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out, pool in ((1, 8, True), (8, 16, True), (16, 24, False), (24, 24, True)):
+        layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else [])]
+    return nn.Sequential(*layers)
 
 
 NETS = {
     "digits-mlp": Net(fo.bodies.MLP(hidden=(64, 64, 64, 64)), (1, 8, 8), "hyperspherical"),
-    "mnist-cnn": Net(fo.bodies.CNN(width=0.1), (1, 28, 28), "projection", {"features": 100}, batch=2),
+    "mnist-cnn": Net(plain_cnn, (1, 28, 28), "projection", {"features": 100}),
     "keyword-1d": Net(
         fo.bodies.Separable(channels=(32, 48, 48, 48), pools=2), (40, 1, 49), "projection", {"features": 64}, 12
     ),
@@ -58,23 +68,37 @@ NETS = {
 }
 
 
+ARMS: tuple[tuple[str, str | None, Precision], ...] = (
+    ("float32", None, "float32"),
+    ("int8", None, "int8"),
+    ("backprop-float32", "backprop", "float32"),
+)
+"""Name, rule (None: the net's own) and precision of each arm; backprop keeps the activations of all layers."""
+
+ACTIVATIONS = "activations_of_one_block"
+
+
 def missing_tools() -> str | None:
     """What has to be installed before anything can be measured."""
     lacking = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
     return f"not installed (Debian packages): {', '.join(lacking)}" if lacking else None
 
 
-def measure(net: Net, rule: str, **options: Any) -> dict[str, int]:
+def measure(net: Net, rule: str, precision: Precision) -> dict[str, int]:
     """Figures of one net under one rule: bytes and instructions."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *net.shape), dtype=torch.uint8, generator=generator)
     own = net.options if rule == net.rule else {}
-    network = fo.build(net.body, net.shape, rule=fo.rules.make(rule, classes=net.classes, **own))
+    made = fo.rules.make(rule, classes=net.classes, **own)
+    if isinstance(net.body, fo.bodies.Body):
+        network = fo.build(net.body, net.shape, rule=made)
+    else:
+        network = fo.localize(net.body(), made, shape=net.shape)
     network.prepare.fit(images)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.0, "weight_decay": 0.0, "clip": None}
-        export_c(network, folder, batch_size=net.batch, **{**given, **options})
+        export_c(network, folder, precision=precision, **given)
         header = (folder / "training_step.h").read_text(encoding="utf-8")
         table = re.findall(r"^ \* +([\d,]+)  (.+)$", header, flags=re.MULTILINE)
         found = {what.partition(";")[0].replace(" ", "_"): int(size.replace(",", "")) for size, what in table}
@@ -141,10 +165,21 @@ def main() -> None:
     arms: dict[str, dict[str, int]] = {}
     for name in chosen.net:
         net = NETS[name]
-        for arm, rule in (("local", net.rule), ("backprop", "backprop")):
-            arms[f"{name}/{arm}"] = measure(net, rule)
+        for arm, rule, precision in ARMS:
+            arms[f"{name}/{arm}"] = measure(net, rule or net.rule, precision)
             print(f"{name} {arm}: {arms[f'{name}/{arm}']}", file=sys.stderr)
-    content = json.dumps({"kind": "device", "command": "python benchmarks/device.py --out FILE", "arms": arms})
+    ratios = {
+        f"{name}/{what}": round(arms[f"{name}/float32"][key] / arms[f"{name}/backprop-float32"][key], 4)
+        for name in chosen.net
+        for what, key in (
+            ("memory", "static_bytes"),
+            ("activations", ACTIVATIONS),
+            ("instructions", "instructions_learn"),
+        )
+    }
+    core = {"emulator": "qemu mps2-an386 (Cortex-M4)", "compiler": " ".join((*CORE, *BUILD[:2]))}
+    line = {"kind": "device", "command": "python benchmarks/device.py --out FILE", "options": core}
+    content = json.dumps({**line, "ratios": ratios, "arms": arms})
     if chosen.out:
         chosen.out.write_text(content + "\n", encoding="utf-8")
     else:

@@ -39,7 +39,7 @@ class Task:
 TASKS = {
     "digits-mlp": Task(fo.bodies.MLP(hidden=(64, 64, 64, 64)), "hyperspherical", epochs=10),
     "vowels-1d": Task(
-        fo.bodies.Separable(channels=(32, 48, 48, 48), pools=2), "projection", {"features": 64}, epochs=30
+        fo.bodies.Separable(channels=(24, 32, 32, 32), pools=2), "projection", {"features": 64}, epochs=20
     ),
 }
 
@@ -114,31 +114,29 @@ def main() -> None:
     rows = []
     for seed in range(chosen.seeds):
         rows.append(accuracies(task, train, test, seed))
-        print(seed, rows[-1], file=sys.stderr)
+        print(seed, rows[-1], file=sys.stderr, flush=True)
+        text = json.dumps(content(chosen.net, task, rows))
+        if chosen.out:  # also before the last seed, in case there is no time for it
+            chosen.out.write_text(text + "\n", encoding="utf-8")
+    if not chosen.out:
+        print(text)
+
+
+def content(net: str, task: Task, rows: list[dict[str, float]]) -> dict[str, Any]:
+    """The figures of some seeds, as record.py takes them."""
     arms = {
         arm: {"accuracy": [row[arm] for row in rows], "mean": statistics.mean(row[arm] for row in rows)}
         for arm in rows[0]
     }
     python = arms["python-float32"]["mean"]
     gaps = {arm: round(100 * (python - own["mean"]), 3) for arm, own in arms.items() if arm != "python-float32"}
-    content = {
+    return {
         "kind": "device-accuracy",
-        "command": f"python benchmarks/device_accuracy.py --net {chosen.net} --out FILE",
-        "options": {
-            "net": chosen.net,
-            "epochs": task.epochs,
-            "rate": task.rate,
-            "rule": task.rule,
-            "seeds": chosen.seeds,
-        },
+        "command": f"python benchmarks/device_accuracy.py --net {net} --out FILE",
+        "options": {"net": net, "epochs": task.epochs, "rate": task.rate, "rule": task.rule, "seeds": len(rows)},
         "ratios": {f"points-behind-python/{arm}": gap for arm, gap in gaps.items()},
         "arms": arms,
     }
-    text = json.dumps(content)
-    if chosen.out:
-        chosen.out.write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,22 @@ def test_a_block_more_needs_no_more_memory_for_activations(tmp_path):
     assert found[0] == found[1]
 
 
+def test_a_model_of_ones_own_learns_in_c(tmp_path):
+    """Cut into blocks by `localize`, with a pooling behind its ReLU, a flattening and linear layers."""
+    first, last = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(5 * 64, 12)
+    model = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), last, nn.ReLU(), nn.Linear(12, 4))
+    data = random_images(MAPS)
+    net = fo.localize(model, fo.rules.Projection(classes=4, features=50), shape=MAPS)
+    net.prepare.fit(data.images)
+    export_c(net, tmp_path, **SGD, **PLAIN)
+    with Host(tmp_path, compiler="gcc", flags=sanitised("gcc")) as host:
+        train_in_c(host, data, 1, 100)
+        scores = host.scores(data.images[:9].numpy())
+        assert host.close() == 0
+    train_in_python(net, data, 1, 100, **SGD, **PLAIN)
+    torch.testing.assert_close(torch.from_numpy(scores), net.eval()(data.images[:9]), rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def exported(tmp_path):
     """A network on features, its data and the host that runs it."""

@@ -12,7 +12,7 @@ from forwardonly.export import export_c, read_saved, write_saved
 from forwardonly.export.c import int8
 from forwardonly.export.c.host import Host
 from forwardonly.export.c.int8 import Int8Learner, Quantised
-from forwardonly.export.c.plan import make_plan
+from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.saved import int8_content
 
 from .common import (

@@ -50,7 +50,7 @@ class BlockWriter:
 
     def _head(self) -> str:
         block = self.block
-        words = ", ".join(self._words(stage) for stage in block.stages)
+        words = ", ".join(stage.words for stage in block.stages)
         lines = [f"/* ---- Block {self.index}: {words}. Rule: {self.plan.rule_name}. ---- */", ""]
         lines.append(f"/* Its buffers in `memory`, with room for {self.rows} row(s). */")
         lines.append("enum {")
@@ -73,21 +73,6 @@ class BlockWriter:
         for stage in [*self.block.stages, *([self.block.head] if self.block.head else [])]:
             if stage.convolution is not None:
                 yield stage
-
-    def _words(self, stage: Stage) -> str:
-        of, to = (self._size(each) for each in (stage.incoming, stage.outgoing))
-        if stage.convolution is None:
-            words = "linear"
-        else:
-            kernel = " x ".join(map(str, stage.convolution.kernel_size))
-            words = f"{'depthwise ' if stage.convolution.groups > 1 else ''}convolution {kernel}"
-        words += f" {of} -> {to}"
-        if stage.pool != (1, 1):
-            words += f", max-pooling {stage.pool[0]} x {stage.pool[1]}"
-        return words + (", batch norm" if stage.norm else "") + (", ReLU" if stage.relu else "")
-
-    def _size(self, of: Map) -> str:
-        return str(of.channels) if of.pixels == 1 else f"{of.channels} x {of.height} x {of.width}"
 
     def _shape(self, stage: Stage) -> str:
         convolution = stage.convolution

@@ -7,7 +7,8 @@ from forwardonly.export.c import int8
 from forwardonly.export.c.float_emit import emit_float
 from forwardonly.export.c.header import header, identity
 from forwardonly.export.c.int8_emit import emit_int8
-from forwardonly.export.c.plan import Precision, make_plan
+from forwardonly.export.c.plan import Precision
+from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.text import NAME
 from forwardonly.network.network import Network
 from forwardonly.network.storage import write_atomically

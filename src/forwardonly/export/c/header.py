@@ -15,7 +15,7 @@ def identity(plan: Plan) -> bytes:
     """8 bytes that tell nets apart: the same only where one's weights make sense in the other."""
     blocks = [
         [
-            [each.path, each.incoming, each.outgoing, each.pool, each.norm, each.relu, each.standardise]
+            [each.path, each.incoming, each.outgoing, each.pool, each.norm, each.relu, each.flattened, each.standardise]
             for each in block.stages
         ]
         + [sorted(block.parameters.items()), sorted(block.statistics.items()), block.passes, block.rule.options()]

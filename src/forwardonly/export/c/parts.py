@@ -1,4 +1,4 @@
-"""The C functions that a file is made of: one file of `parts/` for each, in the order in which they are written."""
+"""The C functions that a file is made of: one file of `sources/` for each, in the order in which they are written."""
 
 from importlib.resources import files
 
@@ -55,7 +55,7 @@ INT8 = (
     "cosines",
     "prototypes_update",
 )
-"""The same for whole numbers: those that `parts/int8/` has are taken from there."""
+"""The same for whole numbers: those that `sources/int8/` has are taken from there."""
 
 INT8_NEEDS = {
     "unit_rms": ("division", "root", "product"),
@@ -89,4 +89,4 @@ def int8_text_of(wanted: set[str]) -> str:
 
 
 def _read(name: str) -> str:
-    return (files("forwardonly.export.c") / "parts" / name).read_text(encoding="utf-8")
+    return (files("forwardonly.export.c") / "sources" / name).read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ import torch
 
 from forwardonly.export.c import int8
 from forwardonly.export.c.header import content_bytes, identity
-from forwardonly.export.c.plan import Plan, Precision, make_plan
+from forwardonly.export.c.plan import Plan, Precision
+from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.text import HEAD, MAGIC
 from forwardonly.network.network import Network
 
