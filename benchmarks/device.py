@@ -106,29 +106,39 @@ def measure(net: Net, rule: str, precision: Precision) -> dict[str, int]:
 
 
 def run(folder: Path) -> dict[str, int]:
-    """Builds the step of a folder for the board, and runs it in the emulator."""
-    sources = [folder / "training_step.c", HERE / "measure.c", HERE / "startup.c"]
-    objects = [folder / f"{source.stem}.o" for source in sources]
-    for source, made in zip(sources, objects, strict=True):
-        command(["arm-none-eabi-gcc", *CORE, *BUILD, "-I", folder, "-c", source, "-o", made])
-    image = folder / "board.elf"
-    command(["arm-none-eabi-gcc", *CORE, *LINK, "-T", HERE / "board.ld", *objects, "-lm", "-o", image,
-             f"-Wl,-Map={folder / 'board.map'}"])  # fmt: skip
+    """Builds the step of a folder for the board, and measures it in the emulator."""
+    image = built(folder, HERE / "measure.c")
     text, data, bss = map(int, command(["arm-none-eabi-size", image]).splitlines()[1].split()[:3])
-    others = [linked(folder / "board.map", made.name) for made in objects[1:]]
-    emulated = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native"]
-    said = command([*emulated, "-icount", "shift=0", "-kernel", image], timeout=600)
+    others = [linked(image.with_suffix(".map"), f"{name}.o") for name in ("measure", "startup")]
+    said = emulated(image)
     figures = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", said, flags=re.MULTILINE)}
     if not 3_000_000 <= figures.pop("known") < 3_001_000:
         raise ValueError("The emulator does not count instructions: three million were not seen as such.")
-    code = text - sum(other[".text"] + other[".rodata"] for other in others)
     return {
-        "code_bytes": code,
+        "code_bytes": text - sum(other[".text"] + other[".rodata"] for other in others),
         "static_bytes": data + bss - sum(other[".data"] + other[".bss"] for other in others),
         "stack_bytes": figures["stack_learn"],
         "instructions_learn": figures["learn"],
         "instructions_predict": figures["predict"],
     }
+
+
+def built(folder: Path, program: Path) -> Path:
+    """The image of a program and the training step of a folder for the board; the linker's map is beside it."""
+    sources = [folder / "training_step.c", program, HERE / "startup.c"]
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    for source, made in zip(sources, objects, strict=True):
+        command(["arm-none-eabi-gcc", *CORE, *BUILD, "-I", folder, "-c", source, "-o", made])
+    image = folder / "board.elf"
+    linker = ["-T", HERE / "board.ld", f"-Wl,-Map={image.with_suffix('.map')}"]
+    command(["arm-none-eabi-gcc", *CORE, *LINK, *linker, *objects, "-lm", "-o", image])
+    return image
+
+
+def emulated(image: Path) -> str:
+    """What an image prints on the emulated board, where an instruction takes a nanosecond."""
+    board = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native"]
+    return command([*board, "-icount", "shift=0", "-kernel", image], timeout=600)
 
 
 def linked(path: Path, name: str) -> dict[str, int]:
