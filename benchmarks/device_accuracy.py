@@ -23,6 +23,11 @@ import forwardonly as fo
 from forwardonly.data import Features, Images
 from forwardonly.export import export_c
 from forwardonly.export.c.host import Host
+from forwardonly.training.batch import Batch
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
+from forwardonly.training.update import Update
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Task:
 
 
 TASKS = {
-    "digits-mlp": Task(fo.bodies.MLP(hidden=(64, 64, 64, 64)), "hyperspherical", epochs=10),
+    "digits-mlp": Task(fo.bodies.MLP(hidden=(64, 64, 64, 64)), "hyperspherical", epochs=6),
     "vowels-1d": Task(
         fo.bodies.Separable(channels=(24, 32, 32, 32), pools=2), "projection", {"features": 64}, epochs=20
     ),
@@ -79,17 +84,19 @@ def accuracies(task: Task, train: Images, test: Images, seed: int) -> dict[str, 
         with tempfile.TemporaryDirectory() as folder:
             export_c(network, folder, precision=precision, **given)
             hosts[precision] = Host(folder)
-    learner, generator = fo.training.Online(network, precision="fp32", **given), torch.Generator().manual_seed(seed)
+    config, generator = TrainingConfig.resolve(network.rule, given=given), torch.Generator().manual_seed(seed)
+    updates = [Update(block, config) for block in network.row]
+    prepared = network.train().prepare(train.images)
     images, labels = train.images.numpy(), train.labels.numpy()
     for epoch in range(task.epochs):
         order, share = torch.randperm(len(train), generator=generator), 1 - epoch / task.epochs
         for host in hosts.values():
             host.set_rate(task.rate * share)
             host.learn(images[order.numpy()], labels[order.numpy()])
-        for update in learner.updates:
+        for update in updates:
             update.set_rate(share)
         for one in order.split(1):
-            learner.learn(train.images[one], train.labels[one])
+            whole_step(network.row, updates, Batch(prepared[one], train.labels[one]), Context("fp32"))
     found = {"python-float32": fo.evaluate(network, test, precision="fp32").accuracy}
     for precision, host in hosts.items():
         predicted = host.scores(test.images.numpy()).argmax(1)

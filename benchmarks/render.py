@@ -318,6 +318,48 @@ def _number(value: float, name: str) -> str:
     return f"{value:.3g}" if name == "free-riding" else f"{value:.{places}f}"
 
 
+DEVICE = {
+    "digits-mlp": "digits, 64-64-64-64-64",
+    "mnist-cnn": "MNIST, four convolutions",
+    "keyword-1d": "keywords, `separable`, 40 × 1 × 49",
+    "colour-depthwise": "colour, `separable`, 3 × 32 × 32",
+}
+
+
+def device_memory(results: Results) -> str:
+    """Static memory of training steps in C, and what of it activations take."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = []
+    for name, words in DEVICE.items():
+        own = [arms[f"{name}/{arm}"] for arm in ("float32", "int8", "backprop-float32")]
+        held = [f"{arm['static_bytes'] / 1000:.1f}" for arm in own]
+        rows.append([words, *held, *(f"{arm['activations_of_one_block'] / 1000:.1f}" for arm in own)])
+    return table(["", "KB, float32", "int8", "backprop, float32", "activations, float32", "int8", "backprop"], rows)
+
+
+def device_code(results: Results) -> str:
+    """Code, stack and instructions of training steps in C."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = []
+    for name, words in DEVICE.items():
+        float32, int8, backprop = (arms[f"{name}/{arm}"] for arm in ("float32", "int8", "backprop-float32"))
+        code = [f"{arm['code_bytes'] / 1000:.1f}" for arm in (float32, int8)]
+        work = [f"{arm['instructions_learn'] / 1e6:.2f}" for arm in (float32, int8, backprop)]
+        rows.append([words, *code, f"{max(float32['stack_bytes'], int8['stack_bytes'])}", *work])
+    head = ["", "code KB, float32", "int8", "stack, bytes", "million instructions a step, float32", "int8", "backprop"]
+    return table(head, rows)
+
+
+def device_accuracy(results: Results) -> str:
+    """Accuracy after training in C, beside Python."""
+    rows = []
+    for name, words in {"digits-mlp": "digits", "vowels-1d": "Japanese vowels (UCR)"}.items():
+        line = results.timing(f"device-accuracy/{name}")
+        means = [f"{100 * line['arms'][arm]['mean']:.2f}" for arm in ("python-float32", "c-float32", "c-int8")]
+        rows.append([words, *means, str(line["config"]["seeds"])])
+    return table(["", "Python, float32, %", "C, float32, %", "C, int8, %", "seeds"], rows)
+
+
 PAPERS = (
     "networkff-mnist",
     "networkff-fashion",
@@ -337,6 +379,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "processes": processes,
     "parallel-model": parallel_model,
     "fast": fast,
+    "device-memory": device_memory,
+    "device-code": device_code,
+    "device-accuracy": device_accuracy,
     **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
 }
 """Every generated table by the name between its marks."""

@@ -229,6 +229,23 @@ def test_learning_goes_on_after_loading_as_from_the_start(exported):
     assert host.save() == once
 
 
+@pytest.mark.parametrize(("rule", "body", "batch"), [("projection", MLP, 3), ("projection", CNN, 3), ("ff", MLP, 1)])
+def test_predicting_between_steps_changes_nothing(rule, body, batch, tmp_path):
+    """Prediction uses the memory of the blocks, also while examples of a batch wait."""
+    data = random_images(SHAPES[body])
+    net = build(rule, body, data, **({"negatives": "uniform"} if rule == "ff" else {}))
+    export_c(net, tmp_path, batch_size=batch, **SGD)
+    images, labels, learned = data.images.numpy(), data.labels.numpy(), []
+    for asks in (False, True):
+        with Host(tmp_path, flags=STRICT) as host:
+            for i in range(12):
+                assert host.learn(images[i : i + 1], labels[i : i + 1]) == ["ok"]
+                if asks:
+                    host.scores(images[-2:])
+            learned.append(host.save())
+    assert learned[0] == learned[1] != write_saved(net)
+
+
 def localized(*layers):
     """A network by hand, of one block."""
     return Network([Block(nn.Sequential(*layers), fo.rules.Projection(classes=4).for_block((8,), None))], shape=FLAT)
