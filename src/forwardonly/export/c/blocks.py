@@ -52,7 +52,8 @@ class BlockWriter:
         block = self.block
         words = ", ".join(stage.words for stage in block.stages)
         lines = [f"/* ---- Block {self.index}: {words}. Rule: {self.plan.rule_name}. ---- */", ""]
-        lines.append(f"/* Its buffers in `memory`, with room for {self.rows} row(s). */")
+        room = "" if self.rows == 1 else f", with room for {self.rows} signals"
+        lines.append(f"/* Its buffers in `memory`{room}. */")
         lines.append("enum {")
         for name, offset in sorted(self.offsets.items(), key=lambda item: item[1]):
             lines.append(f"    {name.upper()}_{self.index} = {offset}, /* {self.sizes[name]} */")

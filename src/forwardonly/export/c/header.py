@@ -64,6 +64,10 @@ def header(plan: Plan) -> str:
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 #define FO_CHANNELS {network.shape[0]}
 #define FO_HEIGHT {network.shape[1]}
 #define FO_WIDTH {network.shape[2]}
@@ -100,6 +104,10 @@ void fo_save(unsigned char bytes[FO_SAVED_BYTES]);
 
 /* Reads weights that fo_save wrote, on this device or another one of its byte order. */
 fo_status fo_load(const unsigned char *bytes, size_t length);
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif
 """

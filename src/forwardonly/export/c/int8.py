@@ -36,9 +36,9 @@ CHANCE = 15
 BITS = 11
 """Bits of a gradient."""
 LARGEST_MAP = 1 << 13
-"""Pixels whose products with a gradient fit into an int32: 11 + 7 + 13 bits."""
+"""Products with a gradient whose sum fits into an int32: 11 + 7 + 13 bits."""
 LARGEST_FAN_IN = 1 << 17
-"""Inputs whose products with weights fit into an int32: 7 + 7 + 17 bits."""
+"""Products of weights and signals whose sum fits into an int32: 7 + 7 + 17 bits."""
 
 RULES = ("hyperspherical", "projection", "backprop")
 """Rules whose gradient is defined here."""
@@ -121,7 +121,7 @@ class Int8Learner:
         check(plan)
         self.plan = plan
         self.weights, self.errors, self.exponents = quantise(plan)
-        self.rate = float(np.float32(plan.config.learning_rate))
+        self.rate = plan.config.learning_rate
         prepare = plan.network.prepare
         self.mean, self.std = (each.flatten().numpy().astype(np.float32) for each in (prepare.mean, prepare.std))
 
@@ -207,7 +207,7 @@ class Int8Learner:
         """The gradient of the block's own loss, and the step down it."""
         rule, activation = block.rule, kept[-1][1]
         features = self._features(block, activation)
-        rate = math.floor(self.rate * 65536 + 0.5)  # at 2^16
+        rate = int(np.float32(self.rate) * np.float32(65536) + np.float32(0.5))  # at 2^16
         if isinstance(rule, rules.Hyperspherical):
             name, e = self._name(block, "rule.prototypes"), self.exponents[self._name(block, "rule.prototypes")]
             cosines, unit, units, lengths, length = self._cosines(block, features)
@@ -344,8 +344,13 @@ def check(plan: Plan) -> None:
             if stage.norm or stage.standardise:
                 which = "batch norm: choose the body mlp, conv or separable" if stage.norm else "norm under backprop"
                 raise ValueError(f"int8 holds no {which}.")
-            if stage.fan_in > LARGEST_FAN_IN or stage.incoming.pixels > LARGEST_MAP:
+            taps = 1 if stage.convolution is None else math.prod(stage.convolution.kernel_size)
+            back = 0 if stage is block.stages[0] else stage.outgoing.channels * taps
+            if (
+                max(stage.fan_in, stage.outgoing.size) > LARGEST_FAN_IN
+                or max(stage.incoming.pixels, back) > LARGEST_MAP
+            ):
                 raise ValueError(
-                    f"int8 sums at most {LARGEST_FAN_IN} inputs and maps of {LARGEST_MAP} pixels; block "
+                    f"int8 sums at most {LARGEST_FAN_IN} values forwards and {LARGEST_MAP} backwards; block "
                     f"{block.index + 1} has more."
                 )

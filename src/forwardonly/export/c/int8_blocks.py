@@ -95,7 +95,8 @@ class Int8BlockWriter(BlockWriter):
                 f"const int64_t length = length_of({block.features}, {self._features});",
                 "int bits = 28 + up; /* behind the point of the gradient */",
                 f"rate = shifted(rate * {sharpness}, 6);",
-                f"prototypes_update({block.features}, rate, bits + {12 - 2 * e}, scores, errors, {self._features}, "
+                f"prototypes_update({block.features}, rate, {offset('bits', 12 - 2 * e)}, scores, errors, "
+                f"{self._features}, "
                 f"{to_features}, {self.moved('rule.prototypes')});",
                 "rate = divided(rate * 65536, length);",
             ]
@@ -109,9 +110,10 @@ class Int8BlockWriter(BlockWriter):
                 f"const int up = surprise({self.score_bits}, label, sharp, errors, &loss);",
                 f"int bits = {15 + e} + up; /* behind the point of the gradient */",
                 f"linear_to_input({block.features}, FO_CLASSES, {self.weight(path)}, errors, {to_features});",
-                f"linear_update({block.features}, FO_CLASSES, rate, up + {27 - e}, errors, {self._features}, "
+                f"linear_update({block.features}, FO_CLASSES, rate, {offset('up', 27 - e)}, errors, {self._features}, "
                 f"{self.moved(path)});",
-                f"bias_update(FO_CLASSES, 1, rate, up + {19 - e}, errors, {self.weight('rule.classifier.bias')});",
+                f"bias_update(FO_CLASSES, 1, rate, {offset('up', 19 - e)}, errors, "
+                f"{self.weight('rule.classifier.bias')});",
                 "rate *= 256;",
             ]
         if block.pooled:
@@ -148,16 +150,18 @@ class Int8BlockWriter(BlockWriter):
             )
         self.use("linear_update" if flat else "convolution_update")
         lines.append(
-            f"linear_update({stage.incoming.size}, {size.size}, rate, bits + {20 - e}, {gradient}, "
+            f"linear_update({stage.incoming.size}, {size.size}, rate, {offset('bits', 20 - e)}, {gradient}, "
             f"{self._input_of(index)}, {self.moved(path)});"
             if flat
-            else f"convolution_update({shape}, rate, bits + {20 - e}, {gradient}, {self._input_of(index)}, "
+            else f"convolution_update({shape}, rate, {offset('bits', 20 - e)}, {gradient}, {self._input_of(index)}, "
             f"{self._winner(index)}, sums, {self.moved(path)});"
         )
         if stage.bias:
             self.use("bias_update")
             bias = self.weight(f"{stage.path}.bias")
-            lines.append(f"bias_update({size.channels}, {size.pixels}, rate, bits + {12 - e}, {gradient}, {bias});")
+            lines.append(
+                f"bias_update({size.channels}, {size.pixels}, rate, {offset('bits', 12 - e)}, {gradient}, {bias});"
+            )
         if index:
             lines.append(f"bits += {e};")
         return lines
@@ -178,3 +182,8 @@ class Int8BlockWriter(BlockWriter):
         return function(
             f"static void pass_{self.index}(void)", lines, "The activation, in place, as the next block's signal."
         )
+
+
+def offset(name: str, more: int) -> str:
+    """A variable and a constant, added."""
+    return f"{name} {'-' if more < 0 else '+'} {abs(more)}"
