@@ -9,7 +9,7 @@ import torch
 import forwardonly as fo
 from forwardonly import cli
 from forwardonly.export import export_c, read_saved, write_saved
-from forwardonly.export.c import int8
+from forwardonly.export.c import int8, int8_arithmetic
 from forwardonly.export.c.host import Host
 from forwardonly.export.c.int8 import Int8Learner, Quantised
 from forwardonly.export.c.reading import make_plan
@@ -32,10 +32,12 @@ from .common import (
     train_in_c,
 )
 
-SMALL_STEP = {"optimiser": "sgd", "learning_rate": 0.02, **PLAIN, "weight_decay": 0.0}
+SMALL_STEP = {"optimiser": "sgd", "learning_rate": 0.02, **PLAIN, "weight_decay": 0.0, "clip": None}
 CONV = fo.bodies.Conv(depth=2, channels=5)
 LINE = fo.bodies.Separable(channels=(6, 10, 8), pools=2, kernel=5)
-OPTIONS = {"projection": {"features": 40}, "hyperspherical": {"aux_channels": 0}}
+OPTIONS = {"projection": {"features": 40}, "hyperspherical": {"aux_channels": 0}, "channel-static": {"scale": 2.0}}
+FF = {"negatives": "uniform"}
+BARE = {**FF, "reduction": "sum", "normalise_input": False, "label_value": None, "sharpness": 1.0}
 
 
 def learner(net):
@@ -44,26 +46,31 @@ def learner(net):
 
 @needs_gcc
 @pytest.mark.parametrize(
-    ("compiler", "rule", "body", "data"),
+    ("compiler", "rule", "options", "body", "data"),
     [
-        ("gcc", "hyperspherical", MLP, random_images(FLAT)),
-        ("gcc", "projection", SEPARABLE, random_images((3, 15, 16))),
+        ("gcc", "hyperspherical", OPTIONS["hyperspherical"], MLP, random_images(FLAT)),
+        ("gcc", "projection", OPTIONS["projection"], SEPARABLE, random_images((3, 15, 16))),
+        ("gcc", "ff", FF, MLP, random_images(FLAT)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("gcc", "projection", MLP, random_images(FLAT)),
-                ("gcc", "hyperspherical", SEPARABLE, random_images((3, 15, 16))),
-                ("gcc", "projection", CONV, random_images((2, 7, 6))),
-                ("gcc", "hyperspherical", CONV, random_images((2, 7, 6))),
-                ("clang", "projection", LINE, random_features()),
-                ("clang", "hyperspherical", LINE, random_features()),
-                ("clang", "hyperspherical", MLP, random_images(FLAT)),
+                ("gcc", "projection", {}, MLP, random_images(FLAT)),
+                ("gcc", "hyperspherical", OPTIONS["hyperspherical"], SEPARABLE, random_images((3, 15, 16))),
+                ("gcc", "projection", OPTIONS["projection"], CONV, random_images((2, 7, 6))),
+                ("gcc", "hyperspherical", OPTIONS["hyperspherical"], CONV, random_images((2, 7, 6))),
+                ("gcc", "channel-static", {"scale": 2.5}, MLP, random_images(FLAT)),
+                ("gcc", "channel-static", {"goodness": "squared"}, SEPARABLE, random_images((3, 15, 16))),
+                ("gcc", "backprop", {}, MLP, random_images(FLAT)),
+                ("clang", "ff", BARE, SEPARABLE, random_images((3, 15, 16))),
+                ("clang", "projection", OPTIONS["projection"], LINE, random_features()),
+                ("clang", "hyperspherical", OPTIONS["hyperspherical"], LINE, random_features()),
+                ("clang", "channel-static", {}, LINE, random_features()),
             )
         ),
     ],
 )
-def test_c_is_python_bit_for_bit(compiler, rule, body, data, tmp_path):
-    net = build(rule, body, data, **OPTIONS[rule])
+def test_c_is_python_bit_for_bit(compiler, rule, options, body, data, tmp_path):
+    net = build(rule, body, data, **options)
     export_c(net, tmp_path, precision="int8", **SMALL_STEP)
     images, python = data.images.numpy(), learner(net)
     with Host(tmp_path, compiler=compiler, flags=sanitised(compiler)) as host:
@@ -81,9 +88,9 @@ def test_c_is_python_bit_for_bit(compiler, rule, body, data, tmp_path):
 
 
 @needs_gcc
-@pytest.mark.parametrize(("rule", "body"), [("hyperspherical", MLP), ("projection", SEPARABLE)])
+@pytest.mark.parametrize(("rule", "body"), [("hyperspherical", MLP), ("projection", SEPARABLE), ("ff", MLP)])
 def test_the_header_says_the_static_memory(rule, body, tmp_path):
-    net = build(rule, body, random_images(FLAT if body is MLP else MAPS), **OPTIONS[rule])
+    net = build(rule, body, random_images(FLAT if body is MLP else MAPS), **{**OPTIONS, "ff": FF}[rule])
     check_memory(*export_c(net, tmp_path, precision="int8", **SMALL_STEP))
 
 
@@ -110,11 +117,27 @@ def test_a_step_is_that_of_the_floats_up_to_rounding(rule, body):
             assert np.linalg.norm(step) == pytest.approx(np.linalg.norm(wanted), rel=0.25), name
 
 
+@pytest.mark.parametrize("options", [FF, BARE])
+def test_streams_learn_one_after_the_other_under_ff(options):
+    """The goodness is that of the floats, a step raises it under the right label and lowers it under the wrong one."""
+    net = build("ff", MLP, random_images(FLAT), **options)
+    image, python = random_images(FLAT).images[0].numpy(), learner(net)
+    theirs = net.eval()(random_images(FLAT).images[:1]).numpy()[0]
+    before = python.scores(image)
+    np.testing.assert_allclose(before, theirs, rtol=0.1, atol=0.05)
+    wrong = (2 + 1 + next(int8.xorshift32(1)) % 3) % 4
+    for _ in range(3):
+        python.draws = int8.xorshift32(1)
+        python.learn(image, 2)
+    after = python.scores(image)
+    assert after[2] - before[2] > after[wrong] - before[wrong]
+
+
 def values(python, name):
     """A weight or bias as floats, its error included."""
     unit = 2.0 ** -(python.exponents[name] + 8)
     if int8.is_bias(name):
-        return python.weights[name] * unit / 2**int8.ONE
+        return python.weights[name] * unit / 2**int8_arithmetic.ONE
     return (256 * python.weights[name] + python.errors[name]) * unit
 
 
@@ -133,10 +156,10 @@ def test_small_updates_add_up():
 
 def test_rounding_is_to_the_nearest_halves_up():
     numbers = np.array([-7, -6, -5, -1, 0, 1, 5, 6, 7])
-    assert int8.shifted(numbers, 2).tolist() == [math.floor(each / 4 + 0.5) for each in numbers]
-    assert int8.divided(numbers, 4).tolist() == [math.floor(each / 4 + 0.5) for each in numbers]
-    assert int8.shifted(numbers, -3).tolist() == (8 * numbers).tolist()
-    assert int8.shifted(numbers, 80).tolist() == [0] * 9
+    assert int8_arithmetic.shifted(numbers, 2).tolist() == [math.floor(each / 4 + 0.5) for each in numbers]
+    assert int8_arithmetic.divided(numbers, 4).tolist() == [math.floor(each / 4 + 0.5) for each in numbers]
+    assert int8_arithmetic.shifted(numbers, -3).tolist() == (8 * numbers).tolist()
+    assert int8_arithmetic.shifted(numbers, 80).tolist() == [0] * 9
 
 
 def test_chances_are_those_of_softmax():
@@ -144,7 +167,7 @@ def test_chances_are_those_of_softmax():
     for _ in range(50):
         scores = generator.normal(0, 3, 7)
         whole = np.floor(scores * 64 * 2**10 + 0.5).astype(np.int64)
-        errors, up = int8.surprise(whole, 10, 2)
+        errors, up = int8_arithmetic.surprise(whole, 10, 2)
         expected = np.exp(scores) / np.exp(scores).sum() - np.eye(7)[2]
         np.testing.assert_allclose(errors / 2.0 ** (15 + up), expected, atol=0.02)
         assert 2**14 <= np.abs(errors).max() <= 2**15
@@ -164,7 +187,8 @@ def test_saved_weights_are_read_as_floats():
 
 
 REFUSED = {
-    "rule": ("channel-static", MLP, {}, {}, "'channel-static': choose hyperspherical or projection, or float32"),
+    "objective": ("ff", MLP, {**FF, "objective": "margin"}, {}, "ff on images, with objective threshold"),
+    "clip": ("channel-static", MLP, {}, {"clip": 1.0}, "no clip"),
     "norm": ("projection", CNN, {}, {"batch_size": 1}, "no batch norm: choose the body mlp, conv or separable"),
     "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose batch_size 1, momentum 0"),
     "decay": ("projection", MLP, {}, HEAVY, "weight_decay 0"),

@@ -10,10 +10,7 @@ from forwardonly.export.c import parts
 from forwardonly.export.c.blocks import BlockWriter
 from forwardonly.export.c.buffers import Buffers, lay_out
 from forwardonly.export.c.plan import BlockPlan, Plan
-from forwardonly.export.c.text import NAME, c_name, checks, finite_input, function, number, save_text, wrapped
-
-SEED = 1
-"""Seed of the random numbers."""
+from forwardonly.export.c.text import NAME, SEED, c_name, checks, finite_input, function, number, save_text, wrapped
 
 
 def memory_table(plan: Plan) -> dict[str, int]:

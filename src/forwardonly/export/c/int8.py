@@ -17,59 +17,36 @@ Shapes: K channels, H x W space, C classes, D features.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from forwardonly import rules
+from forwardonly.export.c.int8_arithmetic import (
+    CHANCE,
+    COSINE,
+    LARGEST_FAN_IN,
+    LARGEST_MAP,
+    ONE,
+    Array,
+    clamped,
+    divided,
+    fitted,
+    raised,
+    root,
+    shifted,
+    sigmoid,
+    standardised,
+    surprise,
+    unit_rms,
+)
 from forwardonly.export.c.int8_maps import backward, convolved, correlated, pooled, unpooled, windowed
 from forwardonly.export.c.plan import BlockPlan, Plan
+from forwardonly.export.c.text import SEED
 
-Array = np.ndarray
-ONE = 4
-"""A signal of 1.0 is 2^ONE."""
-COSINE = 13
-"""A cosine of 1.0 is 2^COSINE."""
-CHANCE = 15
-"""A probability of 1.0 is 2^CHANCE."""
-BITS = 11
-"""Bits of a gradient."""
-LARGEST_MAP = 1 << 13
-"""Products with a gradient whose sum fits into an int32: 11 + 7 + 13 bits."""
-LARGEST_FAN_IN = 1 << 17
-"""Products of weights and signals whose sum fits into an int32: 7 + 7 + 17 bits."""
-
-RULES = ("hyperspherical", "projection", "backprop")
+RULES = ("hyperspherical", "projection", "channel-static", "ff", "backprop")
 """Rules whose gradient is defined here."""
-
-WHOLE = [round(2**CHANCE * math.exp(-i)) for i in range(16)]
-PART = [round(2**CHANCE * math.exp(-i / 64)) for i in range(64)]
-"""exp(-t / 64) is WHOLE[t // 64] PART[t % 64], both of 2^CHANCE."""
-
-
-def shifted(values: ArrayLike, bits: int) -> Array:
-    """values / 2^bits."""
-    values = np.asarray(values, np.int64)
-    if bits > 62:
-        return np.zeros_like(values)
-    return (values + (1 << (bits - 1))) >> bits if bits > 0 else values * (1 << -bits)
-
-
-def divided(values: ArrayLike, by: ArrayLike) -> Array:
-    """values / by, for by > 0."""
-    by = np.asarray(by, np.int64)
-    return (2 * np.asarray(values, np.int64) + by) // (2 * by)
-
-
-def clamped(values: Array) -> Array:
-    """Values as an int8 holds them, from -127 to 127."""
-    return np.clip(values, -127, 127)
-
-
-def root(value: int) -> int:
-    """The whole part of a square root."""
-    return math.isqrt(int(value))
 
 
 class Quantised(NamedTuple):
@@ -122,26 +99,55 @@ class Int8Learner:
         self.plan = plan
         self.weights, self.errors, self.exponents = quantise(plan)
         self.rate = plan.config.learning_rate
+        self.draws = xorshift32(SEED)
         prepare = plan.network.prepare
         self.mean, self.std = (each.flatten().numpy().astype(np.float32) for each in (prepare.mean, prepare.std))
 
     def learn(self, example: Array, label: int) -> None:
-        """One step of every block on an example (K, H, W) with its label."""
-        signal = self.signal(example)
+        """One step of every block on an example (K, H, W) with its label.
+
+        Under ff there are two steps: the positive stream learns on its way through the network, then the negative one.
+        """
+        if not self.plan.contrastive:
+            self._learn(self.signal(example), label)
+            return
+        classes = self.plan.network.classes
+        wrong = (label + 1 + next(self.draws) % (classes - 1)) % classes
+        self._learn(self.labelled(example, label), 1)
+        self._learn(self.labelled(example, wrong), 0)
+
+    def _learn(self, signal: Array, label: int) -> None:
         for block in self.plan.blocks:
             kept = self._forward(block, signal)
-            self._update(block, kept, int(label))
+            self._backward(block, kept, *self._judge(block, kept[-1][1], int(label)))
             signal = self._pass(block, kept[-1][1])
 
     def scores(self, example: Array) -> Array:
         """The class scores (C,) in float32."""
-        signal, total = self.signal(example), np.zeros(self.plan.network.classes, np.float32)
-        for block, weight in zip(self.plan.blocks, self.plan.network.readout.weights.numpy(), strict=True):
-            activation = self._forward(block, signal)[-1][1]
-            scores, bits = self._scores(block, self._features(block, activation))
-            total += np.float32(weight) * (scores.astype(np.float32) * np.float32(2.0**-bits))
-            signal = self._pass(block, activation)
+        total = np.zeros(self.plan.network.classes, np.float32)
+        if not self.plan.contrastive:
+            self._add_scores(total, self.signal(example))
+            return total
+        for label in range(len(total)):
+            self._add_scores(total[label : label + 1], self.labelled(example, label))
         return total
+
+    def _add_scores(self, total: Array, signal: Array) -> None:
+        for block, weight in zip(self.plan.blocks, self.plan.network.readout.weights.tolist(), strict=True):
+            activation = self._forward(block, signal)[-1][1]
+            scores, bits = self._scores(block, activation)
+            total += scores.astype(np.float32) * np.float32(weight * score_factor(block) * 2.0**-bits)
+            signal = self._pass(block, activation)
+
+    def labelled(self, example: Array, label: int) -> Array:
+        """An example of bytes as int8, with a label in its first features."""
+        rule = self.plan.network.rule
+        assert isinstance(rule, rules.ForwardForward)
+        flat = (unit_rms(np.asarray(example, np.int64)) if rule.normalise_input else self.signal(example)).reshape(-1)
+        high = self.plan.network.prepare.high if rule.label_value is None else rule.label_value
+        flat[: self.plan.network.classes] = 0
+        flat[label] = min(127, round(high * 2**ONE))
+        return flat.reshape(self.plan.network.shape)
 
     def signal(self, example: Array) -> Array:
         """An example as int8, (K, H, W)."""
@@ -184,13 +190,29 @@ class Int8Learner:
         sums, sizes = windowed(block, maps), windowed(block, np.ones_like(maps))
         return divided(sums, sizes).reshape(-1)
 
-    def _scores(self, block: BlockPlan, features: Array) -> tuple[Array, int]:
-        """The class scores, and the bits behind their point."""
-        if isinstance(block.rule, rules.Hyperspherical):
+    def _scores(self, block: BlockPlan, activation: Array) -> tuple[Array, int]:
+        """The class scores (under ff the goodness), and the bits behind their point."""
+        rule = block.rule
+        if isinstance(rule, rules.ForwardForward):
+            size = activation.size if rule.reduction == "mean" else 1
+            return divided([int((activation**2).sum()) << 8], size), 16
+        if isinstance(rule, rules.ChannelStatic):
+            groups, counts = self._groups(block)
+            values = activation**2 if rule.goodness == "squared" else activation << ONE
+            sums = values.reshape(len(groups), -1).sum(1)
+            return divided(np.bincount(groups, sums).astype(np.int64) << 4, counts), 12
+        features = self._features(block, activation)
+        if isinstance(rule, rules.Hyperspherical):
             return self._cosines(block, features)[0], COSINE
         weight = self._name(block, "rule.classifier.weight")
         bias = shifted(self.weights[self._name(block, "rule.classifier.bias")], 8)
         return self.weights[weight] @ features + bias, self.exponents[weight] + ONE
+
+    def _groups(self, block: BlockPlan) -> tuple[Array, Array]:
+        """The class of each channel, and how many values each class has."""
+        channels, classes = block.outgoing.channels, self.plan.network.classes
+        groups = np.arange(channels) * classes // channels
+        return groups, np.bincount(groups) * block.outgoing.pixels
 
     def _cosines(self, block: BlockPlan, features: Array) -> tuple[Array, Array, Array, Array, int]:
         """Cosines (C,), unit features (D,), unit prototypes (C, D), 16 times the lengths of both; all but the last two
@@ -203,13 +225,32 @@ class Int8Learner:
         cosines = divided((prototypes @ features) << (COSINE + 8), length * lengths)
         return cosines, unit, units, lengths, length
 
-    def _update(self, block: BlockPlan, kept: list[tuple[Array, Array, Array | None]], label: int) -> None:
-        """The gradient of the block's own loss, and the step down it."""
-        rule, activation = block.rule, kept[-1][1]
-        features = self._features(block, activation)
+    def _judge(self, block: BlockPlan, activation: Array, label: int) -> tuple[Array, int, int]:
+        """The gradient of the activation by the block's own loss, the bits behind its point, and the rate at 2^24.
+
+        The rule's own weights take their step. Under ff the label says whether the stream is the positive one.
+        """
+        rule = block.rule
+        scores, bits = self._scores(block, activation)
         rate = int(np.float32(self.rate) * np.float32(65536) + np.float32(0.5))  # at 2^16
+        if isinstance(rule, rules.ForwardForward):
+            over = int(scores[0]) - round(rule.threshold * 2**bits)
+            chance = sigmoid((-over if label else over) * round(rule.sharpness * 64), bits)
+            errors, up = raised(np.array([-chance if label else chance]))
+            size = activation.size if rule.reduction == "mean" else 1
+            return divided((errors[0] * activation) << 8, size), CHANCE + up + ONE - 1 + 8, rate << 8
+        if isinstance(rule, rules.ChannelStatic):
+            groups, counts = self._groups(block)
+            sharpness = round(rule.scale * 64)
+            errors, up = surprise(scores * sharpness, bits, label)
+            each = divided(errors[groups] << 8, counts[groups])
+            gradient, bits = each.repeat(block.outgoing.pixels).reshape(activation.shape), CHANCE + up + 8
+            if rule.goodness == "squared":
+                gradient, bits = gradient * activation, bits + ONE - 1
+            return gradient, bits, int(shifted(rate * sharpness, 6)) << 8
+        features = self._features(block, activation)
         if isinstance(rule, rules.Hyperspherical):
-            name, e = self._name(block, "rule.prototypes"), self.exponents[self._name(block, "rule.prototypes")]
+            name = self._name(block, "rule.prototypes")
             cosines, unit, units, lengths, length = self._cosines(block, features)
             sharpness = round(rule.scale * 64)
             handicapped = cosines.copy()
@@ -220,27 +261,34 @@ class Int8Learner:
             bits = CHANCE + up + COSINE
             own = divided((rate * errors) << 8, lengths)  # lengths are 16 times too long
             turn = unit[None] - shifted(cosines[:, None] * units, COSINE)
-            self._move(name, shifted(own[:, None] * turn, bits + 16 + 8 - 4 - 2 * e - 8))
-            rate = int(divided(rate << 16, length))  # at 2^24; the length is 16 times that of features of 2^ONE
+            self._move(name, shifted(own[:, None] * turn, bits + 16 + 8 - 4 - 2 * self.exponents[name] - 8))
+            rate = int(divided(rate << 16, length))  # the length is 16 times that of features of 2^ONE
         else:
             name, bias = (self._name(block, f"rule.classifier.{which}") for which in ("weight", "bias"))
             e = self.exponents[name]
-            scores, bits = self._scores(block, features)
             errors, up = surprise(scores * 64, bits, label)
             gradient, bits = self.weights[name].T @ errors, e + CHANCE + up
             self._move(name, shifted(rate * errors[:, None] * features[None], 16 + CHANCE + up + ONE - e - 8))
             self.weights[bias] = self.weights[bias] - shifted(rate * errors, 16 + CHANCE + up - e - ONE - 8)
             rate <<= 8
-        gradient, bits = self._to_activation(block, gradient, bits)
+        return *self._to_activation(block, gradient, bits), rate
+
+    def _backward(
+        self,
+        block: BlockPlan,
+        kept: list[tuple[Array, Array, Array | None]],
+        gradient: Array,
+        bits: int,
+        rate: int,
+    ) -> None:
+        """The step of the body's weights, from the gradient of the activation."""
         for index in reversed(range(len(block.stages))):
             stage, (given, out, places) = block.stages[index], kept[index]
             if stage.relu:
                 gradient = np.where(out.reshape(gradient.shape) > 0, gradient, 0)
             gradient, bits = fitted(gradient, bits)
-            weight, e = (
-                self._name(block, f"{stage.path}.weight"),
-                self.exponents[self._name(block, f"{stage.path}.weight")],
-            )
+            weight = self._name(block, f"{stage.path}.weight")
+            e = self.exponents[weight]
             gradient = gradient.reshape(stage.outgoing)
             spread = gradient if places is None else unpooled(stage, gradient, places)
             back = backward(stage, self.weights[weight], spread) if index else gradient
@@ -277,12 +325,11 @@ class Int8Learner:
     def _pass(self, block: BlockPlan, activation: Array) -> Array:
         """The next block's signal."""
         if block.passes == "unit_rms":
-            squares = int((activation**2).sum())
-            if squares == 0:
-                return activation
-            size = activation.size
-            factor = int(divided(size << (ONE + 16), root((squares * size) << 8)))  # 2^(ONE + 12) / rms
-            return clamped(shifted(activation * factor, 12))
+            return unit_rms(activation)
+        if block.passes == "group_norm":
+            groups = self._groups(block)[0]
+            parts = [activation[groups == group] for group in range(self.plan.network.classes)]
+            return np.concatenate([standardised(part.reshape(-1)).reshape(part.shape) for part in parts])
         if block.passes == "instance_norm":
             together = activation.reshape(block.outgoing.channels, -1)
             if together.shape[1] == 1:
@@ -291,47 +338,30 @@ class Int8Learner:
         return activation
 
 
-def standardised(values: Array) -> Array:
-    """Values with mean 0 and deviation 1."""
-    count, total = values.size, int(values.sum())
-    spread = count * int((values**2).sum()) - total**2  # count^2 times the variance
-    factor = (1 << (ONE + 16)) // max(1, root(spread))
-    return clamped(shifted((values * count - total) * factor, 16))
+def score_factor(block: BlockPlan) -> float:
+    """By what a block's scores as whole numbers are multiplied, besides their scale."""
+    return block.rule.scale if isinstance(block.rule, rules.ChannelStatic) else 1.0
 
 
-def surprise(scores: Array, bits: int, label: int) -> tuple[Array, int]:
-    """softmax - one-hot of scores, 64 times too large, of `bits` behind the point; and by how many bits it is larger
-    than at 2^CHANCE, so that its largest value has at least 14.
-    """
-    below = (int(scores.max()) - scores) >> bits
-    powers = np.array([0 if t >= 1024 else WHOLE[t >> 6] * PART[t & 63] >> CHANCE for t in below.tolist()], np.int64)
-    errors = (powers << CHANCE) // int(powers.sum())
-    errors[label] -= 1 << CHANCE
-    up, largest = 0, int(np.abs(errors).max())
-    while 0 < largest < 1 << (CHANCE - 1):
-        largest, up = largest * 2, up + 1
-    return errors << up, up
-
-
-def fitted(gradient: Array, bits: int) -> tuple[Array, int]:
-    """A gradient whose largest value has BITS bits, and the bits behind its point."""
-    largest, down = int(np.abs(gradient).max()), 0
-    while largest >= 1 << BITS:
-        largest, down = largest >> 1, down + 1
-    while 0 < largest < 1 << (BITS - 1):
-        largest, down = largest << 1, down - 1
-    return shifted(gradient, down), bits - down
+def xorshift32(state: int) -> Iterator[int]:
+    """The random numbers of the C file: Marsaglia 2003, "Xorshift RNGs", the triple 13, 17, 5."""
+    while True:
+        state ^= (state << 13) & 0xFFFFFFFF
+        state ^= state >> 17
+        state ^= (state << 5) & 0xFFFFFFFF
+        yield state
 
 
 def check(plan: Plan) -> None:
     """Raises ValueError unless a plan's network can learn in int8, with what can."""
     if plan.rule_name not in RULES:
-        raise ValueError(
-            f"int8 is not defined for the rule {plan.rule_name!r}: choose {' or '.join(RULES[:2])}, or float32."
-        )
+        raise ValueError(f"int8 is not defined for the rule {plan.rule_name!r}: choose one of {', '.join(RULES[:-1])}.")
     rule = plan.network.rule
     if isinstance(rule, rules.Hyperspherical) and (rule.prototypes_per_class != 1 or plan.blocks[0].head is not None):
         raise ValueError("int8 holds hyperspherical with one prototype a class and aux_channels 0.")
+    plain = isinstance(rule, rules.ForwardForward) and rule.objective == "threshold" and rule.size == "rms"
+    if plan.contrastive and (plan.features or not plain):
+        raise ValueError("int8 holds ff on images, with objective threshold and size rms.")
     if getattr(rule, "label_smoothing", 0.0):
         raise ValueError("int8 holds no label smoothing: train without it.")
     config = plan.config

@@ -2,10 +2,10 @@
 
 from forwardonly import rules
 from forwardonly.export.c.blocks import BlockWriter
-from forwardonly.export.c.int8 import COSINE, ONE
+from forwardonly.export.c.int8_arithmetic import COSINE, ONE
 from forwardonly.export.c.int8_buffers import Int8Buffers
 from forwardonly.export.c.plan import BlockPlan, Plan, Stage
-from forwardonly.export.c.text import function
+from forwardonly.export.c.text import function, number
 
 
 class Int8BlockWriter(BlockWriter):
@@ -51,6 +51,18 @@ class Int8BlockWriter(BlockWriter):
 
     def _scores(self) -> str:
         block, lines = self.block, []
+        if isinstance(block.rule, rules.ForwardForward):
+            self.use("goodness")
+            self.score_bits = 16
+            line = f"return goodness({block.outgoing.size}, {self._count}, {self.at('activation')});"
+            what = "The goodness of the activation, with 16 bits behind the point."
+            return function(f"static int64_t scores_{self.index}(void)", [line], what)
+        if isinstance(block.rule, rules.ChannelStatic):
+            self.use("group_scores")
+            self.score_bits = 12
+            line = f"group_scores({self._grouped}, {self.at('activation')}, scores);"
+            what = "The class scores of the activation, with 12 bits behind the point."
+            return function(f"static void scores_{self.index}(int64_t *scores)", [line], what)
         if block.pooled:
             self.use("grid_pool")
             lines.append(f"grid_pool(&grid_{self.index}, {self.at('activation')}, {self.at('features')});")
@@ -72,20 +84,72 @@ class Int8BlockWriter(BlockWriter):
         what = f"The class scores of the activation, with {bits} bits behind the point."
         return function(f"static void scores_{self.index}(int64_t *scores)", lines, what)
 
+    @property
+    def _count(self) -> int:
+        """By what the sum of squares is divided for the goodness."""
+        assert isinstance(self.block.rule, rules.ForwardForward)
+        return self.block.outgoing.size if self.block.rule.reduction == "mean" else 1
+
+    @property
+    def _grouped(self) -> str:
+        """The sizes that functions of groups of channels take."""
+        assert isinstance(self.block.rule, rules.ChannelStatic)
+        size = self.block.outgoing
+        return f"{size.channels}, {size.pixels}, {int(self.block.rule.goodness == 'squared')}"
+
+    def _contrast(self) -> list[str]:
+        """The loss of one stream under ff and the gradient of the activation."""
+        rule = self.block.rule
+        assert isinstance(rule, rules.ForwardForward)
+        self.use("sigmoid", "goodness")
+        return [
+            f"const int64_t over = scores_{self.index}() - {round(rule.threshold * 2**16)};",
+            f"int32_t error = sigmoid((positive ? -over : over) * {round(rule.sharpness * 64)}, 16);",
+            "const float rest = (float)(error < 32768 ? 32768 - error : 1) / 32768.0f;",
+            f"const float loss = -logf(rest) / {number(rule.sharpness)};",
+            "error = positive ? -error : error;",
+            f"int bits = {15 + ONE - 1 + 8} + raised(1, &error); /* behind the point of the gradient */",
+            f"goodness_gradient({self.block.outgoing.size}, {self._count}, error, {self.at('activation')}, "
+            f"{self.slots[0]});",
+            "rate *= 256;",
+        ]
+
     def _learn(self) -> str:
         block, rule = self.block, self.block.rule
-        self.use("surprise", "fitted", "move", "relu_gradient")
+        self.use("fitted", "move", "relu_gradient")
+        start = [
+            "int64_t rate = (int64_t)(fo_learning_rate * 65536.0f + 0.5f);",
+            f"forward_{self.index}();",
+        ]
+        if isinstance(rule, rules.ForwardForward):
+            lines = [*start, *self._contrast()]
+            for index in reversed(range(len(block.stages))):
+                lines += self._stage_backward(index, block.stages[index])
+            signature = f"static float learn_{self.index}(int positive)"
+            return function(signature, [*lines, "return loss;"], "A step of one stream, whose loss is returned.")
+        self.use("surprise")
         lines = [
             "int64_t scores[FO_CLASSES], sharp[FO_CLASSES];",
             "int32_t errors[FO_CLASSES];",
             "float loss;",
-            "int64_t rate = (int64_t)(fo_learning_rate * 65536.0f + 0.5f);",
-            f"forward_{self.index}();",
+            *start,
             f"scores_{self.index}(scores);",
         ]
         to_features = self.to_features if block.pooled else self.slots[0]
-        if isinstance(rule, rules.Hyperspherical):
-            self.use("prototypes_update")
+        if isinstance(rule, rules.ChannelStatic):
+            self.use("group_scores_gradient")
+            sharpness, more = round(rule.scale * 64), ONE - 1 if rule.goodness == "squared" else 0
+            lines += [
+                "for (int c = 0; c < FO_CLASSES; c++) {",
+                f"    sharp[c] = scores[c] * {sharpness};",
+                "}",
+                "const int up = surprise(12, label, sharp, errors, &loss);",
+                f"int bits = {15 + 8 + more} + up; /* behind the point of the gradient */",
+                f"group_scores_gradient({self._grouped}, errors, {self.at('activation')}, {self.slots[0]});",
+                f"rate = shifted(rate * {sharpness}, 6) * 256;",
+            ]
+        elif isinstance(rule, rules.Hyperspherical):
+            self.use("prototypes_update", "division")
             sharpness, e = round(rule.scale * 64), self.exponent("rule.prototypes")
             lines += [
                 "for (int c = 0; c < FO_CLASSES; c++) {",
@@ -171,6 +235,9 @@ class Int8BlockWriter(BlockWriter):
         if self.block.passes == "unit_rms":
             self.use("unit_rms", "product")
             lines = [f"unit_rms({size.size}, {at});"]
+        elif self.block.passes == "group_norm":
+            self.use("group_norm")
+            lines = [f"group_norm({size.channels}, {size.pixels}, {at});"]
         else:
             self.use("standardise", "product")
             count = self._normed_together(size)

@@ -3,12 +3,19 @@
 import math
 from collections.abc import Iterator
 
+from forwardonly import rules
 from forwardonly.export.c import parts
-from forwardonly.export.c.int8 import ONE, PART, WHOLE, Quantised, is_bias, quantise
+from forwardonly.export.c.int8 import Quantised, is_bias, quantise, score_factor
+from forwardonly.export.c.int8_arithmetic import ONE, PART, WHOLE
 from forwardonly.export.c.int8_blocks import Int8BlockWriter
 from forwardonly.export.c.int8_buffers import Int8Buffers, lay_out_int8
 from forwardonly.export.c.plan import Plan
-from forwardonly.export.c.text import NAME, c_name, checks, finite_input, function, number, save_text, wrapped
+from forwardonly.export.c.text import NAME, SEED, c_name, checks, finite_input, function, number, save_text, wrapped
+
+
+def _normalises(plan: Plan) -> bool:
+    """Whether an example is normalised before a label is written into it."""
+    return isinstance(plan.network.rule, rules.ForwardForward) and plan.network.rule.normalise_input
 
 
 def sizes(plan: Plan) -> dict[str, int]:
@@ -28,14 +35,15 @@ def memory_table(plan: Plan) -> dict[str, int]:
         "weights": 4 * held["biases"] + held["weights"],
         "errors of weights": held["weights"],
         "activations of one block": whole.memory + whole.winners + 4 * (buffers.gradients + whole.fan_in),
-        "losses and counters": 4 + 4 * len(plan.blocks),
+        "losses and counters": 4 + 4 * len(plan.blocks) + 4 * plan.contrastive,
     }
 
 
 def emit_int8(plan: Plan, identity: bytes) -> str:
     """The text of the C file."""
     quantised, buffers = quantise(plan), lay_out_int8(plan)
-    wanted: set[str] = {"rounding"}
+    wanted: set[str] = {"rounding"} | ({"random"} if plan.contrastive else set())
+    wanted |= {"division", "root"} if _normalises(plan) else set()
     writers = [Int8BlockWriter(plan, buffers, block, wanted, quantised.exponents) for block in plan.blocks]
     blocks = [writer.text() for writer in writers]
     functions = parts.int8_text_of(wanted)
@@ -46,7 +54,8 @@ def emit_int8(plan: Plan, identity: bytes) -> str:
         _declarations(plan, buffers),
         functions,
         *blocks,
-        _prepare(plan),
+        *([_prepare(plan)] if not plan.contrastive or not _normalises(plan) else []),
+        *([_labelled(plan)] if plan.contrastive else []),
         _learn(plan),
         _predict(plan, writers),
         save_text(identity, held, ["    memset(fo_loss, 0, sizeof(fo_loss));"]),
@@ -85,6 +94,8 @@ def _declarations(plan: Plan, buffers: Int8Buffers) -> str:
         lines.append(f"static int32_t sums[{whole.fan_in}]; /* of a convolution's gradient */")
     if whole.winners:
         lines.append(f"static unsigned char winners[{whole.winners}]; /* places of maxima */")
+    if plan.contrastive:
+        lines.append(f"#define FO_SEED {SEED}u")
     lines += [f"float fo_learning_rate = {number(plan.config.learning_rate)};", "float fo_loss[FO_BLOCKS];", ""]
     return "\n".join(lines)
 
@@ -121,33 +132,85 @@ def _prepare(plan: Plan) -> str:
     return text + (finite_input() if plan.features else "")
 
 
+def _labelled(plan: Plan) -> str:
+    """The function that writes an example with a label as the first signal."""
+    rule, count = plan.network.rule, math.prod(plan.network.shape)
+    assert isinstance(rule, rules.ForwardForward)
+    high = plan.network.prepare.high if rule.label_value is None else rule.label_value
+    lines = ["prepare(x, signal);"]
+    if rule.normalise_input:
+        lines = [
+            "int64_t squares = 0, factor = 0;",
+            "for (int i = 0; i < FO_INPUTS; i++) {",
+            "    squares += x[i] * x[i];",
+            "}",
+            "if (squares > 0) {",
+            f"    factor = divided((int64_t){count} << 20, root((squares * {count}) << 8)); /* 2^16 / rms */",
+            "}",
+            "for (int i = 0; i < FO_INPUTS; i++) {",
+            "    signal[i] = clamped(shifted(x[i] * factor, 12));",
+            "}",
+        ]
+    lines += [
+        "for (int c = 0; c < FO_CLASSES; c++) {",
+        f"    signal[c] = c == label ? {min(127, round(high * 2**ONE))} : 0;",
+        "}",
+    ]
+    signature = "static void labelled(const fo_input *x, int label, int8_t *signal)"
+    return function(signature, lines, "One example as the first signal, with a label in its first features.")
+
+
 def _learn(plan: Plan) -> str:
-    lines = [*checks(plan), "prepare(x, memory + SIGNAL_0);"]
+    steps = []
     for block in plan.blocks:
-        lines.append(f"fo_loss[{block.index}] = learn_{block.index}(label);")
+        share = f"+= learn_{block.index}(stream)" if plan.contrastive else f"= learn_{block.index}(label)"
+        steps.append(f"fo_loss[{block.index}] {share};")
         if block.passes:
-            lines.append(f"pass_{block.index}();")
-    return function("fo_status fo_learn(const fo_input x[FO_INPUTS], int label)", [*lines, "return FO_OK;"])
+            steps.append(f"pass_{block.index}();")
+    if plan.contrastive:
+        lines = [
+            "const int wrong = (label + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
+            "memset(fo_loss, 0, sizeof(fo_loss));",
+            "for (int stream = 1; stream >= 0; stream--) { /* 1: with the right label, 0: with a wrong one */",
+            "    labelled(x, stream ? label : wrong, memory + SIGNAL_0);",
+            *(f"    {step}" for step in steps),
+            "}",
+        ]
+    else:
+        lines = ["prepare(x, memory + SIGNAL_0);", *steps]
+    return "\n" + function(
+        "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)", [*checks(plan), *lines, "return FO_OK;"]
+    )
 
 
 def _predict(plan: Plan, writers: list[Int8BlockWriter]) -> str:
-    lines = checks(plan, label=False)
-    lines += ["int64_t own[FO_CLASSES];", "memset(scores, 0, FO_CLASSES * sizeof(float));"]
-    lines.append("prepare(x, memory + SIGNAL_0);")
+    lines = [*checks(plan, label=False), "memset(scores, 0, FO_CLASSES * sizeof(float));"]
+    steps = []
     for writer, weight in zip(writers, plan.network.readout.weights.tolist(), strict=True):
-        k = writer.index
-        share = number(weight * 2.0**-writer.score_bits)
+        k, share = writer.index, number(weight * score_factor(writer.block) * 2.0**-writer.score_bits)
+        steps.append(f"forward_{k}();")
+        if plan.contrastive:
+            steps.append(f"scores[c] += (float)scores_{k}() * {share};")
+        else:
+            steps += [
+                f"scores_{k}(own);",
+                "for (int c = 0; c < FO_CLASSES; c++) {",
+                f"    scores[c] += (float)own[c] * {share};",
+                "}",
+            ]
+        if writer.block.passes:
+            steps.append(f"pass_{k}();")
+    if plan.contrastive:
         lines += [
-            f"forward_{k}();",
-            f"scores_{k}(own);",
-            "for (int c = 0; c < FO_CLASSES; c++) {",
-            f"    scores[c] += (float)own[c] * {share};",
+            "for (int c = 0; c < FO_CLASSES; c++) { /* the goodness under each label */",
+            "    labelled(x, c, memory + SIGNAL_0);",
+            *(f"    {step}" for step in steps),
             "}",
         ]
-        if writer.block.passes:
-            lines.append(f"pass_{k}();")
+    else:
+        lines += ["int64_t own[FO_CLASSES];", "prepare(x, memory + SIGNAL_0);", *steps]
     signature = "fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES])"
-    return function(signature, [*lines, "return FO_OK;"])
+    return "\n" + function(signature, [*lines, "return FO_OK;"])
 
 
 def _weights(plan: Plan, quantised: Quantised) -> str:

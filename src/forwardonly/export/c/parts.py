@@ -32,6 +32,7 @@ ORDER = (
 )
 
 INT8 = (
+    "random",
     "rounding",
     "division",
     "root",
@@ -49,7 +50,14 @@ INT8 = (
     "relu_gradient",
     "unit_rms",
     "standardise",
+    "exponential",
+    "raised",
     "surprise",
+    "sigmoid",
+    "goodness",
+    "group_scores",
+    "group_scores_gradient",
+    "group_norm",
     "grid_pool",
     "grid_pool_gradient",
     "cosines",
@@ -57,7 +65,15 @@ INT8 = (
 )
 """The same for whole numbers: those that `sources/int8/` has are taken from there."""
 
+SHARED = ("random", "convolution_shape")
+"""Parts for whole numbers that are those for floats."""
+
 INT8_NEEDS = {
+    "surprise": ("exponential", "raised"),
+    "sigmoid": ("exponential", "raised"),
+    "goodness": ("division", "product"),
+    "group_scores": ("division",),
+    "group_norm": ("standardise", "root", "product"),
     "unit_rms": ("division", "root", "product"),
     "standardise": ("root", "product"),
     "cosines": ("division", "root", "product"),
@@ -83,9 +99,7 @@ def text_of(wanted: set[str]) -> str:
 def int8_text_of(wanted: set[str]) -> str:
     """The same for whole numbers."""
     every = wanted.union(*(INT8_NEEDS.get(name, ()) for name in wanted))
-    return "\n".join(
-        _read(f"{name}.c" if name == "convolution_shape" else f"int8/{name}.c") for name in INT8 if name in every
-    )
+    return "\n".join(_read(f"{name}.c" if name in SHARED else f"int8/{name}.c") for name in INT8 if name in every)
 
 
 def _read(name: str) -> str:

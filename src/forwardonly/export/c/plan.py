@@ -163,8 +163,8 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Signals that go through a block together in training: two streams of a contrastive rule."""
-        return self.group * (2 if self.contrastive else 1)
+        """Signals that go through a block together in training: in float32 both streams of a contrastive rule."""
+        return self.group * (2 if self.contrastive and self.precision == "float32" else 1)
 
     @property
     def parameter_count(self) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from forwardonly.export.c import int8
 from forwardonly.export.c.header import content_bytes, identity
+from forwardonly.export.c.int8_arithmetic import ONE
 from forwardonly.export.c.plan import Plan, Precision
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.text import HEAD, MAGIC
@@ -77,7 +78,7 @@ def _read_int8(plan: Plan, content: bytes) -> Iterator[tuple[str, np.ndarray]]:
     for name, shape in sorted(_order(plan), key=lambda item: not int8.is_bias(item[0])):
         size, unit = math.prod(shape), 2.0 ** -(exponents[name] + 8)
         if int8.is_bias(name):
-            values, at = np.frombuffer(content, "<i4", size, at) * unit / 2**int8.ONE, at + 4 * size
+            values, at = np.frombuffer(content, "<i4", size, at) * unit / 2**ONE, at + 4 * size
         else:
             weight, error = (np.frombuffer(content, np.int8, size, at + own).astype(int) for own in (0, size))
             values, at = (256 * weight + error) * unit, at + 2 * size

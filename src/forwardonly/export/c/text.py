@@ -4,6 +4,8 @@ from forwardonly.export.c.plan import Plan
 
 NAME = "training_step"
 """Stem of both files."""
+SEED = 1
+"""Seed of the random numbers in C."""
 MAGIC = b"FOC1"
 """First bytes of saved weights."""
 HEAD = 20
