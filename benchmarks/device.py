@@ -50,6 +50,7 @@ class Net:
 
 def plain_cnn() -> nn.Module:
     """Four convolutions without norms."""
+    torch.manual_seed(0)
     layers: list[nn.Module] = []
     for fan_in, fan_out, pool in ((1, 8, True), (8, 16, True), (16, 24, False), (24, 24, True)):
         layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else [])]
