@@ -15,7 +15,7 @@ from forwardonly.training.runs import folder as run_folder
 def by_hand(shape=(1, 6, 6)):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
-    return fo.localize(model, fo.rules.Hyperspherical(classes=4), shape=shape)
+    return fo.localize(model, fo.rules.Hyperspherical(classes=4), torch.rand(2, *shape))
 
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])

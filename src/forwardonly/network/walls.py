@@ -199,13 +199,10 @@ def _reached(starts: Nodes, stops: Nodes, recording: Recording) -> set[str]:
 
 
 def head_of(recording: Recording) -> str | None:
-    """The name of a linear layer through which alone the model's output reaches its weights, if there is one."""
-    for name in reversed(recording.ends):
-        module = recording.modules[name]
-        if isinstance(module, nn.Linear):
-            found = _reached(recording.top - recording.ends[name], recording.ends[name], recording)
-            return None if found else name
-    return None
+    """The name of a linear layer whose output is the model's, if there is one."""
+    ends = recording.ends
+    linear = (name for name in reversed(ends) if isinstance(recording.modules[name], nn.Linear))
+    return next((name for name in linear if recording.top and recording.top <= ends[name]), None)
 
 
 def candidates(recording: Recording, blocks: int = 0, head: str | None = None, most: int = MOST) -> list[Wall]:
@@ -257,7 +254,9 @@ def _groups(recording: Recording, name: str) -> list[tuple[str, str]]:
 
 
 def _weighty(module: nn.Module) -> bool:
-    return any(weight.dim() >= 2 for weight in module.parameters())
+    """Whether a module has a matrix of weights beside its embeddings, which alone could learn little."""
+    layers = (layer for layer in module.modules() if not isinstance(layer, nn.Embedding | nn.EmbeddingBag))
+    return any(weight.dim() >= 2 for layer in layers for weight in layer.parameters(recurse=False))
 
 
 def balanced(walls: Sequence[Wall], sizes: Mapping[str, int], blocks: int) -> list[str]:
