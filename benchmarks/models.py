@@ -45,22 +45,20 @@ def declare_torchvision_operators():
     return library
 
 
+SMALL = ("atto", "femto", "pico", "nano", "xxs", "micro", "xs", "tiny", "_t", "mini", "small", "_s", "10", "_b0", "18")
+"""Parts of names by which timm's models say that they are small, smallest first."""
+
+
 def timm_models():
-    """The models of each of timm's architecture modules, smallest first."""
+    """The models of each of timm's architecture modules, those first whose names say that they are small."""
     import timm
 
-    found = {}
-    for module in sorted(timm.list_modules()):
-        sizes = {}
-        for name in timm.list_models(module=module):
-            with torch.device("meta"):
-                try:
-                    sizes[name] = sum(weight.numel() for weight in timm.create_model(name).parameters())
-                except Exception:  # some cannot be made without memory
-                    sizes[name] = 10**12
-        if sizes:
-            found[module] = ["timm:" + name for name in sorted(sizes, key=sizes.get)]
-    return found
+    def rank(name):
+        return next((place for place, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name
+
+    modules = sorted(timm.list_modules())
+    found = {module: sorted(timm.list_models(module=module), key=rank) for module in modules}
+    return {module: ["timm:" + name for name in names] for module, names in found.items() if names}
 
 
 def hugging_face_models():
@@ -158,18 +156,24 @@ def made(name):
 def _timm(name):
     import timm
 
-    for options in ({}, {"img_size": 64}, {"img_size": 64, "patch_size": 8}):
-        for size in (64, 96, 128, 224, 256, 448):
+    problem = None
+    for options in ({"img_size": 64}, {}):
+        try:
+            model = timm.create_model(name, **options)
+        except TypeError:  # it has no such option
+            continue
+        except Exception as refusal:  # 64 pixels do not suit its patches or windows
+            problem = refusal
+            continue
+        for size in (64,) if options else (64, 96, 128, 224, 256, 448):
             try:
-                model = timm.create_model(name, **options).eval()
                 with torch.no_grad():
-                    model(torch.rand(2, 3, size, size))
-                return model.train(), lambda n, size=size: torch.rand(n, 3, size, size)
-            except Exception:  # another size, or an option that it does not have
-                if options and size == 64:
-                    break
-                continue
-    raise ValueError(f"{name} takes no images of 64 to 448 pixels.")
+                    model.eval()(torch.rand(2, 3, size, size))
+            except Exception as refusal:  # another size
+                problem = refusal
+            else:
+                return model.train(), lambda count, size=size: torch.rand(count, 3, size, size)
+    raise ValueError(f"{name} takes no images of 64 to 448 pixels: {problem}")
 
 
 def examined(name, whole=True):

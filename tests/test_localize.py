@@ -606,7 +606,7 @@ def test_inputs_of_another_form_are_one_clear_sentence(inputs, sentence):
     "options", [{"schedule": "greedy"}, {"workers": 2}, {"memory_budget": "2GiB"}, {"compile": True}]
 )
 def test_what_needs_blocks_that_can_be_called_is_refused(images, options):
-    with pytest.raises(ValueError, match="(?i)a model that `localize` cut in place"):
+    with pytest.raises(ValueError, match=r"(?i)a model that `localize` cut in place"):
         fo.fit(localize(), images, **options)
 
 
