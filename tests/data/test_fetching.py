@@ -97,7 +97,7 @@ def mnist(server, monkeypatch, rng):
         server.files[Path(file.path).name] = data
         files.append(File(file.path, md5(data), len(data)))
     url = f"http://127.0.0.1:{server.server_port}/"
-    known = dataclasses.replace(known, url=url, files=tuple(files))
+    known = dataclasses.replace(known, train=20, test=20, url=url, files=tuple(files))
     monkeypatch.setitem(sources.SOURCES, "mnist", known)
     return known
 
@@ -218,7 +218,7 @@ def cifar(server, monkeypatch, rng):
     server.files["cifar-10-python.tar.gz"] = data
     url = f"http://127.0.0.1:{server.server_port}/"
     archive_file = File("cifar-10-python.tar.gz", md5(data), len(data))
-    known = dataclasses.replace(known, url=url, files=tuple(files), archive=archive_file)
+    known = dataclasses.replace(known, train=100, test=20, url=url, files=tuple(files), archive=archive_file)
     monkeypatch.setitem(sources.SOURCES, "cifar-10", known)
     return known
 
@@ -300,7 +300,7 @@ def zipped(top, without=(), compression=zipfile.ZIP_STORED, **more):
         ("train/n01/images/*", "3 of 6 training images"),
         ("train/n02/images/n02_1.JPEG", "5 of 6 training images"),
         ("val/images/val_3.JPEG", "3 of 4 test images"),
-        ("words.txt", "all images but no words.txt"),
+        ("wnids.txt", "all images but no wnids.txt"),
     ],
 )
 def test_a_folder_with_a_part_of_the_set_is_incomplete_and_repaired(tiny, server, tmp_path, gone, says, capsys):

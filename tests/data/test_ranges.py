@@ -3,12 +3,12 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 import pickle
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from forwardonly.data import Features, Images, load
 from forwardonly.data.formats import read_cifar
@@ -51,25 +51,38 @@ def test_an_axis_that_cannot_be_told_is_asked_for(tmp_path, rng, shape):
         load(saved(tmp_path, x=x, y=Y, channel_axis=2))
 
 
-@pytest.mark.parametrize(
-    ("top", "said"),
-    [(1, "0 to 1 of 255, .* write bool or 0 and 255"), (16, "0 to 16 of 255, .* spread them"), (63, "nearly black")],
-)
-def test_small_whole_numbers_are_taken_as_they_are_and_said(tmp_path, rng, top, said):
-    x = rng.integers(0, top + 1, (40, 8, 8))
-    x[:, 0, 0], x[:, 0, 1] = top, 0
-    train = load(saved(tmp_path, x=x, y=Y)).train
-    assert train.images.max() == top
-    (note,) = train.notes
-    assert (
-        note.startswith(f"{tmp_path / 'set.npz'}: x holds whole numbers 0 to {top} of 255") and "nearly black" in note
-    )
-    assert re.search(said, note)
+@pytest.mark.parametrize(("high", "white"), [(1, 1), (2, 2), (3, 4), (15, 16), (16, 16), (40, 64), (63, 64)])
+def test_small_whole_numbers_are_spread_and_said(tmp_path, rng, high, white):
+    x = rng.integers(0, high + 1, (40, 8, 8))
+    x[:, 0, 0], x[:, 0, 1] = high, 0
+    train, _, test = load(saved(tmp_path, x=x, y=Y, x_test=np.minimum(x, 1), y_test=Y))
+    spread = np.rint(x * 255 / white)
+    assert np.array_equal(train.images[:, 0].numpy(), spread)
+    # the test part may hold smaller numbers alone: it has the scale of its file
+    assert np.array_equal(test.images[:, 0].numpy(), np.rint(np.minimum(x, 1) * 255 / white))
+    file = tmp_path / "set.npz"
+    said = f"{file}: x holds whole numbers 0 to {high}, spread over 0 to 255 so that {white} is white"
+    assert train.notes == (said,)
+
+
+def test_truth_values_floats_and_whole_numbers_are_one_set(tmp_path, rng):
+    x = rng.integers(0, 2, (40, 8, 8), dtype=np.uint8)
+    masks = [load(saved(tmp_path, x=each, y=Y)).train.images for each in (x, x > 0, x.astype(float), x * 255)]
+    assert all(torch.equal(masks[0], other) for other in masks[1:])
+
+
+def test_scikit_learns_digits_as_whole_numbers_are_the_digits(tmp_path):
+    x, y = load_digits(return_X_y=True)
+    own, known = load(saved(tmp_path, x=x.reshape(-1, 8, 8).astype(np.int64), y=y)), load("digits")
+    assert torch.equal(own.train.images, known.train.images) and torch.equal(own.test.images, known.test.images)
 
 
 def test_other_ranges_are_not_spoken_of(tmp_path, rng):
-    for x in (rng.integers(0, 256, (40, 8, 8)), rng.random((40, 8, 8)), rng.random((40, 8, 8)) > 0.5):
+    dim = rng.integers(0, 65, (40, 8, 8))  # a quarter of the range: a dark set, not another scale
+    dim[0, 0, 0] = 64
+    for x in (rng.integers(0, 256, (40, 8, 8)), dim, rng.random((40, 8, 8)), rng.random((40, 8, 8)) > 0.5):
         assert load(saved(tmp_path, x=x, y=Y)).train.notes == ()
+    assert np.array_equal(load(saved(tmp_path, x=dim, y=Y, x_test=dim, y_test=Y)).train.images[:, 0].numpy(), dim)
 
 
 def test_floats_a_hair_outside_are_taken_and_others_shown(tmp_path, rng):
@@ -85,8 +98,8 @@ def test_floats_a_hair_outside_are_taken_and_others_shown(tmp_path, rng):
 
 
 def test_arrays_without_contrast(tmp_path):
-    with pytest.raises(ValueError, match=r"set: all 32 images for training are alike \(every pixel is 7\)"):
-        load(saved(tmp_path, x=np.full((40, 4, 4), 7), y=Y))
+    with pytest.raises(ValueError, match=r"set: all 32 images for training are alike \(every pixel is 70\)"):
+        load(saved(tmp_path, x=np.full((40, 4, 4), 70), y=Y))
     x = np.zeros((4000, 4, 4), np.uint8)
     x[-1] = 1
     assert len(load(saved(tmp_path, x=x, y=np.arange(4000) % 2, x_test=x, y_test=np.arange(4000) % 2)).train) == 4000

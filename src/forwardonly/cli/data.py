@@ -51,9 +51,6 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     if chosen.action == "fetch":
         if not chosen.names:
             raise ValueError(f"name the data sets to fetch: {', '.join(known)}")
-        for name in names:
-            if not known[name]["found"]:
-                screen.say(f"terms of use of {name}: {known[name]['terms']}")
         return _fetch(chosen, {name: known[name]["terms"] for name in names})
     here = chosen.names or tuple(name for name in names if known[name]["found"])
     files = [{"name": name, **check} for name in here for check in fo.data.verify(name, chosen.data_dir)]

@@ -11,6 +11,7 @@ import torch
 from forwardonly.data.formats import split_test
 from forwardonly.data.images import Images
 from forwardonly.data.pictures import pillow_formats, read_with_changes
+from forwardonly.data.ranges import dark
 from forwardonly.data.reading import reading
 from forwardonly.data.seeing import EIGHT_BITS, ON_WHITE, UPRIGHT
 
@@ -68,6 +69,8 @@ def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | No
     )
     name = root.resolve().name
     notes = _notes(name, len(files), len(classes), below, passed, changes)
+    if black := dark(name, int(pixels.max())):
+        notes = (*notes, black)
     everything = Images(pixels, torch.tensor(labels), classes, name, notes)
     if len(listed) == 1:
         train, test = split_test(everything)
