@@ -101,9 +101,10 @@ def read_cifar_classes(path: Path, key: str) -> tuple[str, ...]:
 def read_npz(path: Path) -> tuple[Images, Images]:
     """(train, test) from numpy's `np.savez(path, x=..., y=...)`; also `x_test`, `y_test`, else a fixed 20 %.
 
-    x: (N, H, W), (N, C, H, W), (N, H, W, C), or features (N, D), which become images of (1, 1, D); whole numbers 0 to
-    255 (spread over that range if none reaches 64), floats 0 to 1 or truth values. Where the channels are is told by the shape, or by `channel_axis` in the file (1
-    or 3) where that may be read both ways. y: (N,) whole numbers 0 to C-1, each of which must occur.
+    x: (N, H, W), (N, C, H, W), (N, H, W, C), or features (N, D), which become images of (1, 1, D); floats 0 to 1, truth
+    values, or whole numbers 0 to 255, which are spread over that range if none reaches 64. Where the channels are is
+    told by the shape, or by `channel_axis` in the file (1 or 3) where that may be read both ways. y: (N,) whole numbers
+    0 to C-1, each of which must occur.
     """
     arrays = _read_arrays(path)
     needed = ["x", "y", "x_test", "y_test"] if {"x_test", "y_test"} & arrays.keys() else ["x", "y"]
