@@ -3,7 +3,7 @@
 A command is a line in COMMANDS and a module in this package with
 
     options(argv)                  a dataclass that extends `parsing.Common`, or an instance of one with the defaults;
-                                   its `does`, if it has one, heads its help
+                                   its `prog` and `does`, if it has them, head its help
     run(options, screen) -> dict   does the work; the result is what `--json` prints. If it has a `problem`, the command
                                    fails with that sentence after its result was shown
     show(result, screen) -> None   draws the result for people
@@ -99,7 +99,7 @@ def _dispatch(argv: list[str]) -> int:
     does = getattr(options, "does", COMMANDS[name].does) + (
         f" {MORE.format(name)}" if brief(rest) and name in WITH_MORE else ""
     )
-    options = parse(options, words, prog=f"forwardonly {name}", description=does)
+    options = parse(options, words, prog=getattr(options, "prog", f"forwardonly {name}"), description=does)
     leads = os.environ.get("RANK", "0") == "0"  # torchrun's first process alone prints
     screen = Screen(quiet=not leads or (options.json and not sys.stderr.isatty()))
     keep_freed_memory()

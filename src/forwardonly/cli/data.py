@@ -32,9 +32,10 @@ class Data(Common):
 class List(Data):
     """Options of `data list`."""
 
-    does: ClassVar = "List the known data sets: sizes, what is on this machine and where, what a download would take."
+    prog: ClassVar[str] = "forwardonly data list"
+    does: ClassVar[str] = "List the known data sets: sizes, what is on this machine and where, what a download would take."
     action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="list", help_behavior_hint="")] = "list"
-    """This action."""
+    """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
     """Data sets to list; by default all."""
 
@@ -43,12 +44,13 @@ class List(Data):
 class Fetch(Data):
     """Options of `data fetch`."""
 
-    does: ClassVar = (
+    prog: ClassVar[str] = "forwardonly data fetch"
+    does: ClassVar[str] = (
         "Download data sets that are missing, incomplete or damaged, and check them. Terms of use are said first; a "
         "download that broke off goes on where it stopped."
     )
     action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="fetch", help_behavior_hint="")] = "fetch"
-    """This action."""
+    """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
     """Data sets to fetch; at least one."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -59,12 +61,13 @@ class Fetch(Data):
 class Verify(Data):
     """Options of `data verify`."""
 
-    does: ClassVar = (
+    prog: ClassVar[str] = "forwardonly data verify"
+    does: ClassVar[str] = (
         "Check every file of data sets against its published checksum, or count them where there is none. Exits 2 if "
         "anything is missing, incomplete or damaged."
     )
     action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="verify", help_behavior_hint="")] = "verify"
-    """This action."""
+    """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
     """Data sets to verify; by default those on this machine."""
 
