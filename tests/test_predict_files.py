@@ -65,6 +65,28 @@ def test_standard_input(run, photos, capsys, monkeypatch):
     assert (status, out) == (2, "") and "standard input" in err
 
 
+def test_what_of_a_folder_is_passed_over_is_said(run, photos, capsys):
+    folder = photos / "photos"
+    names = len(list(fo.data.list_images(folder)))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "below").mkdir()
+    status, out, err = predict(capsys, run, "photos")
+    sentence = (
+        "passed over 2 folders below (such as below), 1 linked to nothing or to a folder (such as gone.png), 1 with"
+    )
+    assert status == 0 and f"photos: {sentence}" in " ".join(err.split()) and "such as notes.txt" in err
+    assert "name the folders below to have their images too" in " ".join(err.split()) and ".hidden" not in err
+    found = json.loads(predict(capsys, run, "photos", "--json")[1])
+    assert len(found["predictions"]) == names and len(found["passed_over"]) == 1 and "csv" not in found
+    assert json.loads(predict(capsys, run, "photos/a.png", "--json")[1])["passed_over"] == []
+    (photos / "empty").mkdir()
+    (photos / "empty/notes.txt").write_text("no image")
+    status, out, err = predict(capsys, run, "empty")
+    assert (status, out) == (2, "") and "no image in this folder; empty: passed over 1 without the suffix" in err
+
+
 def test_csv(run, photos, capsys):
     status, out, _ = predict(capsys, run, "photos", "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))

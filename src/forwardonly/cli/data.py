@@ -33,7 +33,9 @@ class List(Data):
     """Options of `data list`."""
 
     prog: ClassVar[str] = "forwardonly data list"
-    does: ClassVar[str] = "List the known data sets: sizes, what is on this machine and where, what a download would take."
+    does: ClassVar[str] = (
+        "List the known data sets: sizes, what is on this machine and where, what a download would take."
+    )
     action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="list", help_behavior_hint="")] = "list"
     """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()

@@ -106,7 +106,7 @@ def passed_over(folder: Path) -> list[str]:
             elif not path.is_file():
                 passed[_LINK if path.is_symlink() else _NO_FILE].append(path)
     over = _counted(passed)
-    hint = f"; the pattern '{folder}/**/*' reaches the images in folders below" if passed[_BELOW] else ""
+    hint = "; name the folders below to have their images too" if passed[_BELOW] else ""
     return [f"{folder}: passed over {', '.join(over)}{hint}"] if over else []
 
 
