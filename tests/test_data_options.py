@@ -204,7 +204,7 @@ def test_the_command_says_them_and_keeps_them(elsewhere, capsys):
     np.savez("noise.npz", x=rng.integers(0, 256, (40, 6, 6)), y=np.arange(40) % 10)
     err = said(capsys, "train", "--data", "noise.npz", "--hidden", 8, "--epochs", 1, "--out", "r")
     assert "10 classes ('0' and '1', for example) have fewer than 5 images" in err
-    assert "an epoch has 4 steps" in err and re.search(r"\d+ weights in bodies, \d+ in heads", err)
+    assert "an epoch has 4 steps" in err and re.search(r"\d+ weights in bodies, \d+ in rules' heads", err)
     result = json.loads((elsewhere / "r/result.json").read_text())
     if result["test_accuracy"] <= 1 / 8:
         assert any("guessing is as good" in note for note in result["notes"])

@@ -97,7 +97,7 @@ def test_sizes_of_a_run(images):
     weights = fo.measure.weights(fo.mlp(images.shape, [1000], rule=fo.rules.Projection(classes=4)))
     assert sizes(images, config, weights) == (
         "80 images of 1 x 6 x 6 in 4 classes, 10 steps of 8 images an epoch, 3 epochs; 37,000 weights in bodies, "
-        "4,004 in heads and other parts of rules"
+        "4,004 in rules' heads"
     )
     config = TrainingConfig(batch_size=500)
     assert "1 steps of 80 images an epoch, 30 epochs" in sizes(images, config, weights)

@@ -74,7 +74,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         screen.say(note)
     screen.table(f"accuracy on {which} of {result['data']}{seen}", ["", "test"], rows)
     counted = fo.measure.Weights(**result["weights"])
-    screen.say(f"weights: {counted.bodies:,} in bodies, {counted.rules:,} in rules ({counted.share:.1%} of all)")
+    screen.say(f"weights: {counted.bodies:,} in bodies, {counted.rules:,} in rules' heads ({counted.share:.1%} of all)")
     classes, confusion = result["classes"], result["confusion"]
     table = [[name, *(count or "" for count in row)] for name, row in zip(classes, confusion, strict=True)]
     if len(classes) <= WIDEST and screen.fits(["", *classes], table):

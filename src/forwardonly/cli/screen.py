@@ -188,8 +188,7 @@ def sizes(train: Any, config: Any, weights: Any) -> str:
     shape = " x ".join(map(str, train.shape))
     return (
         f"{len(train):,} images of {shape} in {len(train.classes)} classes, {steps:,} steps of {batch} images an "
-        f"epoch, {config.epochs} epochs; {weights.bodies:,} weights in bodies, {weights.rules:,} in heads and other "
-        "parts of rules"
+        f"epoch, {config.epochs} epochs; {weights.bodies:,} weights in bodies, {weights.rules:,} in rules' heads"
     )
 
 

@@ -166,7 +166,7 @@ def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
 
     At least one image of each class is kept; ValueError where that cannot be.
     """
-    count = whole_number("the number of images held out", count, 0)
+    count, seed = whole_number("the number of images held out", count, 0), whole_number("seed", seed, 0)
     sizes = torch.bincount(split.labels, minlength=len(split.classes))
     possible = int((sizes - 1).clamp(min=0).sum())
     if not 0 <= count <= possible:

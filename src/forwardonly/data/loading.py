@@ -37,6 +37,7 @@ def load(
     wrong with the name, the files or the numbers in them, and for training images that are all alike.
     """
     name, validation = str(name_or_path), whole_number("validation", validation, 0)
+    seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit, 1)
     image_size = None if image_size is None else whole_number("image_size", image_size, 1)
     if name not in SOURCES or isinstance(name_or_path, Path):
