@@ -36,7 +36,7 @@ class List(Data):
     does: ClassVar[str] = (
         "List the known data sets: sizes, what is on this machine and where, what a download would take."
     )
-    action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="list", help_behavior_hint="")] = "list"
+    action: tyro.conf.Positional[Literal["list"]] = "list"
     """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
     """Data sets to list; by default all."""
@@ -51,7 +51,7 @@ class Fetch(Data):
         "Download data sets that are missing, incomplete or damaged, and check them. Terms of use are said first; a "
         "download that broke off goes on where it stopped."
     )
-    action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="fetch", help_behavior_hint="")] = "fetch"
+    action: tyro.conf.Positional[Literal["fetch"]] = "fetch"
     """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
     """Data sets to fetch; at least one."""
@@ -68,7 +68,7 @@ class Verify(Data):
         "Check every file of data sets against its published checksum, or count them where there is none. Exits 2 if "
         "anything is missing, incomplete or damaged."
     )
-    action: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="verify", help_behavior_hint="")] = "verify"
+    action: tyro.conf.Positional[Literal["verify"]] = "verify"
     """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
     """Data sets to verify; by default those on this machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -37,17 +38,7 @@ def read_known(name: str, data_dir: str | Path | None, *, download: bool = True)
     if name == "digits":
         return _read_digits()
     root = _found(name, data_dir, download)
-    test = _read_test(name, root, data_dir)
-    known = source(name)
-    if name == "tiny-imagenet":
-        train = read_tiny_imagenet(root, "train")
-    else:
-        files = [path for file in known.files if (path := locate(root, file))]
-        if name in ("mnist", "fashion-mnist"):
-            train = read_mnist(files[0], files[1], test.classes, name)
-        else:
-            train = read_cifar(files[:-2], _labels_key(name), test.classes, name)
-    return _counted(train, known.train, "training", root, data_dir), test
+    return _read(name, root, "train", data_dir), _read(name, root, "test", data_dir)
 
 
 def read_known_test(name: str, data_dir: str | Path | None) -> Images:
@@ -56,7 +47,7 @@ def read_known_test(name: str, data_dir: str | Path | None) -> Images:
     Raises:
         ValueError: as `read_known`.
     """
-    return _read_test(name, _found(name, data_dir, download=True), data_dir)
+    return _read(name, _found(name, data_dir, download=True), "test", data_dir)
 
 
 def _found(name: str, data_dir: str | Path | None, download: bool) -> Path:
@@ -68,31 +59,24 @@ def _found(name: str, data_dir: str | Path | None, download: bool) -> Path:
     return unpack(source(name), root)
 
 
-def _read_test(name: str, root: Path, data_dir: str | Path | None) -> Images:
-    known = source(name)
+def _read(name: str, root: Path, part: Literal["train", "test"], data_dir: str | Path | None) -> Images:
+    """A part of a set with files of its own; ValueError unless it has as many images as the set has."""
+    known, trains = source(name), part == "train"
     files = [path for file in known.files if (path := locate(root, file))]
     if name == "tiny-imagenet":
-        test = read_tiny_imagenet(root, "test")
+        images = read_tiny_imagenet(root, part)
     elif name in ("mnist", "fashion-mnist"):
-        test = read_mnist(files[2], files[3], _DIGITS if name == "mnist" else _CLOTHES, name)
+        pixels, labels = files[:2] if trains else files[2:]
+        images = read_mnist(pixels, labels, _DIGITS if name == "mnist" else _CLOTHES, name)
     else:
-        classes = read_cifar_classes(files[-1], "label_names" if name == "cifar-10" else "fine_label_names")
-        test = read_cifar([files[-2]], _labels_key(name), classes, name)
-    return _counted(test, known.test, "test", root, data_dir)
-
-
-def _labels_key(name: str) -> str:
-    return "labels" if name == "cifar-10" else "fine_labels"
-
-
-def _counted(images: Images, wanted: int, part: str, root: Path, data_dir: str | Path | None) -> Images:
-    """The images; ValueError unless there are as many as the set has."""
-    if len(images) != wanted:
-        repair = ["forwardonly", "data", "fetch", images.name]
-        repair += [] if data_dir is None else ["--data-dir", str(data_dir)]
+        *batches, test, meta = files
+        key, names = ("labels", "label_names") if name == "cifar-10" else ("fine_labels", "fine_label_names")
+        images = read_cifar(batches if trains else [test], key, read_cifar_classes(meta, names), name)
+    if len(images) != (wanted := known.train if trains else known.test):
+        repair = ["forwardonly", "data", "fetch", name] + ([] if data_dir is None else ["--data-dir", str(data_dir)])
         raise ValueError(
-            f"{images.name} in {root} has {len(images):,} {part} images, not {wanted:,}: repair it with "
-            f"`{shlex.join(repair)}`, or move it away"
+            f"{name} in {root} has {len(images):,} {'training' if trains else 'test'} images, not {wanted:,}: repair "
+            f"it with `{shlex.join(repair)}`, or move it away"
         )
     return images
 
