@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -85,6 +88,26 @@ def test_what_of_a_folder_is_passed_over_is_said(run, photos, capsys):
     (photos / "empty/notes.txt").write_text("no image")
     status, out, err = predict(capsys, run, "empty")
     assert (status, out) == (2, "") and "no image in this folder; empty: passed over 1 without the suffix" in err
+
+
+def test_class_names_that_an_output_has_no_letters_for(tmp_path, digits):
+    net = fo.mlp(digits.train.shape, [4], rule=fo.rules.Projection(classes=10))
+    net.class_names = ("\u732b", "\u00f6", *"23456789")
+    fo.save(net, tmp_path / "net")
+    Image.fromarray(digits.test.images[0, 0].numpy()).save(tmp_path / "a.png")
+
+    def run(*words):
+        command, environment = (
+            [sys.executable, "-m", "forwardonly", *words],
+            {**os.environ, "PYTHONIOENCODING": "cp1252"},
+        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (row,) = csv.DictReader(io.StringIO(run("predict", "net", "a.png", "--csv").decode("utf-8")))
+    assert {"\u732b", "\u00f6", "9"} < row.keys()
+    assert b"--exact" in run("predict", "--help")  # whose frames are not of that encoding either
 
 
 def test_csv(run, photos, capsys):

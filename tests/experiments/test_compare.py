@@ -178,6 +178,8 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
     assert main([*command, "--jobs", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["scale"] == "quick" and len(result["rows"]) == 19
+    assert result["says"][-1] == "Seeds: 1, where the scale has 2."
+    assert not any("seed" in sentence for sentence in result["says"][:-1])
     control = next(row for row in result["rows"] if row["name"].startswith("starvation") and "per-block" in row["name"])
     assert control in rows
     assert main(one) == 0  # what is finished stays in the table

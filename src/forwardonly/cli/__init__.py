@@ -12,6 +12,7 @@ It is imported when it is called, so that help and error messages do not wait fo
 """
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -60,6 +61,8 @@ IMPORT = "FORWARDONLY_IMPORT"  # modules, separated by commas, that add their ow
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 after a mistake (one line on stderr), 130 after Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a letter that it lacks is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,9 @@ def show(result: dict[str, Any], screen: Screen) -> None:
 
 
 def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
-    """A header and one line per image; the classes' probabilities are in the last columns."""
+    """A header and one line per image, in UTF-8; the classes' probabilities are in the last columns."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a redirected one may have an encoding without the classes' letters
+        sys.stdout.reconfigure(encoding="utf-8")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = ["image", "class", "probability", "changes"]
     writer.writerow([*columns, *predictions[0]["probabilities"]])
