@@ -33,7 +33,7 @@ class TrainingConfig:
     batch_size: int = 128
     """Images in a step; by default at most a sixteenth of the training images. The incomplete last batch is dropped."""
     optimiser: str = "adamw"
-    """Optimiser of each block: muon, or the name of a class in torch.optim, in any case."""
+    """Optimiser of each block: muon, or one of torch.optim, by its name in any case; lbfgs and sparseadam cannot."""
     learning_rate: float = 1e-3
     """Highest learning rate of the run."""
     weight_decay: float = 0.0
