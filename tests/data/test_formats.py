@@ -282,7 +282,7 @@ def test_npz_layouts(tmp_path, rng, shape, out):
 def test_npz_values_scale_and_the_test_split_is_fixed(tmp_path):
     x = np.linspace(0, 1, 20).reshape(20, 1, 1)
     for dtype in (np.float16, np.float32, np.float64):
-        train, _, test = load(str(save(tmp_path, x=x.astype(dtype), y=Y)), seed=dtype == np.float32)
+        train, _, test = load(str(save(tmp_path, x=x.astype(dtype), y=Y)), seed=int(dtype == np.float32))
         assert sorted([*train.images.flatten().tolist(), *test.images.flatten().tolist()])[-1] == 255
         assert test.labels.bincount().tolist() == [2, 2]
     assert torch.equal(test.images, load(save(tmp_path, x=x, y=Y), seed=7).test.images)
