@@ -172,6 +172,15 @@ def test_grey_becomes_colour_for_a_network_of_colours(tmp_path):
     assert pixels.shape == (1, 3, 4, 4) and (pixels == 77).all()
 
 
+def test_a_file_may_be_named_by_a_word(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (4, 4), 77).save(path)
+    for named in ([path], [str(path)], str(path), path):
+        assert fo.data.read_adapted(named, (1, 4, 4))[1] == [""] and fo.data.read_images(named).max() == 77
+    with pytest.raises(ValueError, match=r"gone\.png: there is no such file"):
+        fo.data.read_adapted(str(tmp_path / "gone.png"), (1, 4, 4))
+
+
 def test_only_to_squares_can_images_be_resized(tmp_path):
     Image.new("L", (10, 12)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="only to squares"):

@@ -50,8 +50,17 @@ class _Member:
         return f"{self.archive.filename}:{self.name}"
 
 
+def pictures(files: Sequence[Picture | str] | Path | str) -> list[Picture]:
+    """The files to read, of which some may be named by words; one alone is a list of one."""
+    several = [files] if isinstance(files, str | Path) else files
+    return [Path(file) if isinstance(file, str) else file for file in several]
+
+
 def read_images(
-    files: Sequence[Picture], *, shape: tuple[int, int, int] | None = None, image_size: int | None = None
+    files: Sequence[Picture | str] | Path | str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    image_size: int | None = None,
 ) -> Tensor:
     """Image files of any Pillow format as one uint8 tensor (N, C, H, W), as people see them.
 
@@ -66,9 +75,13 @@ def read_images(
 
 
 def read_with_changes(
-    files: Sequence[Picture], *, shape: tuple[int, int, int] | None = None, image_size: int | None = None
+    files: Sequence[Picture | str] | Path | str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    image_size: int | None = None,
 ) -> tuple[Tensor, Counter[str]]:
     """`read_images`, and how many pictures were turned upright, laid on white, and made 8 bits of 16."""
+    files = pictures(files)
     if not files:
         raise ValueError("there are no image files to read")
     if image_size is not None and image_size < 1:
