@@ -15,6 +15,7 @@ import torch
 import tyro
 
 import forwardonly as fo
+from forwardonly.cli import cautions
 from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
 from forwardonly.cli.screen import Screen, percent, sizes
 from forwardonly.names import nearest
@@ -26,6 +27,7 @@ from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
 from forwardonly.training import RunWarning, StepEvent, Team, TrainingConfig, join
 from forwardonly.training.config import suited
+from forwardonly.training.runs.figures import note as note_of
 from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
 
@@ -41,12 +43,23 @@ GROUPS: Mapping[str, Sequence[str]] = {
 """The options of `TrainingConfig`, in the groups of the help."""
 
 EXPERT = frozenset(
-    {"data_dir", "image_size", "log", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
+    {
+        "data_dir",
+        "image_size",
+        "limit",
+        "log",
+        "validate_every",
+        "diagnose",
+        "momentum",
+        "clip",
+        "lr_schedule",
+        "final_rate",
+    }
     | {"warmup", "compile", "checkpoint_every", "cutout"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 
-DECIDES = ("validation", "image_size", "classes")
+DECIDES = ("validation", "limit", "image_size", "classes")
 """What a run's data must have in common with those that it is resumed with, besides the training images themselves."""
 
 
@@ -64,6 +77,8 @@ class Train(Common):
     """Resize and crop the images of a folder to squares of this many pixels."""
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
+    limit: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Learn from so many of the other training images, the same share of every class: for a quick trial."""
     body: str = "mlp"
     """Layers of the network; `--body NAME --help` shows their options."""
     readout: Kind = "sum"
@@ -179,7 +194,11 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
     with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
         train, validation, test = fo.data.load(
-            chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
+            chosen.data,
+            validation=chosen.validation,
+            limit=chosen.limit,
+            data_dir=chosen.data_dir,
+            image_size=chosen.image_size,
         )
     rule = fo.rules.make(chosen.rule, classes=len(train.classes), **asdict(chosen.rule_options))
     body = fo.bodies.TABLE[chosen.body](**asdict(chosen.network))
@@ -191,7 +210,10 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
     extra = {"data": {**_data(chosen, train.classes), "notes": list(train.notes)}}
-    news = list(train.notes)  # said once the run has been found fit to start or to go on
+    news = [
+        *train.notes,
+        *cautions.before(train, test, config),
+    ]  # said once the run has been found fit to start or to go on
     if chosen.resume:
         then = read_config(out)
         now = {"network": network.config, "data": {name: extra["data"][name] for name in DECIDES}}
@@ -205,7 +227,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     with (
         warnings.catch_warnings(),
         logged as note,
-        screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config)) as draw,
+        screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config, fo.measure.weights(network))) as draw,
     ):
         warnings.simplefilter("ignore", RunWarning)  # `show` says them
 
@@ -229,10 +251,12 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             **asdict(config),
         )
     result = finished.result
+    for sentence in cautions.after(result, test, chosen.readout):
+        note_of(result, sentence)
     if not chosen.resume:  # time to accuracy counts everything, from reading files to the test accuracy
         result["total_seconds"] = time.perf_counter() - started
-        if team.leads:
-            write_json(out / RESULT, result)
+    if team.leads:
+        write_json(out / RESULT, result)
     result["run"] = str(out)
     if "block_accuracy" in finished.history[-1]:
         result["validation_block_accuracy"] = finished.history[-1]["block_accuracy"]
@@ -262,6 +286,7 @@ def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
         "data_dir": None if chosen.data_dir is None else str(chosen.data_dir.expanduser().resolve()),
         "image_size": chosen.image_size,
         "validation": chosen.validation,
+        "limit": chosen.limit,
         "classes": list(classes),
     }
 
@@ -276,6 +301,7 @@ def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:
         data_dir=None if data["data_dir"] is None else Path(data["data_dir"]),
         image_size=data["image_size"],
         validation=data["validation"],
+        limit=data.get("limit"),
         body=network["body"]["name"],
         readout=network["readout"],
         seed=saved["seed"],

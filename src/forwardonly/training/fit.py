@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from forwardonly.data import Images
+from forwardonly.data.images import require_contrast
 from forwardonly.data.matching import covers, named_as
 from forwardonly.names import plain, whole_number
 from forwardonly.network.network import Network
@@ -126,6 +127,7 @@ def _check(network: Network, train: Images, validation: Images | None, test: Ima
         raise ValueError("Every weight of the network is frozen: free those that are to learn with requires_grad_().")
     if len(train) == 0:
         raise ValueError("There are no training images.")
+    require_contrast(train)
     for images in (train, validation, test):
         if images is not None and tuple(images.shape) != network.shape:
             raise ValueError(f"The network takes images of {network.shape}, not {tuple(images.shape)}.")

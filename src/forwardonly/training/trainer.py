@@ -312,7 +312,10 @@ class Trainer:
         """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
-        for text in figures.unmoved(session, progress.history, self.summed_losses):
+        for text in (
+            *figures.unmoved(session, progress.history, self.summed_losses),
+            *figures.nearly_black(session.images),
+        ):
             figures.note(result, text)
         if self.folder is not None and session.team.leads:
             with figures.kept(result, "writing the run", session):

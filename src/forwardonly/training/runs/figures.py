@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forwardonly.data import Images
+from forwardonly.data import Features, Images
+from forwardonly.data.ranges import dark
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
 from forwardonly.network.block import is_frozen
@@ -99,6 +100,14 @@ def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tens
                 "nothing: try another learning rate or seed, and look whether its input is the same for all images."
             )
     return found
+
+
+def nearly_black(images: Images) -> list[str]:
+    """A sentence if the images are bytes of another scale than 0 to 255, as it seems, and their notes do not say so."""
+    if isinstance(images, Features) or not images.images.numel():
+        return []
+    said = dark(images.name, int(images.images.max()))
+    return [said] if said is not None and said not in images.notes else []
 
 
 def describe_device(device: torch.device) -> str:
