@@ -76,7 +76,7 @@ def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
             given["wrong_labels"] = wrong
         losses, state = step(state, **given)
         first = Batch(net.present(some.images, some.labels, wrong=wrong), some.labels)
-        expected = whole_step(net.row, updates, first, Context("fp32"))
+        expected = whole_step(net, updates, first, Context("fp32"))
         torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
     ours = net.state_dict()
     compared = [name for name in state if name in ours]

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 import forwardonly as fo
+from forwardonly.bodies import Layer
+from forwardonly.network.build import assemble
 from forwardonly.training.runs import folder as run_folder
 
 
 def by_hand(shape=(1, 6, 6)):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
-    return fo.localize(model, fo.rules.Hyperspherical(classes=4), shape=shape)
+    layers = [Layer(nn.Sequential(nn.Conv2d(fan_in, 4, 3, padding=1), nn.ReLU())) for fan_in in (shape[0], 4)]
+    return assemble(layers, shape, fo.rules.Hyperspherical(classes=4))
 
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])

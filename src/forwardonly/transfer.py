@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from forwardonly.data import Features, Images
-from forwardonly.network.block import main_path
 from forwardonly.network.network import Network
+from forwardonly.network.signal import main_path
 from forwardonly.network.storage import write_atomically
 from forwardonly.system.precision import autocast, choose_device, choose_precision
 

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from forwardonly.export.step import TrainingStep, input_type, unchecked
 from forwardonly.network.network import Network
@@ -33,9 +34,10 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     """Writes a network for prediction to a folder. Returns its files.
 
     `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The other formats give one file
-    `model` that maps `images` (B, channels, height, width) to `scores` (B, C) and `block_scores` (L, B, C), for any B.
-    Images are uint8, or float32 if the network was trained on features, which are then not checked for NaN. The file
-    says so itself: `input_about` is in it, in ONNX as metadata and in a torch-export as the extra file `about.json`.
+    `model` that maps `images` (B, channels, height, width) to `scores` (B, C) and `block_scores` (L, B, C), for any B;
+    of a model that `localize` cut, its own inputs by their names. Images are uint8, or float32 if the network was
+    trained on features, which are then not checked for NaN. The file says so itself: `input_about` is in it, in ONNX as
+    metadata and in a torch-export as the extra file `about.json`.
 
     Raises:
         ValueError: the folder cannot be written, or a package is missing.
@@ -44,10 +46,21 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     if format == "safetensors":
         save(network, folder)
         return [folder / "config.json", folder / "model.safetensors"]
-    images = torch.zeros(2, *network.shape, dtype=input_type(network))
     with _evaluating(network):
-        program = torch.export.export(_Scores(network), (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    return [_write(program, folder / f"model{SUFFIX[format]}", ["images"], SCORES, input_about(network))]
+        inputs = network.blank(2)
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
+            inputs = inputs.to(input_type(network))
+        batch = Dim("batch", min=1)
+        shapes = (tree_map(lambda tensor: {0: batch}, inputs),)
+        program = torch.export.export(_Scores(network), (inputs,), dynamic_shapes=shapes)
+    return [_write(program, folder / f"model{SUFFIX[format]}", input_names(inputs), SCORES, input_about(network))]
+
+
+def input_names(inputs: Any) -> list[str]:
+    """Names of a graph's inputs: "images", or those of a model's own arguments, numbered where they have none."""
+    if isinstance(inputs, Tensor):
+        return ["images"]
+    return list(inputs) if isinstance(inputs, Mapping) else [f"input_{index}" for index in range(len(inputs))]
 
 
 def export_training_step(network: Network, step: TrainingStep, folder: str | Path, *, format: Format) -> list[Path]:
@@ -88,7 +101,7 @@ class _Scores(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Any) -> tuple[Tensor, Tensor]:
         scores = self.network.scores(images)
         return self.network.readout(scores), scores
 
@@ -113,6 +126,9 @@ def input_about(network: Network) -> dict[str, str]:
     can become; `classes` is a number, and `class_names` a JSON list in the order of the scores, if the network has
     learned any.
     """
+    named = {} if network.class_names is None else {"class_names": json.dumps(list(network.class_names))}
+    if len(network.shape) != 3:
+        return {"classes": str(network.classes), "input": "what the model that was cut takes", **named}
     channels, height, width = network.shape
     about = {"channels": str(channels), "height": str(height), "width": str(width), "classes": str(network.classes)}
     shape = f"(batch, {channels}, {height}, {width})"
@@ -126,9 +142,7 @@ def input_about(network: Network) -> dict[str, str]:
         )
     else:
         about["input"] = f"pixels, uint8 0 to 255 {shape}"
-    if network.class_names is not None:
-        about["class_names"] = json.dumps(list(network.class_names))
-    return about
+    return {**about, **named}
 
 
 def _interface(step: TrainingStep, weights: Sequence[str]) -> dict[str, Any]:
