@@ -34,10 +34,8 @@ class Front(nn.Module):
         self.blocks = blocks
 
     def forward(self, images: Tensor) -> Tensor:
-        incoming = self.network.prepare(images)
-        for block in self.network.row[: self.blocks]:
-            incoming = block.pass_on(block(incoming), incoming)
-        return main_path(incoming)
+        passed = self.network.each(self.network.prepare(images), lambda *seen: main_path(seen[2]), self.blocks)
+        return passed[-1]
 
 
 def extract(

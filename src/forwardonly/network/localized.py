@@ -92,10 +92,10 @@ class Localized(Network):
         """That many inputs of zeros, in the form that the model takes."""
         return super().blank(count) if self._images else blank_of(self._form, count, self.device)
 
-    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal]) -> None:
-        """As of any network; the model computes, and stops at its last wall."""
-        row = self.row
-        self.walled.walk(incoming, lambda index, arrival: at(row[index], arrival))
+    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
+        """As of any network; the model computes, and stops at the last wall."""
+        row = self.row[:blocks]
+        self.walled.walk(incoming, lambda index, arrival: at(row[index], arrival), blocks)
 
     def scores(self, images: Any) -> Tensor:
         """Every block's class scores, (L, B, C) in float32, for inputs in the form that the model takes.

@@ -159,13 +159,18 @@ class Network(nn.Module):
         value = self.prepare.high if rule.label_value is None else rule.label_value
         return images, self.classes, value, rule.label_placement
 
-    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal]) -> None:
-        """Takes a prepared batch through the blocks: `at` a block, given what arrives there, says what it passes on."""
-        for block in self.row:
+    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
+        """Takes a prepared batch through the first `blocks`, or all.
+
+        `at` a block, given what arrives there, says what it passes on.
+        """
+        for block in self.row[:blocks]:
             incoming = at(block, incoming)
 
-    def each(self, incoming: Signal, see: Callable[[Block, Tensor, Signal], Any]) -> list[Any]:
-        """What is to `see` of each block, given its activation and its output, in order; autograd is off."""
+    def each(
+        self, incoming: Signal, see: Callable[[Block, Tensor, Signal], Any], blocks: int | None = None
+    ) -> list[Any]:
+        """What is to `see` of the first `blocks`, or all, each given its activation and its output; autograd is off."""
         seen = []
 
         def at(block: Block, arriving: Any) -> Signal:
@@ -175,7 +180,7 @@ class Network(nn.Module):
             return passed
 
         with torch.no_grad():
-            self.walk(incoming, at)
+            self.walk(incoming, at, blocks)
         return seen
 
     def local_losses(self, incoming: Signal, labels: Tensor) -> list[Tensor]:

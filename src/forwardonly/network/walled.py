@@ -49,23 +49,23 @@ class Walled(nn.Module):
                 module.eval()
         return self
 
-    def walk(self, inputs: Any, visit: Visit, *, whole: bool = False) -> Any:
-        """Runs the model up to its last wall, or the `whole` of it; `visit` is called at each wall.
+    def walk(self, inputs: Any, visit: Visit, blocks: int | None = None, *, whole: bool = False) -> Any:
+        """Runs the model up to the last wall of its first `blocks`, or the `whole` of it; `visit` is called at each.
 
         Returns the model's output, or None if it ended before.
         """
-        mask = mask_of(inputs)
+        mask, names = mask_of(inputs), self.walls[:blocks]
 
         def hook(index: int) -> Callable[..., Any]:
             def at_wall(module: nn.Module, arguments: Any, output: Any) -> Any:
                 passed = visit(index, Arrival(output, mask))
-                if index == len(self.walls) - 1 and not whole and not torch.compiler.is_exporting():
+                if index == len(names) - 1 and not whole and not torch.compiler.is_exporting():
                     raise Stop
                 return passed
 
             return at_wall
 
-        walls = map(self.model.get_submodule, self.walls)
+        walls = map(self.model.get_submodule, names)
         handles = [module.register_forward_hook(hook(index)) for index, module in enumerate(walls)]
         try:
             return self(inputs)

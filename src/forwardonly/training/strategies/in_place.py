@@ -31,10 +31,6 @@ class InPlace(Strategy):
         return losses
 
 
-class _Enough(Exception):
-    """The last block that learns has learned."""
-
-
 def in_place_step(network: Network, updates: Sequence[Update], batch: Batch, context: Context) -> Tensor:
     """One step of the blocks that have updates, on one batch. Returns their losses (L,)."""
     losses: list[Tensor] = []
@@ -46,15 +42,10 @@ def in_place_step(network: Network, updates: Sequence[Update], batch: Batch, con
         with torch.autocast(device.type, enabled=False):  # the update's own arithmetic is in float32
             loss, batch = learn(block, updates[index], Batch(arriving, batch.labels, batch.peers), context)
         losses.append(loss)
-        if len(losses) == len(updates):
-            raise _Enough
         return batch.signal
 
     if context.seed is not None:
         torch.manual_seed(context.seed)
-    try:
-        with torch.enable_grad(), autocast(context.precision, device):
-            network.walk(batch.signal, at)
-    except _Enough:
-        pass
+    with torch.enable_grad(), autocast(context.precision, device):
+        network.walk(batch.signal, at, len(updates))
     return torch.stack(losses)
