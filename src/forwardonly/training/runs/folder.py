@@ -129,6 +129,8 @@ def finish(
             write_atomically(folder / MODEL, packed(network.state_dict()))
         _write_metrics(folder, history)
         write_json(folder / RESULT, result)
+        for unfinished in folder.glob(".*.tmp"):  # left by a process that was killed
+            unfinished.unlink(missing_ok=True)
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
