@@ -255,6 +255,33 @@ def fails(folder: Path, rank: int, **how: Any) -> dict[str, Any]:
     }
 
 
+def regroup(folder: Path) -> dict[str, Any]:
+    """Runs that are stopped in mid-epoch and resumed by another number of processes, each time; and one left alone."""
+    alone, data, layers, both = (1, {}), (2, {}), (2, {"stages": 2}), (4, {"stages": 2})
+    rows = {"stages": [alone, layers, alone, (3, {"stages": 3})], "all": [data, alone, both, layers, (3, {})]}
+    found = {}
+
+    def stop(at: int, event: fo.training.StepEvent) -> None:
+        if event.step == at and event.row is None:
+            os._exit(3)
+
+    with store() as shared:
+        for name, groups in rows.items():
+            whole, out = folder / f"{name}-whole", folder / name
+            train(fo.training.Team(), whole, {"epochs": 3}, rule="cumulative")
+            for number, (world, how) in enumerate(groups):
+                last = number + 1 == len(groups)
+                options = {"epochs": 3, "checkpoint_every": 2, "resume": number > 0}
+                options["progress"] = None if last else partial(stop, 4 * number + 3)
+                crew = Crew(
+                    shared, folder, world, partial(train, folder=out, options=options, rule="cumulative"), **how
+                )
+                status = crew.wait(60)
+                assert status == [0 if last else 3] * world, (status, crew.said())
+            found[name] = {"weights": difference(whole, out), "losses": losses_differ(whole, out)}
+    return found
+
+
 def kill(folder: Path, **how: Any) -> dict[str, Any]:
     """Runs that are killed at random moments, twenty in all, and go on each time from where their folder stands.
 
@@ -343,6 +370,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "kill-layers": lambda folder: kill(folder, world=2, stages=2),
     "kill-both": lambda folder: kill(folder, world=4, stages=2),
     "frozen": frozen,
+    "regroup": regroup,
     "fails-data-0": lambda folder: fails(folder, 0),
     "fails-data-1": lambda folder: fails(folder, 1),
     "fails-layers-1": lambda folder: fails(folder, 1, stages=2),

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import forwardonly.cli  # all of the library, before anything of it is replaced
 from forwardonly.network import storage
 from forwardonly.training.distributed import team
 from forwardonly.training.runs import checkpoint, figures

@@ -37,6 +37,12 @@ def test_many_processes_give_the_weights_of_one(tmp_path, crew):
             assert found["weights"] < 1e-5 and found["losses"] < 1e-5, (name, found)
 
 
+def test_a_run_goes_on_with_any_number_of_processes(tmp_path, crew):
+    seen = crew("regroup", tmp_path)
+    assert seen["stages"] == {"weights": 0.0, "losses": 0.0}  # nothing is summed over replicas
+    assert 0 < seen["all"]["weights"] < 1e-5 and seen["all"]["losses"] < 1e-5
+
+
 @pytest.mark.slow
 def test_frozen_blocks_stay_and_the_others_learn_as_in_one_process(tmp_path, crew):
     seen = crew("frozen", tmp_path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forwardonly.network.storage import read_result, write_json
+from forwardonly.network.storage import read_history, read_result, write_json
 
 RECORD = "command.json"
 PAUSE = 0.5  # seconds between polls of the running processes
@@ -46,10 +46,10 @@ class Job:
             return 1.0
         try:
             training = json.loads((self.folder / "config.json").read_text())["training"]
-            rows = (self.folder / "metrics.jsonl").read_text().splitlines()
         except OSError:
             return 0.0
-        phases = len(json.loads(rows[0])["loss"]) if training["schedule"] == "greedy" and rows else 1
+        rows = read_history(self.folder)
+        phases = len(rows[0]["loss"]) if training["schedule"] == "greedy" and rows else 1
         return min(1.0, len(rows) / (phases * training["epochs"]))
 
 
@@ -117,8 +117,7 @@ def read_run(job: Job) -> Finished:
     if result.get("test_accuracy") is None:
         reasons = " ".join(result.get("notes", ())) or f"{job.folder} cannot be written."
         raise ValueError(f"The run {job.folder.name} has no test accuracy: {reasons}")
-    history = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
-    return Finished(job, result, history)
+    return Finished(job, result, read_history(job.folder))
 
 
 def _claim(job: Job) -> None:

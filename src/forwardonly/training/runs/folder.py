@@ -12,6 +12,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.storage import (
     CONFIG,
     FORMAT,
+    METRICS,
     MODEL,
     RESULT,
     packed,
@@ -23,7 +24,6 @@ from forwardonly.network.storage import (
 from forwardonly.training.runs import checkpoint
 from forwardonly.version import __version__
 
-METRICS = "metrics.jsonl"
 DIGEST = "digest"
 """Key of the images' digest in a finished run's config."""
 
