@@ -37,6 +37,7 @@ BODIES = {
     "resnet17": (fo.bodies.ResNet17(width=0.06), 8),
 }
 """Narrow ones, and the side of their images."""
+TRIES = 4  # on a busy machine gloo loses the first message of some launches
 OPTIMISERS = ("sgd", "adamw", "muon", "rmsprop", "nadam", "adafactor")
 
 
@@ -60,22 +61,27 @@ def train(team: fo.training.Team, folder: Path, body: str, optimiser: str, budge
 def killed(folder: Path, way: str, body: str, optimiser: str, port: int) -> dict[str, Any]:
     """One combination: what became of the processes that should die, and of the run."""
     world, how = WAYS[way]
-
-    def crew(out: Path, start: int) -> Crew:
-        work = partial(train, folder=out, body=body, optimiser=optimiser, budget=way == "budget", start=start)
-        return Crew(port, folder, world, work, **how)
-
     whole, out, died = folder / "whole", folder / "killed", {}
-    assert crew(whole, len(MOMENTS)).wait(300) == [0] * world
+
+    def launch(into: Path, start: int, victim: int | None) -> tuple[Crew, list[int]]:
+        """The processes until the victim is gone, or all are; again if they did not find each other, as torchrun."""
+        for _ in range(TRIES):
+            work = partial(train, folder=into, body=body, optimiser=optimiser, budget=way == "budget", start=start)
+            crew = Crew(port, folder, world, work, timeout=20.0, **how)
+            status = crew.wait(300, None if victim is None else [victim])
+            if victim is not None:
+                others = [rank for rank in range(world) if rank != victim]
+                for rank in others:
+                    crew.kill(rank)
+                crew.wait(10, others)
+            if 2 not in status or not any("died or hangs" in said or "lost touch" in said for said in crew.said()):
+                break
+        return crew, status
+
+    assert launch(whole, len(MOMENTS), None)[1] == [0] * world
     for start, (name, moment) in enumerate(MOMENTS.items()):
-        going, victim = crew(out, start), 0 if moment.leads else start % world
-        (died[name],) = going.wait(300, [victim])
-        others = [rank for rank in range(world) if rank != victim]
-        for rank in others:  # as torchrun does
-            going.kill(rank)
-        going.wait(10, others)
-    last = crew(out, len(MOMENTS))
-    status = last.wait(300)
+        (died[name],) = launch(out, start, 0 if moment.leads else start % world)[1]
+    last, status = launch(out, len(MOMENTS), None)
     if any(status):
         return {"died": died, "status": status, "said": last.said()}
     results = [json.loads((each / "result.json").read_text()) for each in (whole, out)]
