@@ -15,7 +15,7 @@ from forwardonly.cli import compare as compare_command
 from forwardonly.cli import main
 from forwardonly.cli.parsing import parse
 from forwardonly.data.sources import SOURCES
-from forwardonly.experiments import recipes
+from forwardonly.experiments import diagnosis, recipes
 from forwardonly.experiments.batch import Job
 from forwardonly.experiments.compare import parse_arm
 from forwardonly.experiments.reproduce import find, sentences
@@ -144,6 +144,13 @@ def test_arms_and_progress(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"training": {"schedule": "greedy", "epochs": 4}}))
     (tmp_path / "metrics.jsonl").write_text((json.dumps({"loss": [1.0, 2.0]}) + "\n") * 6)
     assert job.share() == 6 / 8
+
+
+@pytest.mark.parametrize("row", [{"free_riding": 3}, {"free_riding": {}, "epoch": 0}, {"free_riding": {"blocks": [1]}}])
+def test_a_diagnosis_refuses_damaged_metrics(tmp_path, row):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"loss": [1.0], **row}))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged: \w+ in a row\."):
+        diagnosis.write(tmp_path, {"blocks": [], "law_slope": None, "assignments": []})
 
 
 @pytest.mark.parametrize("name", recipes.TABLE)

@@ -27,6 +27,7 @@ from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
 from forwardonly.training import RunWarning, StepEvent, Team, TrainingConfig, join
 from forwardonly.training.config import suited
+from forwardonly.training.runs.figures import AFTER, kept
 from forwardonly.training.runs.figures import note as note_of
 from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
@@ -235,6 +236,8 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             while news:
                 screen.say(news.pop(0))
             draw(event)
+            for said in (event.row or {}).get("notes", ()):
+                screen.say(said)
             note(event)
 
         finished = fo.fit(
@@ -256,7 +259,8 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     if not chosen.resume:  # time to accuracy counts everything, from reading files to the test accuracy
         result["total_seconds"] = time.perf_counter() - started
     if team.leads:
-        write_json(out / RESULT, result)
+        with kept(result, AFTER, "writing the result"):
+            write_json(out / RESULT, result)
     result["run"] = str(out)
     if "block_accuracy" in finished.history[-1]:
         result["validation_block_accuracy"] = finished.history[-1]["block_accuracy"]
@@ -264,18 +268,22 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """A table of each block's accuracy, and the folder of the run."""
-    parts = {"test": (result["block_accuracy"], result["test_accuracy"])}
-    if "validation_block_accuracy" in result:
-        parts = {"validation": (result["validation_block_accuracy"], result["validation_accuracy"]), **parts}
-    depth = len(result["block_accuracy"])
-    rows = [[f"block {k + 1}", *(percent(blocks[k]) for blocks, _ in parts.values())] for k in range(depth)]
-    rows.append(["network", *(percent(whole) for _, whole in parts.values())])
-    screen.table("accuracy", ["", *parts], rows)
+    """A table of each block's accuracy as far as it was measured, and the folder of the run."""
+    measured = {
+        "validation": (result.get("validation_block_accuracy"), result["validation_accuracy"]),
+        "test": (result["block_accuracy"], result["test_accuracy"]),
+    }
+    parts = {name: (blocks, whole) for name, (blocks, whole) in measured.items() if blocks and whole is not None}
+    if parts:
+        depth = len(next(iter(parts.values()))[0])
+        rows = [[f"block {k + 1}", *(percent(blocks[k]) for blocks, _ in parts.values())] for k in range(depth)]
+        rows.append(["network", *(percent(whole) for _, whole in parts.values())])
+        screen.table("accuracy", ["", *parts], rows)
     screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
     for note in result.get("notes", ()):
         screen.say(note)
-    screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
+    if (Path(result["run"]) / RESULT).exists():
+        screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
 
 
 def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from forwardonly.system import mapped
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+METRICS = "metrics.jsonl"
 CLASSES = "class_names"
 """Key of the class names in the config."""
 FORMAT = 2
@@ -201,6 +202,24 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError(f"{path} is damaged: it holds no object.")
     return result
+
+
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`, one for each epoch; none if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / METRICS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ValueError(f"{path} is damaged: {problem}.") from None
+    if not all(isinstance(row, dict) and isinstance(row.get("loss"), list) for row in rows):
+        raise ValueError(f"{path} is damaged: a line of it is no epoch's row.")
+    return rows
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
