@@ -25,6 +25,7 @@ from torch import nn
 
 import forwardonly as fo
 from forwardonly.export import Precision, export_c
+from forwardonly.network.build import assemble
 
 HERE = Path(__file__).parent / "device"
 TOOLS = {
@@ -40,21 +41,22 @@ LINK = ("-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,--gc-
 class Net:
     """A network to measure."""
 
-    body: fo.bodies.Body | Callable[[], nn.Module]
-    """A body, or what makes a model to be cut into blocks."""
+    body: fo.bodies.Body | Callable[[], list[fo.bodies.Layer]]
+    """A body, or what makes the layers."""
     shape: tuple[int, int, int]
     rule: str
     options: dict[str, Any] = field(default_factory=dict)
     classes: int = 10
 
 
-def plain_cnn() -> nn.Module:
+def plain_cnn() -> list[fo.bodies.Layer]:
     """Four convolutions without norms."""
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
+    layers = []
     for fan_in, fan_out, pool in ((1, 8, True), (8, 16, True), (16, 24, False), (24, 24, True)):
-        layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else [])]
-    return nn.Sequential(*layers)
+        parts = [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else [])]
+        layers.append(fo.bodies.Layer(nn.Sequential(*parts)))
+    return layers
 
 
 NETS = {
@@ -94,7 +96,7 @@ def measure(net: Net, rule: str, precision: Precision) -> dict[str, int]:
     if isinstance(net.body, fo.bodies.Body):
         network = fo.build(net.body, net.shape, rule=made)
     else:
-        network = fo.localize(net.body(), made, shape=net.shape)
+        network = assemble(net.body(), net.shape, made)
     network.prepare.fit(images)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -172,10 +172,8 @@ def test_a_users_model_for_other_images(shape):
     size = " x ".join(map(str, shape))
     if shape[0] == 3:
         model.append(nn.Conv2d(8, 8, 3))
-    with pytest.raises(
-        ValueError, match=f"The model does not take images of {size} .channels, height, width.: "
-    ) as said:
-        fo.localize(model, fo.rules.Projection(classes=4), shape=shape)
+    with pytest.raises(ValueError, match=f"The model does not take the example 2 x {size}: ") as said:
+        fo.localize(model, fo.rules.Projection(classes=4), torch.rand(2, *shape))
     assert "\n" not in str(said.value)
 
 
@@ -184,8 +182,8 @@ def test_a_users_model_in_another_precision(dtype):
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).to(dtype)
     kind = str(dtype).removeprefix("torch.")
     with pytest.raises(ValueError, match=rf"must be float32, but '1\.weight' is {kind}: call model\.float\(\) before"):
-        fo.localize(model, fo.rules.Projection(classes=4), shape=(1, 4, 4))
-    fo.localize(model.float(), fo.rules.Projection(classes=4), shape=(1, 4, 4))
+        fo.localize(model, fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
+    fo.localize(model.float(), fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
 
 
 @pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16)])

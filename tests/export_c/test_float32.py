@@ -14,9 +14,11 @@ from torch import nn
 
 import forwardonly as fo
 from forwardonly import cli
+from forwardonly.bodies import Layer
 from forwardonly.export import export_c, read_saved, write_saved
 from forwardonly.export.c.host import Host
 from forwardonly.network.block import Block
+from forwardonly.network.build import assemble
 from forwardonly.network.network import Network
 
 from .common import (
@@ -134,12 +136,14 @@ def test_a_block_more_needs_no_more_memory_for_activations(tmp_path):
     assert found[0] == found[1]
 
 
-def test_a_model_of_ones_own_learns_in_c(tmp_path):
-    """Cut into blocks by `localize`, with a pooling behind its ReLU, a flattening and linear layers."""
-    first, last = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(5 * 64, 12)
-    model = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), last, nn.ReLU(), nn.Linear(12, 4))
+def test_blocks_by_hand_learn_in_c(tmp_path):
+    """A pooling behind its ReLU, and a flattening behind a convolution."""
+    layers = [
+        Layer(nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())),
+        Layer(nn.Sequential(nn.Linear(5 * 64, 12), nn.ReLU())),
+    ]
     data = random_images(MAPS)
-    net = fo.localize(model, fo.rules.Projection(classes=4, features=50), shape=MAPS)
+    net = assemble(layers, MAPS, fo.rules.Projection(classes=4, features=50))
     net.prepare.fit(data.images)
     export_c(net, tmp_path, **SGD, **PLAIN)
     with Host(tmp_path, compiler="gcc", flags=sanitised("gcc")) as host:
@@ -148,6 +152,12 @@ def test_a_model_of_ones_own_learns_in_c(tmp_path):
         assert host.close() == 0
     train_in_python(net, data, 1, 100, **SGD, **PLAIN)
     torch.testing.assert_close(torch.from_numpy(scores), net.eval()(data.images[:9]), rtol=1e-4, atol=1e-4)
+
+
+def in_place():
+    """A model that is cut in place."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    return fo.localize(model, fo.rules.Projection(classes=4), random_images(FLAT).images[:2])
 
 
 @pytest.fixture
@@ -259,6 +269,7 @@ REFUSED = {
     ),
     "optimiser": (lambda: build("projection", MLP, random_images(FLAT)), {"optimiser": "adam"}, "choose optimiser sgd"),
     "hard": (lambda: build("ff", MLP, random_images(FLAT)), {}, "negatives uniform"),
+    "localized": (in_place, {}, "cut in place: build the network of a body"),
     "stem": (lambda: build("projection", fo.bodies.Six(width=0.1), random_images(MAPS)), {}, "has a stem"),
     "shortcut": (lambda: build("projection", fo.bodies.ResNet17(width=0.04), random_images(MAPS)), {}, "cannot hold"),
     "dropout": (

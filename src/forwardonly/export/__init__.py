@@ -2,7 +2,7 @@
 
 from forwardonly.export.c import export_c, read_saved, write_saved
 from forwardonly.export.c.plan import Precision
-from forwardonly.export.files import Format, export_network, export_training_step
+from forwardonly.export.files import Format, export_network, export_training_step, input_about
 from forwardonly.export.step import TrainingStep, training_step
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "export_c",
     "export_network",
     "export_training_step",
+    "input_about",
     "read_saved",
     "training_step",
     "write_saved",

@@ -14,7 +14,6 @@ from torch import Tensor
 from forwardonly.data import Images
 from forwardonly.labels import wrong_labels
 from forwardonly.measure.accuracy import matched
-from forwardonly.network.block import local_losses
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
 
@@ -69,7 +68,7 @@ def _gradients(
     incoming = trial.present(images.images, images.labels, wrong=wrong)
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(0)
-        for loss in local_losses(trial.row, incoming, images.labels):
+        for loss in trial.local_losses(incoming, images.labels):
             loss.backward(retain_graph=True)  # so that a leak is found instead of raising an error
     return [
         {name: parameter.grad for name, parameter in block.named_parameters() if parameter.grad is not None}

@@ -4,7 +4,7 @@ Shapes: B batch, C classes, L blocks; images are (B, channels, height, width).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
-from forwardonly.network.block import Block, Signal, main_path
+from forwardonly.network.block import Block
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare
 from forwardonly.network.readout import Kind, Readout
-from forwardonly.rules import ContrastiveRule, OnePassRule, Rule
+from forwardonly.network.signal import Signal, main_path
+from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule
 
 
 class Network(nn.Module):
@@ -30,12 +31,16 @@ class Network(nn.Module):
         stem: untrained module before the first block.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
+    `in_place` says whether its blocks are parts of a model that runs as it was written (`localize`).
+
     `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others;
     None for a network that has not been trained. `fo.save` keeps them.
 
     Raises:
         ValueError: no blocks, blocks of both families, or blocks that share weights.
     """
+
+    in_place = False
 
     def __init__(
         self,
@@ -58,16 +63,21 @@ class Network(nn.Module):
         self._config: dict[str, Any] = dict(config or {})
         self.class_names: tuple[str, ...] | None = None
         self.blocks = nn.ModuleList(blocks)
-        convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
-        self.prepare = Prepare(self.shape, standardise=rule.standardise, stem=stem, channels_last=convolutional)
-        if convolutional:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
+        self.prepare = self._make_prepare(stem)
         self.readout = Readout(readout, len(blocks))
         self.label_classifier: LabelClassifier | None = None
         if getattr(rule, "needs_label_classifier", False):
-            blank = self.prepare(torch.zeros(1, *self.shape, dtype=torch.uint8))
-            sizes = [math.prod(shape) for shape in passed_shapes(self.row, blank)]
-            self.label_classifier = LabelClassifier(sizes, self.classes)
+            self.eval()  # the trial must not change running statistics
+            passed = self.read(self.prepare(self.blank(1)))
+            self.train()
+            self.label_classifier = LabelClassifier([math.prod(own.shape[1:]) for own in passed], self.classes)
+
+    def _make_prepare(self, stem: Stem | None) -> Prepare:
+        """What comes before the first block; also lays the weights out as it lays out its maps."""
+        convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
+        if convolutional:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
+        return Prepare(self.shape, standardise=self.rule.standardise, stem=stem, channels_last=convolutional)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -96,7 +106,11 @@ class Network(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return self.prepare.mean.device
+        return self.readout.weights.device
+
+    def blank(self, count: int) -> Any:
+        """That many inputs without content, as the network takes them."""
+        return torch.zeros(count, *self.shape, dtype=torch.uint8, device=self.device)
 
     def present(
         self,
@@ -145,18 +159,50 @@ class Network(nn.Module):
         value = self.prepare.high if rule.label_value is None else rule.label_value
         return images, self.classes, value, rule.label_placement
 
-    def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
-        """Each block with its activation and its output, in order; autograd is off."""
+    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
+        """Takes a prepared batch through the first `blocks`, or all.
+
+        `at` a block, given what arrives there, says what it passes on.
+        """
+        for block in self.row[:blocks]:
+            incoming = at(block, incoming)
+
+    def each(
+        self, incoming: Signal, see: Callable[[Block, Tensor, Signal], Any], blocks: int | None = None
+    ) -> list[Any]:
+        """What is to `see` of the first `blocks`, or all, each given its activation and its output; autograd is off."""
+        seen = []
+
+        def at(block: Block, arriving: Any) -> Signal:
+            activation = block(arriving)
+            passed = block.pass_on(activation, arriving)
+            seen.append(see(block, activation, passed))
+            return passed
+
         with torch.no_grad():
-            for block in self.row:
-                activation = block(incoming)
-                incoming = block.pass_on(activation, incoming)
-                yield block, activation, incoming
+            self.walk(incoming, at, blocks)
+        return seen
+
+    def local_losses(self, incoming: Signal, labels: Tensor) -> list[Tensor]:
+        """Each block's loss on one batch, with its graph; the weights do not change."""
+        if self.row[0].needs_peers == "all":
+            return losses_among_all(self, incoming)
+        losses, peers = [], None
+
+        def at(block: Block, arriving: Any) -> Signal:
+            nonlocal peers
+            activation, loss, goodness = block.judge(arriving, labels, peers)
+            losses.append(loss)
+            peers = block.peers_behind(peers, goodness)
+            return block.pass_on(activation, arriving)
+
+        self.walk(incoming, at)
+        return losses
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """Every block's output for images under a neutral label: the label classifier's input."""
         neutral = label_code.embed_neutral(*self._label_input(prepared))
-        return [main_path(passed) for _, _, passed in self.activations(neutral)]
+        return self.each(neutral, lambda block, activation, passed: main_path(passed))
 
     def scores(self, images: Tensor) -> Tensor:
         """Every block's class scores, (L, B, C) in float32.
@@ -167,14 +213,17 @@ class Network(nn.Module):
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
                 network was trained on pixels.
         """
+        return self._scores(_tensor(images).to(self.device))
+
+    def _scores(self, images: Any) -> Tensor:
         with torch.no_grad():
-            prepared = self.prepare(_tensor(images).to(self.device))
+            prepared = self.prepare(images)
             if isinstance(self.rule, ContrastiveRule):
                 if getattr(self.rule, "predict", "goodness") == "softmax":
                     assert self.label_classifier is not None
                     return self.label_classifier(self.read(prepared))
                 return self._goodness_of_all(prepared)
-            return torch.stack([_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)])
+            return torch.stack(self.each(prepared, lambda block, activation, _: _one_pass_scores(block, activation)))
 
     def goodness(self, images: Tensor) -> Tensor:
         """Every block's own score of each class, (L, B, C): `scores`, but for contrastive rules always the goodness.
@@ -253,20 +302,19 @@ def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
             end, other, name = stop, index, own
 
 
-def passed_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:
-    """The shape of what each block passes on, without the batch, if the first one receives `signal`.
+def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:
+    """The losses of blocks that read the goodness of all others; the graphs of all blocks are alive at once."""
+    blocks, streams = [], []
 
-    A residual block's join can make it wider than the activation.
-    """
-    shapes = []
-    with torch.no_grad():
-        for block in blocks:
-            training = block.training
-            activation = block.eval()(signal)  # the trial must not change running statistics
-            block.train(training)
-            signal = block.pass_on(activation, signal)
-            shapes.append(tuple(main_path(signal).shape[1:]))
-    return shapes
+    def at(block: Block, arriving: Any) -> Signal:
+        activation = block(arriving)
+        blocks.append(block)
+        streams.append(block.contrastive_rule.streams(activation))
+        return block.pass_on(activation, arriving)
+
+    network.walk(incoming, at)
+    goodness = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
+    return [block.contrastive_rule.loss(*own, goodness) for block, own in zip(blocks, streams, strict=True)]
 
 
 def _tensor(images: Any) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, get_args
 
-from torch import fx, nn
+from torch import nn
 
 from forwardonly import rules
 from forwardonly.bodies import Chain
@@ -34,6 +34,11 @@ def make_plan(network: Network, *, batch_size: int, precision: Precision = "floa
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))} in C, not {precision!r}.")
     if config.optimiser.lower() != "sgd":
         raise ValueError(f"A training step in C learns with sgd, not with {config.optimiser}: choose optimiser sgd.")
+    if network.in_place:
+        raise ValueError(
+            "C cannot hold a model that fo.localize cut in place: build the network of a body (mlp, cnn, conv, "
+            "separable), or of blocks that are each an nn.Sequential."
+        )
     _check_rule(network)
     if network.prepare.stem is not None:
         raise ValueError("The body has a stem, which C cannot hold: choose the body mlp, cnn or separable.")
@@ -135,7 +140,7 @@ def _stages(index: int, body: nn.Module, incoming: Map) -> list[Stage]:
             pass
         else:
             raise ValueError(
-                f"Block {index + 1} has {getattr(module, '__name__', type(module).__name__)} at "
+                f"Block {index + 1} has {type(module).__name__} at "
                 f"{path.removeprefix('body.')}, which C cannot hold "
                 f"there: a block may have {LAYERS}, in this order."
             )
@@ -207,21 +212,8 @@ def _leaves(path: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
             if behind is not None and number < len(bodies) - 1:
                 known = isinstance(behind, partial) and behind.args == (instance_norm, None)
                 yield path, "instance_norm" if known else behind
-    elif isinstance(module, fx.GraphModule):
-        yield from _traced(path, module)
     else:
         yield path, module
-
-
-def _traced(path: str, module: fx.GraphModule) -> Iterator[tuple[str, Any]]:
-    """The modules of a part that `localize` cut from a model, if it applies one after another."""
-    last, *nodes = module.graph.nodes
-    for node in nodes:
-        if node.op == "call_module" and node.args == (last,) and not node.kwargs:
-            yield f"{path}.{node.target}", module.get_submodule(str(node.target))
-            last = node
-        elif node.op != "output":
-            yield f"{path}.{node.name}", node.target
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
