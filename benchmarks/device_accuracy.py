@@ -96,7 +96,7 @@ def accuracies(task: Task, train: Images, test: Images, seed: int) -> dict[str, 
         for update in updates:
             update.set_rate(share)
         for one in order.split(1):
-            whole_step(network.row, updates, Batch(prepared[one], train.labels[one]), Context("fp32"))
+            whole_step(network, updates, Batch(prepared[one], train.labels[one]), Context("fp32"))
     found = {"python-float32": fo.evaluate(network, test, precision="fp32").accuracy}
     for precision, host in hosts.items():
         predicted = host.scores(test.images.numpy()).argmax(1)

@@ -81,7 +81,7 @@ def train_in_python(net, data, batch, steps, **options):
         if isinstance(net.rule, fo.rules.ForwardForward):
             wrong = torch.tensor([(int(label) + 1 + next(draws) % (net.classes - 1)) % net.classes for label in labels])
         given = Batch(net.present(images, labels, wrong=wrong), labels)
-        losses = whole_step(net.row, updates, given, Context("fp32"))
+        losses = whole_step(net, updates, given, Context("fp32"))
     return losses
 
 

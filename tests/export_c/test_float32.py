@@ -156,7 +156,7 @@ def test_blocks_by_hand_learn_in_c(tmp_path):
 
 def in_place():
     """A model that is cut in place."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 4))
     return fo.localize(model, fo.rules.Projection(classes=4), random_images(FLAT).images[:2])
 
 
