@@ -326,28 +326,38 @@ DEVICE = {
 }
 
 
+DEVICE_ARMS = {"float32": "float32", "int8": "int8", "backprop-float32": "backprop, float32"}
+
+
 def device_memory(results: Results) -> str:
     """Static memory of training steps in C, and what of it activations take."""
     arms = results.timing("device/cortex-m4")["arms"]
     rows = []
     for name, words in DEVICE.items():
-        own = [arms[f"{name}/{arm}"] for arm in ("float32", "int8", "backprop-float32")]
-        held = [f"{arm['static_bytes'] / 1000:.1f}" for arm in own]
-        rows.append([words, *held, *(f"{arm['activations_of_one_block'] / 1000:.1f}" for arm in own)])
-    return table(["", "KB, float32", "int8", "backprop, float32", "activations, float32", "int8", "backprop"], rows)
+        own = [arms[f"{name}/{arm}"] for arm in DEVICE_ARMS]
+        held = [f"{arm['static_bytes'] / 1000:.1f} ({arm['activations_of_one_block'] / 1000:.1f})" for arm in own]
+        rows.append([words, *held])
+    return table(["KB (of which activations)", *DEVICE_ARMS.values()], rows)
+
+
+def device_work(results: Results) -> str:
+    """Instructions of training steps in C."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = [
+        [words, *(f"{arms[f'{name}/{arm}']['instructions_learn'] / 1e6:.2f}" for arm in DEVICE_ARMS)]
+        for name, words in DEVICE.items()
+    ]
+    return table(["million instructions a step", *DEVICE_ARMS.values()], rows)
 
 
 def device_code(results: Results) -> str:
-    """Code, stack and instructions of training steps in C."""
+    """Code and stack of training steps in C."""
     arms = results.timing("device/cortex-m4")["arms"]
     rows = []
     for name, words in DEVICE.items():
-        float32, int8, backprop = (arms[f"{name}/{arm}"] for arm in ("float32", "int8", "backprop-float32"))
-        code = [f"{arm['code_bytes'] / 1000:.1f}" for arm in (float32, int8)]
-        work = [f"{arm['instructions_learn'] / 1e6:.2f}" for arm in (float32, int8, backprop)]
-        rows.append([words, *code, f"{max(float32['stack_bytes'], int8['stack_bytes'])}", *work])
-    head = ["", "code KB, float32", "int8", "stack, bytes", "million instructions a step, float32", "int8", "backprop"]
-    return table(head, rows)
+        own = [arms[f"{name}/{arm}"] for arm in DEVICE_ARMS]
+        rows.append([words, *(f"{arm['code_bytes'] / 1000:.1f} ({arm['stack_bytes']})" for arm in own)])
+    return table(["KB of code (bytes of stack)", *DEVICE_ARMS.values()], rows)
 
 
 def device_accuracy(results: Results) -> str:
@@ -381,6 +391,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "fast": fast,
     "device-memory": device_memory,
     "device-code": device_code,
+    "device-work": device_work,
     "device-accuracy": device_accuracy,
     **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
 }

@@ -48,7 +48,7 @@ class Export(OnData):
     learning_rate: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
     """Learning rate of a step in C at the start; by default the run's."""
     momentum: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
-    """Momentum of sgd; by default the run's. A step in C needs half of its memory without any (0)."""
+    """Momentum of sgd; by default the run's. Without any (0), a step in C keeps one number a weight, else two."""
     weight_decay: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
     """Weight decay of the training step; by default the run's."""
     precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
