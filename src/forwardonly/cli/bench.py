@@ -154,7 +154,7 @@ def options(argv: Sequence[str]) -> Any:
             raise ValueError(f"unknown {what} {name!r}: {nearest(name, table)}")
     if rule == "backprop":
         raise ValueError("backprop is what rules are measured against: choose another --rule")
-    own_rule = own_options(fo.rules.rule_class(fo.rules.TABLE[rule]), without=("classes",))
+    own_rule = own_options(fo.rules.rule_class(fo.rules.TABLE[rule]), without=("classes", "targets"))
     own_body = own_options(fo.bodies.TABLE[body])
     groups = [
         (

@@ -30,7 +30,7 @@ from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "training": ("epochs", "batch_size", "learning_rate", "validate_every", "diagnose"),
+    "training": ("epochs", "steps", "batch_size", "learning_rate", "validate_every", "diagnose"),
     "schedule_and_optimiser": (
         *("optimiser", "weight_decay", "momentum", "clip"),
         *("schedule", "lr_schedule", "final_rate", "warmup", "delay"),
@@ -41,7 +41,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
 """The options of `TrainingConfig`, in the groups of the help."""
 
 EXPERT = frozenset(
-    {"data_dir", "image_size", "log", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
+    {"data_dir", "image_size", "log", "steps", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
     | {"warmup", "compile", "checkpoint_every", "cutout"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
@@ -125,7 +125,7 @@ def _with_groups(plain: Train, saved: dict[str, Any], argv: Sequence[str]) -> An
     }
     groups["network"] = (_unprefixed(own_options(body)), _values(saved, "body"))
     cls = rule_class(rule)
-    own_rule = own_options(cls, without=("classes",), hidden=cls.expert if brief(argv) else ())
+    own_rule = own_options(cls, without=("classes", "targets"), hidden=cls.expert if brief(argv) else ())
     values = {**preset_options(rule), **_values(saved, "rule")}
     groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], values)
     first: list[tuple[str, Any]] = [
@@ -289,7 +289,7 @@ def _values(saved: dict[str, Any], part: str) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
-        if name not in ("name", "classes")
+        if name not in ("name", "classes", "targets")
     }
 
 

@@ -18,7 +18,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from forwardonly.data import Images
-from forwardonly.measure.accuracy import AT_A_TIME, Evaluation, evaluate
+from forwardonly.data.taking import Data
+from forwardonly.measure.accuracy import AT_A_TIME, evaluate
+from forwardonly.measure.metrics import AnyEvaluation, Evaluation
 from forwardonly.network.network import Network
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.heartbeat import Heartbeat
@@ -170,11 +172,14 @@ class Team:
             dist.broadcast(data, 0)
         return state if self.leads else unpack(data.cpu().numpy().tobytes())
 
-    def evaluate(self, network: Network, images: Images, precision: str, at_a_time: int | None = None) -> Evaluation:
-        """`measure.evaluate`, with the images divided among the processes."""
+    def evaluate(self, network: Network, images: Data, precision: str, at_a_time: int | None = None) -> AnyEvaluation:
+        """`measure.evaluate`, with the images divided among the processes where their labels are classes."""
         size = at_a_time or AT_A_TIME
-        if self.alone or len(images) < self.world:
-            return evaluate(network, images, batch_size=size, precision=precision)
+        shared = isinstance(images, Images) and images.kind == "class" and len(images) >= self.world
+        if self.alone or not shared:
+            found: AnyEvaluation = evaluate(network, images, batch_size=size, precision=precision)
+            return found
+        assert isinstance(images, Images)
         count = len(images)
         mine = torch.arange(count * self.rank // self.world, count * (self.rank + 1) // self.world)
         measured = evaluate(network, images.subset(mine), batch_size=size, precision=precision)

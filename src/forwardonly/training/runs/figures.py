@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forwardonly.data import Images
+from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
+from forwardonly.measure.metrics import AnyEvaluation
 from forwardonly.network.block import is_frozen
 from forwardonly.system.memory import peak_memory_bytes
 from forwardonly.training.session import Session
@@ -22,17 +23,26 @@ def watched(session: Session) -> dict[str, Any]:
     return {name: [own[name] for own in blocks] for name in blocks[0]}
 
 
-def validated(session: Session, images: Images, at_a_time: int) -> dict[str, Any]:
-    """Accuracy on validation images, and free-riding if the run measures it."""
+def validated(session: Session, images: Data, at_a_time: int) -> dict[str, Any]:
+    """Accuracy on validation images, or what suits other targets, and free-riding if the run measures it."""
     measured = session.team.evaluate(session.network, images, session.precision, at_a_time)
-    figures: dict[str, Any] = {"validation_accuracy": measured.accuracy, "block_accuracy": measured.block_accuracy}
+    figures = _named("validation", measured)
     if session.config.diagnose:
         figures["free_riding"] = diagnose(session.network, images, precision=session.precision).as_json()
     return figures
 
 
+def _named(split: str, measured: AnyEvaluation) -> dict[str, Any]:
+    """The figures with the name of their split before it, but those of the blocks as they are."""
+    return {
+        name if name.startswith("block_") else f"{split}_{name}": value
+        for name, value in measured.figures.items()
+        if value is not None
+    }
+
+
 def result_of(
-    session: Session, seconds: float, validation: Images | None, test: Images | None, at_a_time: int
+    session: Session, seconds: float, validation: Data | None, test: Data | None, at_a_time: int
 ) -> dict[str, Any]:
     """The final result, measured with the last epoch's weights after fitting the readout, if it is a fitted one."""
     network = session.network.eval()
@@ -56,8 +66,7 @@ def result_of(
         if images is not None:
             with kept(result, f"measuring the {name} accuracy", session):
                 measured = session.team.evaluate(network, images, session.precision, at_a_time)
-                result[f"{name}_accuracy"] = measured.accuracy
-                result["block_accuracy"] = measured.block_accuracy
+                result.update(_named(name, measured))
     result["peak_memory_bytes"] = peak_memory_bytes(session.device)
     return result
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from forwardonly.network.block import Block, losses_among_all, main_path
 from forwardonly.system.precision import autocast
 from forwardonly.training.batch import Batch
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.step import Context, train_step
 from forwardonly.training.strategies.base import Strategy
@@ -17,7 +18,7 @@ from forwardonly.training.update import Update
 class Coupled(Strategy):
     """The strategy for rules that read the goodness of all other blocks."""
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         session = self.session
         session.schedule.set_rate(session.updates, position.run_step)
         return coupled_step(self.row, session.updates, session.feed(batch, position), session.context(seed=None))
