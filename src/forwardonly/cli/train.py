@@ -41,8 +41,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
 """The options of `TrainingConfig`, in the groups of the help."""
 
 EXPERT = frozenset(
-    {"data_dir", "image_size", "log", "steps", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
-    | {"warmup", "compile", "checkpoint_every", "cutout"}
+    {"data_dir", "image_size", "log", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
+    | {"steps", "warmup", "compile", "checkpoint_every", "cutout"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 

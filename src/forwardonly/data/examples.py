@@ -47,10 +47,9 @@ def read_arrays(x: Any, y: Any, expected: Expected, names: Names, name: str) -> 
     inputs = read_inputs(x, expected, f"X of {name}")
     assert isinstance(inputs, torch.Tensor)
     if y is None and expected.kind == "token":  # text that is its own target
-        inputs, targets, classes = inputs[:, :-1], inputs[:, 1:], ()
-    else:
-        targets, classes = read_targets(y, expected, names, f"y of {name}")
-    return Examples(inputs, targets, tuple(classes), name, learned=expected.kind)
+        return Examples(inputs[:, :-1], inputs[:, 1:], (), name, learned="token")
+    targets, classes = read_targets(y, expected, names, f"y of {name}")
+    return Examples(inputs, targets, classes, name, learned=expected.kind)
 
 
 def columns_as(examples: Images, names: Sequence[str], whose: str) -> Images:

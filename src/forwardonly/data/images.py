@@ -79,9 +79,7 @@ class Images:
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, (M,) int64, in that order, as a copy."""
         indices = indices.to(self.labels.device)
-        return replace(
-            self, images=self.images.index_select(0, indices), labels=self.labels.index_select(0, indices)
-        )
+        return replace(self, images=self.images.index_select(0, indices), labels=self.labels.index_select(0, indices))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of one batch after the other, in the stored order; views, not copies."""

@@ -195,7 +195,7 @@ def _pictures(images: list[Any], shape: tuple[int, ...], what: str) -> Tensor:
 
 
 def _shaped(values: Tensor, expected: Expected, what: str) -> Tensor:
-    """Values with the network's axes, where its shape leaves no doubt: grey without a channel, channels last, rows."""
+    """Values with the network's axes, where its shape leaves no doubt: grey, channels last, rows."""
     shape, own = expected.shape, tuple(values.shape[1:])
     if own == shape or not shape or (expected.tokens and len(own) == len(shape)):
         return values

@@ -43,7 +43,8 @@ def is_single(raw: Raw, expected: Expected) -> bool:
         return True
     if expected.kind == "class" and targets is not None:
         return False
-    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
+    several = list(inputs.values()) if isinstance(inputs, dict) else inputs
+    first = several[0] if isinstance(several, list | tuple) else inputs
     if is_picture(first):
         return True
     if first is inputs and expected.shape and hasattr(first, "ndim"):

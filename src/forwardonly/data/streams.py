@@ -195,7 +195,7 @@ class Indexed(Stream):
 
 
 class Place(NamedTuple):
-    """Where a run stands in a stream: pass, batches of it that were read, a hash of these, and the stream's own state."""
+    """Where a run stands in a stream: pass, batches of it that were read, a hash of these, the stream's own state."""
 
     turn: int = 0
     batch: int = 0
@@ -285,11 +285,13 @@ class Passing(Stream):
             self.place = Place(self.place.turn + 1)
             self._source = self._pairs(self._items())
             if (pair := self._next()) is None:
-                raise ValueError(f"{self.name} gave nothing in its pass {self.place.turn}: it must begin anew each time.")
+                raise ValueError(f"{self.name} gave nothing in pass {self.place.turn}: it must begin anew each time.")
         done = self.place.batch + 1
         self.place = Place(self.place.turn, done, chained(self.place.seen, pair))
         if done == self.length and self._next() is not None:
-            raise ValueError(f"{self.name} says that it has {done} batches and gives more: mend its length, or give steps.")
+            raise ValueError(
+                f"{self.name} says that it has {done} batches and gives more: mend its length, or give steps."
+            )
         return pair
 
     def where(self) -> Place:
@@ -320,8 +322,8 @@ class Passing(Stream):
             self.next()
         if self.place.turn != wanted.turn or self.place.seen != wanted.seen:
             raise ValueError(
-                f"{self.name} gives other batches than when the run was stopped: a stream can be resumed if it gives the "
-                "same batches again."
+                f"{self.name} gives other batches than when the run was stopped: a stream can be resumed if it gives "
+                "the same batches again."
             )
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Inputs, Tensor | None]]:

@@ -14,11 +14,11 @@ from forwardonly.data.examples import read_arrays
 from forwardonly.data.images import Images, Splits
 from forwardonly.data.inputs import Expected, is_array, is_pandas, read_inputs
 from forwardonly.data.pairs import Raw, is_single
-from forwardonly.data.streams import Indexed, Passing, Stream
+from forwardonly.data.streams import Indexed, Passing
 from forwardonly.data.targets import Names, read_targets, some
 from forwardonly.targets import OBJECTIVES
 
-Data = Images | Stream
+Data = Images | Indexed | Passing
 Columns = tuple[str | Sequence[str], str]
 """The name of the input, or the names of several, and that of the target."""
 
@@ -50,7 +50,7 @@ def take(
     Raises:
         ValueError: something else, or what `read_inputs` and `read_targets` refuse.
     """
-    if isinstance(data, Images | Stream):
+    if isinstance(data, Data):
         if data.kind != expected.kind:
             raise ValueError(
                 f"{data.name} has {OBJECTIVES[data.kind].words} for targets, the network learns "
@@ -67,7 +67,7 @@ def take(
             return _arrays(data[0], data[1], expected, names, name)
     elif expected.kind == "token" and is_array(data) and not isinstance(data, list):
         return read_arrays(data, None, expected, names, name)
-    if isinstance(data, str | Path | bytes | Splits | Mapping) or is_array(data) and not isinstance(data, list):
+    if isinstance(data, str | Path | bytes | Splits | Mapping) or (is_array(data) and not isinstance(data, list)):
         return _no_target(name, data)
     if isinstance(data, DataLoader):
         return Passing(data, expected, names, name, split)
@@ -188,5 +188,3 @@ def _no_target(name: str, data: Any) -> Data:
 
 def _as_it_is(raw: Any) -> Any:
     return raw
-
-

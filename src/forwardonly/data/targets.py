@@ -100,9 +100,9 @@ def _classes(raw: Any, expected: Expected, names: Names, what: str) -> tuple[Ten
 def _labels(raw: Any, expected: Expected, what: str) -> Tensor | tuple[tuple[str, ...], Tensor]:
     """Labels of classes: whole numbers (N,), or (the names that occur, sorted, and each row's index into them)."""
     if is_pandas(raw):
-        missing = np.asarray(raw.isna()).reshape(len(raw), -1).any(1)
-        if missing.any():
-            raise ValueError(f"{what}: row {int(missing.nonzero()[0][0])} has no label.")
+        missing = np.flatnonzero(np.asarray(raw.isna()).reshape(len(raw), -1).any(1))
+        if len(missing):
+            raise ValueError(f"{what}: row {missing[0]} has no label.")
         raw = raw.to_numpy()
     values: Any = raw if isinstance(raw, Tensor) else array_of(raw, what)
     if values.ndim == 2 and values.shape[1] == 1:

@@ -12,9 +12,8 @@ from torch import Tensor
 from forwardonly.data import Images, Views
 from forwardonly.data.inputs import Inputs, each
 from forwardonly.data.matching import named_as
-from forwardonly.data.streams import Stream
 from forwardonly.data.taking import Columns, Data, take
-from forwardonly.measure.metrics import TALLIES, AnyEvaluation
+from forwardonly.measure.metrics import TALLIES
 from forwardonly.network.network import Network
 from forwardonly.system.precision import autocast, choose_precision
 

@@ -23,7 +23,7 @@ def build(
     standardise: bool | None = None,
     seed: int = 0,
 ) -> Network:
-    """A network of `body` for images, or other inputs, of `shape`, in which every layer is a block with its own copy of `rule`.
+    """A network of `body` for images, or other inputs, of `shape`: every layer is a block with its own copy of `rule`.
 
     `standardise` shifts and scales each feature by what the training data have; by default pictures alone.
 
@@ -70,7 +70,7 @@ def mlp(
     standardise: bool | None = None,
     seed: int = 0,
 ) -> Network:
-    """A multilayer perceptron for images of `shape` (channels, height, width), or a table of (features,); see `build`."""
+    """A multilayer perceptron for images of `shape` (channels, height, width) or rows of (features,); see `build`."""
     body = bodies.MLP(hidden=hidden, dropout=dropout)  # type: ignore[arg-type]  # which makes a tuple of it
     return build(body, shape, rule=rule, readout=readout, standardise=standardise, seed=seed)
 

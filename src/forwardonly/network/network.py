@@ -181,7 +181,7 @@ class Network(nn.Module):
         neutral = label_code.embed_neutral(*self._label_input(prepared))
         return [main_path(passed) for _, _, passed in self.activations(neutral)]
 
-    def scores(self, images: Tensor) -> Tensor:
+    def scores(self, images: Inputs) -> Tensor:
         """Every block's scores of the classes, or of other outputs, (L, B, C) in float32; of tokens (L, B, T, C).
 
         Numbers are in their own units.

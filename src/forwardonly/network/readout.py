@@ -40,7 +40,9 @@ def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
 
 
 class Readout(nn.Module):
-    """A weighted sum over blocks: (L, B, C) -> (B, C), of tokens (L, B, T, C) -> (B, T, C). `weights` (L,) is saved with the model.
+    """A weighted sum over blocks: (L, B, C) -> (B, C), of tokens (L, B, T, C) -> (B, T, C).
+
+    `weights` (L,) is saved with the model.
 
     `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum until
     then: `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the contiguous

@@ -96,6 +96,7 @@ class Feed:
             assert isinstance(self.images, Passing)
             while True:
                 yield self._read(*self.images.next(), None)
+        assert not isinstance(self.images, Passing)
         size, each_pass = self.batch_size, self.count // self.batch_size
         turn, begin = divmod(step, each_pass)
         while True:

@@ -67,10 +67,10 @@ def fit(
 
     Args:
         network: is moved to the device that the options name.
-        train: images to learn from, or data of any kind: our own sets; (X, y) of tensors, numpy arrays or pandas tables;
-            a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs, targets), or
-            function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches and those of an
-            iterable go by as they are.
+        train: images to learn from, or data of any kind: our own sets; (X, y) of tensors, numpy arrays or pandas
+            tables; a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs,
+            targets), or a function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches
+            and those of an iterable go by as they are.
         validation: images, or other data, to report accuracy on after each epoch.
         test: images, or other data, to report accuracy on once, at the end.
         classes: names of the classes in the order of their indices, where the data do not say them; labels are looked
@@ -154,11 +154,11 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
     if fitted_on == "validation" and validation is None:
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
     if fitted_on == "training" and isinstance(train, Passing):
-        raise ValueError("The readout 'training' reads the training images again, and a stream has gone by: choose sum.")
+        raise ValueError("The readout 'training' reads the training images again, which have gone by: choose sum.")
     if isinstance(validation, Passing) and validation.once:
         raise ValueError(
-            "validation is read after each epoch, and a generator ends after the first: give a list, a DataLoader, or a "
-            "function that makes the stream."
+            "validation is read after each epoch, and a generator ends after the first: give a list, a DataLoader, or "
+            "a function that makes the stream."
         )
 
 
@@ -169,7 +169,7 @@ def _check_options(
     if config.augment is not None and len(network.shape) != 3:
         raise ValueError(f"crop, flip and cutout are for pictures, and the network takes {network.shape}.")
     if config.flip == "alternating" and isinstance(train, Passing):
-        raise ValueError("flip alternating needs to know which image is which, and a stream does not say: choose random.")
+        raise ValueError("flip alternating needs to know which image is which, as a stream does not: choose random.")
     if config.diagnose and validation is not None and not isinstance(validation, Images):
         raise ValueError("diagnose needs validation images in memory: give (X, y), or leave it out.")
     if isinstance(train, Passing) and train.once and config.epochs > 1 and config.steps is None:

@@ -82,7 +82,7 @@ class Online:
         if self.network.targets != "class":
             read, _ = read_targets(labels, self.network.expected, Names(None), "labels")
             if self.network.units is not None and not self.network.units.fitted:
-                raise ValueError("The network does not know its numbers' units yet: call network.units.fit(numbers) first.")
+                raise ValueError("The network does not know its numbers' units: call network.units.fit(numbers) first.")
             return read
         if labels.shape != images.shape[:1] or labels.dtype not in WHOLE:
             raise ValueError(

@@ -283,9 +283,10 @@ class Trainer:
             )
         before, now_steps = state["training"].get("steps"), session.config.steps
         if (before is None) != (now_steps is None) or (before and before // state["training"]["epochs"] != self.steps):
+            had = f"steps {before} in {state['training']['epochs']} epochs"
             raise ValueError(
-                f"The run in {self.folder} had steps {before} in {state['training']['epochs']} epochs, not {now_steps} in "
-                f"{session.config.epochs}: resume it with as many steps in an epoch."
+                f"The run in {self.folder} had {had}, not {now_steps} in {session.config.epochs}: resume it with as "
+                "many steps in an epoch."
             )
         if (learned := state.get("data")) is not None and learned != (self.data or self._digest_now()):
             raise ValueError(

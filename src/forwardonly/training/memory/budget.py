@@ -95,9 +95,7 @@ class Cost:
         return int(SLACK * (self.fixed + self.an_image * part)) + self.signal * batch * (1 if part == batch else 3)
 
 
-def make_plan(
-    network: Network, train: Data, config: TrainingConfig, device: torch.device, batch: int
-) -> MemoryPlan:
+def make_plan(network: Network, train: Data, config: TrainingConfig, device: torch.device, batch: int) -> MemoryPlan:
     """The fastest plan for steps of `batch` images within `config.memory_budget`; the default plan without one.
 
     The network may be on the host.

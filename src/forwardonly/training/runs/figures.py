@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forwardonly.data import Images
 from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
@@ -27,7 +28,7 @@ def validated(session: Session, images: Data, at_a_time: int) -> dict[str, Any]:
     """Accuracy on validation images, or what suits other targets, and free-riding if the run measures it."""
     measured = session.team.evaluate(session.network, images, session.precision, at_a_time)
     figures = _named("validation", measured)
-    if session.config.diagnose:
+    if session.config.diagnose and isinstance(images, Images):  # `fit` has refused others
         figures["free_riding"] = diagnose(session.network, images, precision=session.precision).as_json()
     return figures
 
