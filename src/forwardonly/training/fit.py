@@ -140,7 +140,7 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
     if not any(weight.requires_grad for weight in network.parameters()):
         raise ValueError("Every weight of the network is frozen: free those that are to learn with requires_grad_().")
     for data in (train, validation, test):
-        if isinstance(data, Images) and not network.prepare.tokens and tuple(data.shape) != network.shape:
+        if data is not None and not network.prepare.tokens and tuple(data.shape) != network.shape:
             raise ValueError(f"The network takes images of {network.shape}, not {tuple(data.shape)}.")
     if isinstance(train, Images):
         if len(train) == 0:
