@@ -41,7 +41,18 @@ GROUPS: Mapping[str, Sequence[str]] = {
 """The options of `TrainingConfig`, in the groups of the help."""
 
 EXPERT = frozenset(
-    {"data_dir", "image_size", "log", "validate_every", "diagnose", "momentum", "clip", "lr_schedule", "final_rate"}
+    {
+        "data_dir",
+        "image_size",
+        "cache",
+        "log",
+        "validate_every",
+        "diagnose",
+        "momentum",
+        "clip",
+        "lr_schedule",
+        "final_rate",
+    }
     | {"steps", "warmup", "compile", "checkpoint_every", "cutout"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
@@ -62,6 +73,10 @@ class Train(Common):
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Resize and crop the images of a folder to squares of this many pixels."""
+    cache: bool = False
+    """Decode the images of a folder once, into a file beside it, and read that: for folders larger than memory, which
+    are else decoded anew in each epoch.
+    """
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
     body: str = "mlp"
@@ -178,9 +193,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
     with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
-        train, validation, test = fo.data.load(
-            chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
-        )
+        train, validation, test = _load(chosen)
     rule = fo.rules.make(chosen.rule, classes=len(train.classes), **asdict(chosen.rule_options))
     body = fo.bodies.TABLE[chosen.body](**asdict(chosen.network))
     config = TrainingConfig.resolve(rule, train, training_options(chosen))
@@ -237,6 +250,20 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     if "block_accuracy" in finished.history[-1]:
         result["validation_block_accuracy"] = finished.history[-1]["block_accuracy"]
     return result
+
+
+def _load(chosen: Any) -> fo.data.Splits:
+    """The splits of the data, in memory where they fit; a folder that does not is read as it is needed."""
+    folder = chosen.data not in fo.data.NAMES and os.path.isdir(Path(chosen.data).expanduser())
+    if chosen.cache and not folder:
+        raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
+    if folder and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size)):
+        return fo.data.stream(
+            chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
+        )
+    return fo.data.load(
+        chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
+    )
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

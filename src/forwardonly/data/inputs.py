@@ -187,8 +187,8 @@ def _pictures(images: list[Any], shape: tuple[int, ...], what: str) -> Tensor:
         seen = as_seen(image).image.convert("L" if shape[0] == 1 else "RGB")
         if seen.size != (shape[2], shape[1]):
             raise ValueError(
-                f"{what}: a picture has {seen.width} x {seen.height} pixels, the network takes {shape[2]} x {shape[1]}: "
-                "resize pictures in the data set's own transform."
+                f"{what}: a picture has {seen.width} x {seen.height} pixels, the network takes {shape[2]} x {shape[1]}"
+                ": resize pictures in the data set's own transform."
             )
         pixels[number] = torch.from_numpy(np.array(seen)).view(*shape[1:], shape[0]).permute(2, 0, 1)
     return pixels

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -42,7 +42,12 @@ class PictureFiles:
     """
 
     def __init__(
-        self, root: Path, files: Sequence[str], labels: Tensor, shape: tuple[int, int, int], image_size: int | None
+        self,
+        root: Path,
+        files: Sequence[str] | np.ndarray,
+        labels: Tensor,
+        shape: tuple[int, int, int],
+        image_size: int | None,
     ):
         self.root = root
         self.files = np.array(files)  # one block of memory, which processes share
@@ -64,6 +69,25 @@ class PictureFiles:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pixels, labels = self.__getitems__([index])
         return pixels[0], int(labels[0])
+
+    def subset(self, rows: Tensor, labels: Tensor) -> Self:
+        """Those at `rows` (M,)."""
+        return type(self)(self.root, self.files[rows.numpy()], labels, self.shape, self.image_size)
+
+
+class Decoded:
+    """Images in a file that is mapped into memory, (N, C, H, W), of which those at `rows` (M,) have `labels` (M,)."""
+
+    def __init__(self, pixels: Tensor, rows: Tensor, labels: Tensor):
+        self.pixels = pixels
+        self.rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
+        return self.pixels.index_select(0, self.rows[chosen]), self.labels[chosen]
 
 
 def stream(
@@ -104,35 +128,26 @@ def stream(
     key = _key(root, files, (shape, image_size))
     expected = Expected(shape, "class", len(classes))
 
+    everyone = PictureFiles(root, files, everything.labels, shape, image_size)
+    if cache:
+        path = root.resolve().parent / f".{name}-{key[:16]}.npy"
+        if not _is_cache(path, (len(files), *shape)):
+            _write(path, Indexed(everyone, expected, Names(classes), name, _as_it_is, workers=workers, whole=True))
+        pixels = torch.from_numpy(np.load(path, mmap_mode="c"))  # writable, as PyTorch wants it, but nobody writes
+        workers = 0
+
     def opened(part: Images | None) -> Any:
         if part is None:
             return None
-        chosen = [files[index] for index in part.images.tolist()]
-        pictures = PictureFiles(root, chosen, part.labels, shape, image_size)
+        rows = part.images
+        data = Decoded(pixels, rows, part.labels) if cache else everyone.subset(rows, part.labels)
+        about = [key, blake2b(rows.numpy().tobytes(), digest_size=16).hexdigest()]
         names = Names(classes, indices=True)
-        about = [key, blake2b("\n".join(chosen).encode(), digest_size=16).hexdigest()]
-        found = Indexed(pictures, expected, names, name, _pair, workers=workers, whole=True, about=about)
+        found = Indexed(data, expected, names, name, _as_it_is, workers=workers, whole=True, about=about)
         found.notes = notes
         return found
 
-    if not cache:
-        return Splits(*map(opened, splits))
-    order = torch.cat([part.images for part in splits if part is not None])
-    path = root.resolve().parent / f".{name}-{key[:16]}.npy"
-    if not _is_cache(path, (len(order), *shape)):
-        chosen = [files[index] for index in order.tolist()]
-        pictures = PictureFiles(root, chosen, everything.labels[order], shape, image_size)
-        _write(path, Indexed(pictures, expected, Names(classes), name, _pair, workers=workers, whole=True))
-    pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
-    parts: list[Images | None] = []
-    start = 0
-    for part in splits:
-        if part is None:
-            parts.append(None)
-            continue
-        parts.append(Images(pixels[start : start + len(part)], part.labels, classes, name, notes))
-        start += len(part)
-    return Splits(*parts)  # type: ignore[arg-type]  # only validation may be None
+    return Splits(*map(opened, splits))
 
 
 def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
@@ -150,7 +165,7 @@ def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
     return 3 * image_size**2 * len(files) > SHARE * there
 
 
-def _pair(item: Any) -> Any:
+def _as_it_is(item: Any) -> Any:
     return item
 
 
@@ -178,9 +193,10 @@ def _listed(root: Path) -> tuple[list[str], list[int], list[str], tuple[str, ...
 def _split(everything: Examples, where: list[str], validation: int, seed: int) -> Splits:
     """The splits that `load` makes, with the files' numbers in the place of images."""
     parts = {part: [i for i, own in enumerate(where) if own == part] for part in dict.fromkeys(where)}
+    train: Images
+    held: Images | None = None
     if len(parts) == 1:
         train, test = split_test(everything)
-        held = None
     else:
         split = {part: everything.subset(torch.tensor(rows, dtype=torch.int64)) for part, rows in parts.items()}
         train, test = split["train"], split.get("test", split.get("val"))  # type: ignore[assignment]
@@ -238,8 +254,8 @@ def _write(path: Path, pictures: Indexed) -> None:
     try:
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise ValueError(
-                f"{path}: the decoded images need {needed >> 20} MiB and the disk has {free >> 20}: make room, or leave "
-                "out the cache."
+                f"{path}: the decoded images need {needed >> 20} MiB and the disk has {free >> 20}: make room, or "
+                "leave out the cache."
             )
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         start = 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from forwardonly.bodies.dropout import drops
-from forwardonly.data.streams import Stream
+from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Data
 from forwardonly.network.block import Signal
 from forwardonly.network.network import Network
@@ -46,7 +46,7 @@ FEATURES: Mapping[str, Feature] = {
     "replicas": Feature("several processes", lambda s: s.team is not None and s.team.replicas > 1),
     "stages": Feature("processes that share the blocks", lambda s: s.team is not None and s.team.stages > 1),
     "gpu": Feature("a GPU", lambda s: s.device is not None and s.device.type != "cpu"),
-    "stream": Feature("data that are read batch by batch", lambda s: isinstance(s.data, Stream)),
+    "stream": Feature("a stream, whose batches go by", lambda s: isinstance(s.data, Passing)),
     "dropout": Feature("dropout", lambda s: s.network is not None and any(map(drops, s.network.modules()))),
     "classifier": Feature(
         "a label classifier, which hard negatives and prediction by softmax need",
@@ -69,8 +69,8 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("workers", "replicas"): "choose 1 worker",
     ("workers", "stages"): "choose 1 worker",
     ("workers", "gpu"): "choose 1 worker",
-    ("replicas", "stream"): "train in one process, or give (X, y) in memory",
-    ("stages", "stream"): "train in one process, or give (X, y) in memory",
+    ("replicas", "stream"): "train in one process, or give data that can be read by index",
+    ("stages", "stream"): "train in one process, or give data that can be read by index",
     ("workers", "dropout"): "choose 1 worker: the draws would depend on which comes first",
     ("workers", "classifier"): "choose 1 worker, or rule options that do without it",
     ("workers", "all-peers"): "choose 1 worker, or a rule that reads the goodness of earlier blocks",

@@ -102,7 +102,7 @@ class Feed:
         while True:
             order = self.order(phase, turn)
             slices = [order[number * size : (number + 1) * size] for number in range(begin, each_pass)]
-            if isinstance(self.images, Images):
+            if isinstance(self.images, Images) or self.team.stage > 0:  # where nothing is read
                 yield from slices
             else:
                 read = self.images.fetch(slices)
@@ -141,12 +141,11 @@ class Feed:
         network, chosen = self.network, draft if isinstance(draft, Tensor) else draft.indices
         coordinates = (position.phase, position.epoch, position.step)
         images: Any
+        part = slice(None) if isinstance(self.images, Passing) else self.team.part(self.batch_size)
         if isinstance(draft, Tensor):
             assert isinstance(self.images, Images)
-            part = self.team.part(self.batch_size)
             images, labels = self.images.images[draft], self.images.labels[draft]
         else:
-            part = slice(None)
             images = each(draft.inputs, lambda one: one.to(self.device, non_blocking=True))
             labels = draft.targets.to(self.device, non_blocking=True)
         generator = generator_at(labels.device, self.seed, *coordinates)

@@ -35,7 +35,7 @@ class Pipeline(Strategy):
         team, feed = session.team, session.feed
         self.pipe = Pipe(team, session.device)
         start = Position(0, 0, 0, 0)
-        self.placement = spread(session, lambda: feed(feed.order(0, 0)[: feed.batch_size], start))
+        self.placement = spread(session, lambda: feed(next(feed.drafts(0, 0)), start))
         self.own = self.placement[team.stage]
 
     def step(self, batch: Draft, position: Position) -> Tensor:
