@@ -20,7 +20,7 @@ from torch import Tensor
 
 from forwardonly.data.images import Images
 from forwardonly.data.reading import UnreadableError, reading
-from forwardonly.data.seeing import DARK, Seen, as_seen, is_grey, upright_size
+from forwardonly.data.seeing import DARK, Seen, as_seen, in_mode, is_grey, upright_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -214,7 +214,7 @@ def fitted(image: Image, file: Picture, shape: tuple[int, int, int], image_size:
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = in_mode(image, "L" if channels == 1 else "RGB")
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     if image.size != (width, height):

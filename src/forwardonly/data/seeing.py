@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 BACKGROUND = 255  # transparent pictures are laid on white, as pages and most viewers show them
 UPRIGHT, ON_WHITE, EIGHT_BITS = "turned upright", "laid on white", "16 bits made 8"
-REDUCED = 2  # sides of the result that a JPEG must keep when it is decoded smaller: what is lost is below a grey level
+REDUCED = 1.25  # sides of the result that a JPEG keeps when it is decoded smaller: it differs by one grey level (41 dB)
 DARK = 1 << 14  # 16-bit pictures that stay below hold 14 bits or fewer, and would become nearly black
 _GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
 _ORIENTATION = 0x0112  # the mark's number in EXIF
@@ -73,7 +74,7 @@ def as_seen(image: Image, side: int | None = None) -> Seen:
     mark = _orientation(image) if image.format == "TIFF" else 1  # which Pillow turns by itself, forgetting the mark
     whole = image.size
     if side is not None:
-        image.draft(None, (REDUCED * side, REDUCED * side))
+        image.draft(None, (math.ceil(REDUCED * side), math.ceil(REDUCED * side)))
     image.load()
     left = _orientation(image)
     colour, alpha, brightest = _layers(image, grey=grey, raw=raw, key=key)
@@ -117,12 +118,17 @@ def _layers(image: Image, *, grey: bool, raw: str, key: Any) -> tuple[Image, Ima
         image = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
         alpha = image.getchannel("A")
     image.info.pop("transparency", None)  # Pillow would convert it as well, with warnings
-    colour = image.convert("RGB") if image.mode not in ("1", "L", "LA") else image
-    colour = colour.convert("L") if grey else colour.convert("RGB")
+    colour = image if image.mode in ("1", "L", "LA") else in_mode(image, "RGB")
+    colour = in_mode(colour, "L" if grey else "RGB")
     brightest = None
     if ";16" in raw:
         brightest = 257 * int(np.asarray(colour).max())
     return colour, alpha, brightest
+
+
+def in_mode(image: Image, mode: str) -> Image:
+    """The image in a mode of Pillow's; itself, and not a copy, if it has that already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _is_wide(image: Image) -> bool:
