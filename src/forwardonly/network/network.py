@@ -67,6 +67,8 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         self.targets = rule.targets
+        if readout == "range" and self.targets != "class":
+            raise ValueError("The readout 'range' counts right classes: choose validation, training or sum.")
         if standardise is None:
             standardise = len(self.shape) == 3 and rule.standardise
         tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in blocks[0].modules())

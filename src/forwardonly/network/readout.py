@@ -74,13 +74,7 @@ class Readout(nn.Module):
         return "validation" if self.kind in ("validation", "range") else None
 
     def fit(self, scores: Tensor, labels: Tensor, targets: Targets = "class") -> None:
-        """Fits the weights to scores (L, N, C) of images with labels (N,), or other `targets`.
-
-        Raises:
-            ValueError: the readout `range` counts right classes, and there are none.
-        """
-        if self.kind == "range" and targets != "class":
-            raise ValueError("The readout 'range' is for classes: choose validation, training or sum.")
+        """Fits the weights to scores (L, N, C) of images with labels (N,), or other `targets`."""
         if self.kind == "range":
             first, end = best_range(scores, labels)
             self.weights.zero_()
