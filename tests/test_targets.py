@@ -58,7 +58,7 @@ def test_a_rule_learns_a_kind_or_refuses_it_in_a_sentence(name, kind):
     if kind in fo.rules.rule_class(fo.rules.TABLE[name]).learns:
         assert fo.rules.make(name, classes=2, targets=kind).options()["targets"] == kind
     else:
-        with pytest.raises(ValueError, match="does not learn .*: choose a rule with a linear read-out"):
+        with pytest.raises(ValueError, match=r"does not learn .*: choose a rule with a linear read-out"):
             fo.rules.make(name, classes=2, targets=kind)
 
 

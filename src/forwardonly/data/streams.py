@@ -361,7 +361,8 @@ class Passing(Stream):
         turn = self.place.turn
         where = f"{self.name}, pass {turn}," if turn else f"{self.name},"
         for number in itertools.count():
-            self._seed(turn, number + 1)
+            if number:  # a pass was seeded when it began
+                self._seed(turn, number)
             if self.batch_size is None:
                 group = list(itertools.islice(items, 1))
                 raw = self.split(group[0]) if group else None

@@ -165,7 +165,7 @@ class Feed:
         return Batch(network.present(images, labels, generator, wrong, logits), labels)
 
 
-def prepared_for(network: Network, images: Data, batch_size: int, seed: int) -> int:
+def prepared_for(images: Data, batch_size: int, seed: int) -> int:
     """Opens a stream for a run. Returns the examples of a step: `batch_size`, or those of the stream's first batch."""
     if isinstance(images, Passing):
         images.open(batch_size, lambda turn, batch: torch.manual_seed(seed_at(seed, turn, batch, READING)))

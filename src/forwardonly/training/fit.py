@@ -93,16 +93,15 @@ def fit(
         LostPeer: another process of the team died or hangs.
     """
     seed = whole_number("seed", seed, 0)
-    named = {"train": train, "validation": validation, "test": test}
-    taken = {
-        name: None if data is None else take(data, network.expected, classes=classes, columns=columns, name=name)
-        for name, data in named.items()
-        if data is not None or name != "train"
-    }
-    if "train" not in taken:
-        raise ValueError("train must be data to learn from, not None.")
-    _check(network, *taken.values())  # type: ignore[arg-type]  # train is there
-    train, validation, test = _matched(network, *taken.values())  # type: ignore[arg-type]
+
+    def taken(name: str, data: Any) -> Data:
+        return take(data, network.expected, classes=classes, columns=columns, name=name)
+
+    train = taken("train", train)
+    validation = None if validation is None else taken("validation", validation)
+    test = None if test is None else taken("test", test)
+    _check(network, train, validation, test)
+    train, validation, test = _matched(network, train, validation, test)
     folder = None if out is None else Path(out)
     config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
@@ -112,9 +111,11 @@ def fit(
     setting = compatibility.Setting(config, network, device, team, train)
     compatibility.check(setting)
     _check_options(network, config, train, validation, options)
-    batch_size = prepared_for(network, train, config.batch_size, seed)
-    compatibility.check_counts(setting, batch_size)
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        batch_size = prepared_for(train, config.batch_size, seed)
+        if isinstance(train, Passing) and train.batch_size is None and options.get("batch_size") is not None:
+            raise ValueError(f"{train.name} has batches of its own, which go by as they are: leave batch_size out.")
+        compatibility.check_counts(setting, batch_size)
         plan = make_plan(network, train, config, device, batch_size)
         plan.place(network, device)
         session = open_session(network, train, config, device, seed, team, batch_size)
