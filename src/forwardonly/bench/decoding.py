@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-import forwardonly as fo
 from forwardonly.bench.speed import Arm
+from forwardonly.data.large import stream
 
 
 class Plain(Dataset[tuple[Tensor, int]]):
@@ -36,7 +36,7 @@ def arms(folder: Path, side: int, batch: int, readers: int) -> dict[str, Arm]:
     Raises:
         ValueError: the folder has no images, or they are grey.
     """
-    ours: Any = fo.data.stream(folder, image_size=side, workers=readers).train
+    ours: Any = stream(folder, image_size=side, workers=readers).train
     if ours.shape[0] != 3:
         raise ValueError(f"{folder}: its images are grey; the plain loop is for colour images")
     pictures = ours.data
