@@ -37,7 +37,7 @@ def main() -> tuple[float, int, int]:
     """Test accuracy, the number of blocks, and how many ways in which they leak into each other."""
     train, _, test = fo.data.load("digits")
     torch.manual_seed(0)
-    net = fo.localize(resnet(10), fo.rules.Projection(classes=10), shape=train.shape)
+    net = fo.localize(resnet(10), fo.rules.Projection(classes=10), train.images[:2])
     fo.fit(net, train, epochs=5, batch_size=64, learning_rate=3e-3)
     return fo.evaluate(net, test).accuracy, len(net.row), len(fo.measure.leaks(net, train))
 

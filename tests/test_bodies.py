@@ -29,7 +29,7 @@ def build(body, shape, rule="projection", classes=3, **options):
 
 def shapes(network):
     images = network.prepare(torch.zeros(1, *network.shape))
-    return [tuple(activation.shape[1:]) for _, activation, _ in network.eval().activations(images)]
+    return network.eval().each(images, lambda block, activation, passed: tuple(activation.shape[1:]))
 
 
 def weights(network):
@@ -97,9 +97,10 @@ def test_residual_shapes_at_odd_sizes(side):
 def test_shortcuts_are_what_the_paper_says():
     """ADD after the second convolution of a stage, CONCAT after the fourth, on what was passed on."""
     network = build("resnet17", (1, 12, 12), "channel-learnable", width=0.04, dropout=0.0).eval()
-    signal, seen = network.prepare(some((1, 12, 12)).images), []
-    for _, activation, passed in network.activations(signal):
-        seen.append((torch.nn.functional.instance_norm(activation), passed))
+    signal = network.prepare(some((1, 12, 12)).images)
+    seen = network.each(
+        signal, lambda block, activation, passed: (torch.nn.functional.instance_norm(activation), passed)
+    )
     alone = [normed for normed, _ in seen]
     torch.testing.assert_close(seen[0][1], alone[0])
     torch.testing.assert_close(seen[2][1], alone[2] + alone[0])
@@ -139,7 +140,7 @@ def test_backprop_is_the_same_function_as_the_blocks(body):
     for network in (local, whole):
         network.prepare.fit(some(shape).images)
     prepared = local.prepare(some(shape).images)
-    activation = [activation for _, activation, _ in local.activations(prepared)][-1]
+    activation = local.each(prepared, lambda block, activation, passed: activation)[-1]
     with torch.no_grad():
         torch.testing.assert_close(whole.row[0](whole.prepare(some(shape).images)), activation)
 

@@ -284,3 +284,22 @@ def test_convolutional_blocks_go_on_to_the_same_bits(tmp_path, body, optimiser):
         run(tmp_path / "cut", progress=stop_after(3))
     again = run(tmp_path / "cut", resume=True)
     assert all(torch.equal(t, whole.network.state_dict()[n]) for n, t in again.network.state_dict().items())
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon", "rmsprop"])
+def test_a_convolutional_network_that_was_saved_learns_as_if_it_had_not_been(tmp_path, optimiser):
+    """Its weights come back from the file in another order in memory than they had."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    train = fo.data.Images(pictures, torch.arange(64) % 4, ("a", "b", "c", "d"), "random")
+    ends = []
+    for saved in (False, True):
+        net = fo.build(BODIES["conv"][0], train.shape, rule=fo.rules.Projection(classes=4), seed=3)
+        options = {"batch_size": 16, "optimiser": optimiser, "learning_rate": 0.01}
+        fo.fit(net, train, epochs=1, **options)
+        if saved:
+            fo.save(net, tmp_path)
+            net = fo.load(tmp_path)
+        fo.fit(net, train, epochs=2, seed=1, **options)
+        ends.append(net.state_dict())
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())

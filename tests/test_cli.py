@@ -583,7 +583,7 @@ def test_what_was_assumed_of_the_images_is_said_and_kept(forwardonly, elsewhere)
     np.savez(elsewhere / "masks.npz", x=rng.integers(0, 2, (60, 6, 6), dtype=np.uint8), y=np.arange(60) % 3)
     argv = ["train", "--data", "masks.npz", "--epochs", 1, "--hidden", 8, "--rule", "projection", "--out", "r"]
     status, _, err = forwardonly(*argv)
-    assert status == 0 and err.count("taken as nearly black") == 1
+    assert status == 0 and err.count("whole numbers 0 to 1, spread over 0 to 255") == 1
     (note,) = json.loads(Path("r/config.json").read_text())["data"]["notes"]
     assert "whole numbers 0 to 1" in note
     assert forwardonly("train", "--resume", "--epochs", 2, "--out", "r")[0] == 0

@@ -131,7 +131,7 @@ def test_fit_says_what_it_takes(pictures):
     for data in (loader, (pictures.images, pictures.labels)):
         fo.fit(network, data, test=data, epochs=1)
     for data in (pictures.images, "pictures", 7, None):
-        with pytest.raises(ValueError, match="train must be .*, not "):
+        with pytest.raises(ValueError, match=r"train must be .*, not "):
             fo.fit(network, data, epochs=1)
         if data is not None:
             with pytest.raises(ValueError, match="test must be "):
@@ -163,7 +163,7 @@ def test_arrays_are_predicted(pictures):
     assert torch.equal(network.goodness(pictures.images.numpy()), network.goodness(pictures.images))
     assert torch.equal(network.predict(pictures), network.predict(pictures.images))
     for images in ([[0]], "pictures", None, np.array(["a"])):
-        with pytest.raises(ValueError, match="must be a tensor or an array|the data to predict"):
+        with pytest.raises(ValueError, match=r"must be a tensor or an array|the data to predict"):
             network.predict(images)
     with pytest.raises(ValueError, match="Images must be uint8 or float"):
         network.predict(pictures.images.long().numpy())
@@ -175,10 +175,8 @@ def test_a_users_model_for_other_images(shape):
     size = " x ".join(map(str, shape))
     if shape[0] == 3:
         model.append(nn.Conv2d(8, 8, 3))
-    with pytest.raises(
-        ValueError, match=f"The model does not take images of {size} .channels, height, width.: "
-    ) as said:
-        fo.localize(model, fo.rules.Projection(classes=4), shape=shape)
+    with pytest.raises(ValueError, match=f"The model does not take the example 2 x {size}: ") as said:
+        fo.localize(model, fo.rules.Projection(classes=4), torch.rand(2, *shape))
     assert "\n" not in str(said.value)
 
 
@@ -187,8 +185,8 @@ def test_a_users_model_in_another_precision(dtype):
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).to(dtype)
     kind = str(dtype).removeprefix("torch.")
     with pytest.raises(ValueError, match=rf"must be float32, but '1\.weight' is {kind}: call model\.float\(\) before"):
-        fo.localize(model, fo.rules.Projection(classes=4), shape=(1, 4, 4))
-    fo.localize(model.float(), fo.rules.Projection(classes=4), shape=(1, 4, 4))
+        fo.localize(model, fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
+    fo.localize(model.float(), fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
 
 
 @pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16)])

@@ -11,7 +11,7 @@ import torch
 
 import forwardonly as fo
 from forwardonly import cli
-from forwardonly.export import export_network, export_training_step, training_step
+from forwardonly.export import export_network, export_training_step, input_about, training_step
 from forwardonly.export.decompositions import avg_pool2d_backward, convolution_backward, max_pool2d_backward
 from forwardonly.export.step import race
 from forwardonly.training.batch import Batch
@@ -76,7 +76,7 @@ def test_the_plain_graph_learns_as_autograd_does(rule, body, optimiser):
             given["wrong_labels"] = wrong
         losses, state = step(state, **given)
         first = Batch(net.present(some.images, some.labels, wrong=wrong), some.labels)
-        expected = whole_step(net.row, updates, first, Context("fp32"))
+        expected = whole_step(net, updates, first, Context("fp32"))
         torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
     ours = net.state_dict()
     compared = [name for name in state if name in ours]
@@ -182,6 +182,17 @@ def test_the_command_writes_onnx_and_checks_it_on_the_test_set(run, capsys, digi
     assert result["agree"] == result["images"] == len(digits.test)
     assert result["largest_difference"] < 1e-4
     ready = session(result["files"][0])
+    assert [each.shape for each in (*ready.get_inputs(), *ready.get_outputs())] == [
+        ["batch", 1, 8, 8],
+        ["batch", 10],
+        [2, "batch", 10],
+    ]
+    about = ready.get_modelmeta().custom_metadata_map
+    assert about == result["about"] and json.loads(about["class_names"]) == list(digits.test.classes)
+    assert {name: about[name] for name in ("channels", "height", "width", "colour", "classes")} == {
+        "channels": "1", "height": "8", "width": "8", "colour": "L", "classes": "10"
+    }  # fmt: skip
+    assert about["input"].startswith("pixels, uint8 0 to 255 (batch, 1, 8, 8), L: a picture upright, laid on white")
     for count in (1, 7):
         assert ready.run(["scores"], {"images": digits.test.images[:count].numpy()})[0].shape == (count, 10)
 
@@ -195,7 +206,9 @@ def test_the_command_writes_safetensors_that_load(run, tmp_path, digits):
 def test_torch_export_of_both(run, tmp_path, digits):
     net = fo.load(run)
     (path,) = export_network(net, tmp_path, format="torch-export")
-    scores, _ = torch.export.load(path).module()(digits.test.images)
+    about = {"about.json": ""}
+    scores, _ = torch.export.load(path, extra_files=about).module()(digits.test.images)
+    assert json.loads(about["about.json"]) == input_about(net)
     torch.testing.assert_close(scores, net(digits.test.images))
     assert (
         cli.main(["export", str(run), "--format", "torch-export", "--what", "training-step", "--out", str(tmp_path)])
@@ -296,8 +309,12 @@ def test_a_training_step_of_features_takes_features(tmp_path):
     step = training_step(net, batch_size=8, optimiser="sgd")
     assert step.examples[0].dtype == torch.float32
     export_training_step(net, step, tmp_path, format="onnx")
-    types = {each["name"]: each["dtype"] for each in read(tmp_path / "interface.json")["inputs"]}
-    assert types["images"] == "float32"
+    interface = read(tmp_path / "interface.json")
+    types = {each["name"]: each["dtype"] for each in interface["inputs"]}
+    assert types["images"] == "float32" and interface["about"]["input"].startswith("features, float32")
+    for name in ("training-step", "prediction"):
+        assert session(tmp_path / f"{name}.onnx").get_modelmeta().custom_metadata_map == interface["about"]
+    assert session(tmp_path / "prediction.onnx").get_inputs()[0].shape[0] == "batch"
     assert session(tmp_path / "prediction.onnx").get_inputs()[0].type == "tensor(float)"
 
 

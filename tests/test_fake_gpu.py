@@ -81,7 +81,7 @@ def test_offloading_orders_its_copies_and_nobody_reads_one_under_way(log):
     with room:
         assert log[-1] == ("all wait",)  # or a checkpoint would be loaded into what is still copied
         log.clear()
-        whole_step(network.row, moves, Batch(network.present(images, labels), labels), Context("fp32"))
+        whole_step(network, moves, Batch(network.present(images, labels), labels), Context("fp32"))
         for index in range(3):
             load, compute = log.index(("waits", "main", f"side {index}")), log.index(("computes", index))
             assert log.index(("on", f"side {index}")) < load < compute

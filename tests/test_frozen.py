@@ -58,7 +58,7 @@ def test_a_frozen_stage_of_a_users_model(pictures, rule):
     model = nn.Sequential(*stages)
     model[0].requires_grad_(False)
     model[2].requires_grad_(False)
-    network = fo.localize(model, fo.rules.make(rule, classes=4), shape=pictures.shape)
+    network = fo.localize(model, fo.rules.make(rule, classes=4), pictures.images[:2], blocks=3)
     before = [state_of(stage) for stage in model]
     train(network, pictures)
     assert [bool(moved(stage, kept)) for stage, kept in zip(model, before, strict=True)] == [False, True, False]

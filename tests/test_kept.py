@@ -9,13 +9,17 @@ import torch
 from torch import nn
 
 import forwardonly as fo
+from forwardonly import cli
+from forwardonly.bodies import Layer
+from forwardonly.experiments import batch
+from forwardonly.network.build import assemble
 from forwardonly.training.runs import folder as run_folder
 
 
 def by_hand(shape=(1, 6, 6)):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
-    return fo.localize(model, fo.rules.Hyperspherical(classes=4), shape=shape)
+    layers = [Layer(nn.Sequential(nn.Conv2d(fan_in, 4, 3, padding=1), nn.ReLU())) for fan_in in (shape[0], 4)]
+    return assemble(layers, shape, fo.rules.Hyperspherical(classes=4))
 
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "greedy"])
@@ -64,6 +68,60 @@ def test_a_failed_measurement_does_not_lose_the_run(images, tmp_path, monkeypatc
     assert len(run.result["notes"]) == (2 if readout == "sum" else 3)
     assert json.loads((tmp_path / "r/result.json").read_text()) == run.result
     assert torch.equal(fo.load(tmp_path / "r").predict(images.images), network.predict(images.images))
+
+
+def out_of_memory(*given, **named):
+    raise MemoryError("no room for a thousand images")
+
+
+@pytest.mark.parametrize("broken", ["evaluate", "diagnose"])
+def test_a_failed_validation_between_epochs_does_not_stop_the_run(images, tmp_path, monkeypatch, broken):
+    """Nor does it change what is learned: a measurement that is broken off leaves the network in evaluation mode."""
+
+    def run(folder):
+        rule = fo.rules.Auxiliary(classes=4)  # has batch norm
+        network = fo.build(fo.bodies.Conv(depth=2, channels=5), images.shape, rule=rule, seed=1)
+        return fo.fit(network, images, validation=images, out=folder, epochs=3, batch_size=16, diagnose=True)
+
+    def half(network, *given, **named):
+        network.eval()
+        raise MemoryError("no room for a thousand images")
+
+    whole = run(tmp_path / "whole")
+    where = "distributed.team.evaluate" if broken == "evaluate" else "runs.figures.diagnose"
+    monkeypatch.setattr(f"forwardonly.training.{where}", half)
+    with pytest.warns(fo.training.RunWarning, match="failed: no room for a thousand images") as said:
+        kept = run(tmp_path / "kept")
+    what = {"evaluate": "the validation accuracy", "diagnose": "free-riding"}[broken]
+    assert [row["notes"] for row in kept.history] == [
+        [f"After an epoch, measuring {what} failed: no room for a thousand images"]
+    ] * 3
+    assert len(said) == 3 + (broken == "evaluate")  # and at the end
+    assert "free_riding" in kept.history[-1] or "validation_accuracy" in kept.history[-1]
+    assert [row["loss"] for row in kept.history] == [row["loss"] for row in whole.history]
+    weights = kept.network.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.network.state_dict().items())
+
+
+def test_the_command_tells_of_what_it_could_not_measure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("forwardonly.training.distributed.team.evaluate", out_of_memory)
+    words = ["train", "--epochs", "2", "--hidden", "20", "--validation", "100", "--out", str(tmp_path / "r")]
+    assert cli.main(words) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("After an epoch, measuring the validation accuracy failed: no room for a thousand images") == 2
+    assert "After training, measuring the test accuracy failed: no room for a thousand images" in err
+    assert "look closer with" in err and "accuracy" in err
+    monkeypatch.undo()
+    assert cli.main(["train", "--resume", "--out", str(tmp_path / "r"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_accuracy"] > 0.1
+
+
+def test_a_comparison_measures_again_what_could_not_be_measured(tmp_path):
+    job = batch.Job(("--epochs", "1"), tmp_path)
+    (tmp_path / "result.json").write_text('{"test_accuracy": null, "notes": ["After training, it failed."]}')
+    assert not job.finished
+    with pytest.raises(ValueError, match="has no test accuracy: After training, it failed"):
+        batch.read_run(job)
 
 
 def test_a_failed_write_does_not_lose_the_run(images, tmp_path, monkeypatch):

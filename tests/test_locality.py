@@ -27,7 +27,7 @@ def step(net, images, *, scale_loss_of=None):
         rule = net.row[scale_loss_of].rule
         loss = rule.loss
         rule.loss = lambda *given: 3 * loss(*given)
-    whole_step(net.row, updates, Batch(incoming, images.labels), Context("fp32"))
+    whole_step(net, updates, Batch(incoming, images.labels), Context("fp32"))
 
 
 def network(images, rule_name, depth=3, width=12):
@@ -65,7 +65,7 @@ def saved_bytes(images, rule_name, depth, dtype="fp32"):
     updates = [Update(block, TrainingConfig()) for block in net.row]
     incoming = net.present(images.images, images.labels, torch.Generator().manual_seed(0))
     with fo.measure.SavedBytes() as saved, autocast(dtype, torch.device("cpu")):
-        whole_step(net.row, updates, Batch(incoming, images.labels), Context(dtype))
+        whole_step(net, updates, Batch(incoming, images.labels), Context(dtype))
     return saved.peak
 
 

@@ -1,10 +1,17 @@
-"""`localize`: cutting models that were not written for this library into blocks."""
+"""`localize`: models that were not written for this library, cut into blocks where they stand."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import forwardonly as fo
+from forwardonly.network.localize import LargeBlockWarning
+from forwardonly.network.signal import detached
+from forwardonly.network.walls import call, record, settle
+
+pytestmark = pytest.mark.filterwarnings("ignore::forwardonly.network.localize.LargeBlockWarning")
 
 
 class Residual(nn.Module):
@@ -44,108 +51,296 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-def names(network):
-    """The weights of each block, by the names they had in the model."""
-    return [
-        sorted(name for name, _ in block.body.named_parameters() if "conv" in name or "fc" in name)
-        for block in network.row
-    ]
+class UNet(nn.Module):
+    """Skips from each stage down to the stage up of the same size."""
 
+    def __init__(self):
+        super().__init__()
+        self.down1, self.down2 = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.middle = nn.Conv2d(8, 8, 3, 1, 1)
+        self.up2, self.up1 = nn.Conv2d(16, 4, 3, 1, 1), nn.Conv2d(8, 4, 3, 1, 1)
 
-def localize(model=None, **options):
-    rule = options.pop("rule", fo.rules.Projection(classes=4))
-    return fo.localize(model or ResNet(), rule, shape=options.pop("shape", (1, 6, 6)), **options)
-
-
-def test_stages_are_the_default_and_the_head_is_left_out():
-    network = localize()
-    assert [parts[0] for parts in names(network)] == ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight"]
-    assert [len(parts) for parts in names(network)] == [1, 4, 4]
-    assert any("bn1" in name for name, _ in network.row[0].body.named_parameters())
-
-
-def test_depth_two_cuts_each_residual_unit():
-    units = [parts[0].removesuffix(".conv1.weight") for parts in names(localize(depth=2))[1:]]
-    assert units == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
-
-
-def test_depth_three_cannot_cut_through_a_shortcut():
-    assert len(localize(depth=3).row) == 5
-
-
-def test_a_pattern_names_where_blocks_end():
-    assert [len(parts) for parts in names(localize(pattern=r"relu|layer1\.0"))] == [1, 2, 6]
-
-
-def test_a_wall_inside_a_shortcut_is_one_clear_sentence():
-    with pytest.raises(ValueError, match=r"No wall can stand behind 'layer1\.0\.conv1'"):
-        localize(pattern=r"layer1\.0\.conv1")
-
-
-def test_the_blocks_in_a_row_compute_what_the_model_does():
-    model = ResNet().eval()
-    network = fo.localize(model, fo.rules.Projection(classes=4), shape=(1, 6, 6), keep_head=True, depth=2).eval()
-    x = torch.rand(5, 1, 6, 6)
-    last = [activation for _, activation, _ in network.activations(x)][-1]
-    torch.testing.assert_close(last, model(x))
-
-
-def test_weights_are_the_models_own():
-    model = ResNet()
-    ours = {id(parameter) for block in localize(model).row for parameter in block.body.parameters()}
-    theirs = {id(parameter) for name, parameter in model.named_parameters() if not name.startswith("fc")}
-    assert ours == theirs
-
-
-def test_no_gradient_crosses_a_cut(images):
-    network = localize(depth=2)
-    signal = network.prepare(images.images)
-    for block in network.row:
-        activation = block(signal)
-        signal = block.pass_on(activation, signal)
-    block.rule.loss(activation, images.labels).backward()
-    assert all(parameter.grad is None for other in network.row[:-1] for parameter in other.parameters())
-
-
-@pytest.mark.parametrize("rule", [fo.rules.Similarity, fo.rules.ChannelLearnable, fo.rules.Backprop])
-def test_a_localized_network_learns(images, rule):
-    network = localize(rule=rule(classes=4))
-    assert len(network.row) == (1 if rule is fo.rules.Backprop else 3)
-    run = fo.fit(network, images, epochs=8, batch_size=20, learning_rate=3e-3, precision="fp32")
-    assert run.history[-1]["loss"][-1] < run.history[0]["loss"][-1]
-
-
-def test_a_sequential_is_cut_at_its_layers():
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 4)
-    )
-    network = localize(model)
-    assert [sum(isinstance(part, nn.Linear) for part in block.body.modules()) for block in network.row] == [1, 1]
-
-
-class Branching(nn.Module):
     def forward(self, x):
-        return x if x.sum() > 0 else -x
+        one = F.relu(self.down1(x))
+        two = F.relu(self.down2(one))
+        up = F.relu(self.up2(torch.cat([F.relu(self.middle(two)), two], 1)))
+        return self.up1(torch.cat([F.interpolate(up, scale_factor=2), one], 1))
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "sentence"),
-    [
-        (Branching(), {}, "cannot be traced by torch.fx"),
-        (ResNet(), {"depth": 0}, "Give depth, 1 or more, or pattern"),
-        (ResNet(), {"depth": 1, "pattern": "x"}, "but not both"),
-        (ResNet(), {"pattern": "stage.*"}, "matches no module"),
-        (ResNet(), {"pattern": "("}, "not a regular expression"),
-        (
-            nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.Linear(16, 8), nn.ReLU()),
-            {},
-            "gives a tensor of 3 dimensions",
-        ),
-    ],
-)
-def test_what_cannot_be_cut_is_one_clear_sentence(model, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        localize(model, **options)
+class Drop(nn.Module):
+    """Dropout of its own making, which follows `self.training`."""
+
+    def forward(self, x):
+        return F.dropout(x, 0.5, self.training)
+
+
+class Encoder(nn.Module):
+    """Transformer layers over patches, with or without a class token; returns class scores."""
+
+    def __init__(self, token=True, channels_last=True):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 12, 3, 3)
+        self.token = nn.Parameter(torch.randn(1, 1, 12)) if token else None
+        self.position = nn.Parameter(torch.randn(1, 4 + token, 12))
+        layer = [nn.TransformerEncoderLayer(12, 2, 24, 0.0, batch_first=True, norm_first=True) for _ in range(3)]
+        self.layers = nn.ModuleList(layer)
+        self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        if self.token is not None:
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = x + self.position
+        for layer in self.layers:
+            x = layer(x)
+        x = self.norm(x)
+        return self.head(x[:, 0] if self.token is not None else x.mean(1))
+
+
+class Texts(nn.Module):
+    """Token numbers through an embedding, with a mask, to a dict as Hugging Face models return."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, input_ids, attention_mask=None, scale=1.0):
+        x = torch.relu(self.one(self.embedding(input_ids))) * scale
+        return {"last_hidden_state": torch.relu(self.two(x)) * attention_mask.unsqueeze(2)}
+
+
+class Recurrent(nn.Module):
+    """Three recurrent layers over a series, time before batch, as PyTorch's default has it."""
+
+    def __init__(self, kind=nn.GRU):
+        super().__init__()
+        self.first, self.second, self.third = kind(3, 8), kind(8, 8), kind(8, 8)
+
+    def forward(self, x):
+        x = x.permute(2, 0, 1)
+        for layer in (self.first, self.second, self.third):
+            x, _ = layer(x)
+        return x
+
+
+class Switching(nn.Module):
+    """Control flow that depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = torch.relu(self.one(x))
+        return torch.relu(self.two(x if x.sum() > 0 else -x))
+
+
+class Graph(nn.Module):
+    """Two graph convolutions: nodes (N, D) and their adjacency (N, N)."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 8)
+
+    def forward(self, nodes, adjacency):
+        return torch.relu(adjacency @ self.two(torch.relu(adjacency @ self.one(nodes))))
+
+
+class Volumes(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv3d(1, 4, 3, 1, 1), nn.ReLU(), nn.Conv3d(4, 6, 3, 1, 1), nn.ReLU())
+
+
+class NHWC(nn.Module):
+    """Maps with their channels last between the layers, as Swin has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 6, 2, 2)
+        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.patches(x).permute(0, 2, 3, 1)
+        return torch.relu(self.two(torch.relu(self.one(x))))
+
+
+def series(count=6):
+    return torch.randn(count, 3, 10, generator=torch.Generator().manual_seed(0))
+
+
+def tokens(count=6):
+    drawn = torch.randint(0, 20, (count, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(count, 7, dtype=torch.int64)
+    mask[:, 5:] = 0
+    return {"input_ids": drawn, "attention_mask": mask}
+
+
+def maps(side=6, count=6):
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def graph():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 5, generator=generator), torch.rand(6, 6, generator=generator)
+
+
+MODELS = {
+    "resnet": (ResNet, maps, 5, (8, 6, 6)),
+    "unet": (UNet, maps, 5, (8, 3, 3)),
+    "class token": (Encoder, maps, 4, (24,)),
+    "tokens": (lambda: Encoder(token=False), maps, 4, (12, 4, 1)),
+    "texts": (Texts, tokens, 2, (8,)),
+    "recurrent": (Recurrent, series, 3, (8, 10, 1)),
+    "long memory": (lambda: Recurrent(nn.LSTM), series, 3, (8, 10, 1)),
+    "control flow": (Switching, lambda: torch.randn(6, 6), 2, (8,)),
+    "graph": (Graph, graph, 2, (8,)),
+    "series": (
+        lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), nn.Conv1d(4, 5, 3), nn.ReLU()),
+        series,
+        2,
+        (5, 6, 1),
+    ),
+    "volumes": (Volumes, lambda: torch.rand(6, 1, 3, 4, 5), 2, (6, 3, 20)),
+    "channels last": (NHWC, maps, 3, (6, 3, 3)),
+    "table": (
+        lambda: nn.Sequential(nn.Linear(9, 8), Drop(), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()),
+        lambda: torch.randn(6, 9),
+        2,
+        (8,),
+    ),
+}
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def localize(model=None, example=None, **options):
+    torch.manual_seed(0)
+    rule = options.pop("rule", fo.rules.Projection(classes=4))
+    return fo.localize(model or ResNet(), rule, maps() if example is None else example, **options)
+
+
+@pytest.fixture(params=MODELS)
+def case(request):
+    make, example, blocks, shape = MODELS[request.param]
+    torch.manual_seed(0)
+    return make(), example(), blocks, shape
+
+
+def prepared(network, inputs):
+    return network.prepare(inputs)
+
+
+def test_models_of_every_kind_are_cut_and_read(case):
+    model, example, blocks, shape = case
+    network = localize(model, example)
+    read = network.eval().each(network.prepare(example), lambda block, activation, passed: tuple(activation.shape[1:]))
+    assert (len(read), read[1]) == (blocks, shape)
+
+
+def test_evaluation_is_the_models_own_to_the_bit(case):
+    model, example, _, _ = case
+    model.eval()
+    with torch.no_grad():
+        expected = call(model, example)
+        expected = expected if isinstance(expected, torch.Tensor) else next(iter(expected.values()))
+    network = localize(model, example).eval()
+    with torch.no_grad():
+        for _ in range(2):
+            given = network.walled.walk(example, lambda index, arrival: detached(arrival.signal), whole=True)
+            given = given if isinstance(given, torch.Tensor) else next(iter(given.values()))
+            assert torch.equal(given, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_each_loss_reaches_its_own_weights_alone(case, training):
+    model, example, _, _ = case
+    network = localize(model, example).train(training)
+    losses = network.local_losses(network.prepare(example), LABELS)
+    for index, loss in enumerate(losses):
+        network.zero_grad(set_to_none=True)
+        loss.backward(retain_graph=True)
+        reached = [[weight.grad is not None for weight in block.body.parameters()] for block in network.row]
+        assert all(reached[index]), f"block {index} has a weight that its loss does not reach"
+        assert not any(any(other) for number, other in enumerate(reached) if number != index)
+
+
+def test_a_step_gives_each_block_the_gradient_of_its_own_loss(case):
+    """Against autograd of the stated loss: each block's update equals that from its loss on the detached signal."""
+    from forwardonly.training.batch import Batch
+    from forwardonly.training.config import TrainingConfig
+    from forwardonly.training.step import Context
+    from forwardonly.training.strategies import whole_step
+    from forwardonly.training.update import Update
+
+    model, example, _, _ = case
+    model.eval()
+    network = localize(model, example).eval()  # no dropout, so that both passes draw the same
+    losses = network.local_losses(network.prepare(example), LABELS)
+    torch.stack(losses).sum().backward()
+    expected = {
+        name: weight - 0.1 * weight.grad for name, weight in network.named_parameters() if weight.grad is not None
+    }
+    network.zero_grad(set_to_none=True)
+    config = TrainingConfig(optimiser="sgd", learning_rate=0.1, weight_decay=0.0, momentum=0.0)
+    updates = [Update(block, config) for block in network.row]
+    found = whole_step(network, updates, Batch(network.prepare(example), LABELS), Context("fp32"))
+    torch.testing.assert_close(found, torch.stack(losses).detach())
+    weights = dict(network.named_parameters())
+    assert expected
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value)
+
+
+def test_dropout_of_the_models_own_making_is_off_in_evaluation():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), Drop(), nn.Linear(16, 16), Drop(), nn.Linear(16, 4))
+    network = localize(model, blocks=2)
+    assert torch.equal(network.predict(maps()), network.predict(maps()))
+    assert torch.equal(network.probabilities(maps()), network.probabilities(maps()))
+    network.train()
+    assert not torch.equal(network(maps()), network(maps()))
+
+
+def test_memory_saved_for_backward_is_that_of_one_block():
+    from forwardonly.training.batch import Batch
+    from forwardonly.training.config import TrainingConfig
+    from forwardonly.training.step import Context
+    from forwardonly.training.strategies import whole_step
+    from forwardonly.training.update import Update
+
+    def saved(depth):
+        layers = [nn.Flatten(), *(part for _ in range(depth) for part in (nn.Linear(36, 36), nn.ReLU()))]
+        network = localize(nn.Sequential(*layers))
+        assert len(network.row) == depth
+        updates = [Update(block, TrainingConfig()) for block in network.row]
+        with fo.measure.SavedBytes() as counted:
+            whole_step(network, updates, Batch(network.prepare(maps()), LABELS), Context("fp32"))
+        return counted.peak
+
+    assert saved(12) == saved(4)
+
+
+def test_the_head_is_left_out_or_kept():
+    def trained(network):
+        return {name for block in network.row for name, _ in block.body.named_parameters()}
+
+    model = ResNet()
+    assert trained(localize(model)) == {name for name, _ in model.named_parameters() if not name.startswith("fc")}
+    assert trained(localize(model, keep_head=True)) == {name for name, _ in model.named_parameters()}
+    ours = {id(weight) for block in localize(model).row for weight in block.body.parameters()}
+    assert ours <= {id(weight) for weight in model.parameters()}
+
+
+def walls(network):
+    return list(network.walled.walls)
+
+
+def test_blocks_by_number_are_even_and_by_name_where_they_are_named():
+    layers = [nn.Flatten(), *(part for _ in range(8) for part in (nn.Linear(36, 36), nn.ReLU()))]
+    assert walls(localize(nn.Sequential(*layers), blocks=4)) == ["4", "8", "12", "16"]
+    assert walls(localize(blocks=["layer1", "relu"])) == ["relu", "layer1", "avgpool"]
+    assert walls(localize(blocks=r"layer\d\.0")) == ["layer1.0", "layer2.0", "avgpool"]
+    assert len(localize(blocks=1).row) == 1
+    assert len(localize(rule=fo.rules.Backprop(classes=4)).row) == 1
 
 
 def tied():
@@ -161,52 +356,258 @@ def with_one_memory():
 
 
 class Twice(nn.Module):
-    """Calls one layer twice, or adds one bias twice."""
+    """Calls one layer on both sides of a wall."""
 
     def __init__(self, layer):
         super().__init__()
-        self.first, self.layer, self.last = nn.Conv2d(1, 4, 3, padding=1), layer, nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.layer = nn.Conv2d(1, 4, 3, padding=1), layer
+        self.middle, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x):
-        return self.layer(self.last(self.layer(self.first(x))))
+        return torch.relu(self.last(self.layer(self.middle(self.layer(self.first(x))))))
 
 
 class OneBias(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, 4, 3, padding=1)
         self.bias = nn.Parameter(torch.zeros(4, 1, 1))
 
     def forward(self, x):
-        return torch.relu(self.two(torch.relu(self.one(x) + self.bias)) + self.bias)
+        return torch.relu(self.last(self.middle(self.first(x) + self.bias) + self.bias))
 
 
 @pytest.mark.parametrize(
-    ("model", "first", "second"),
+    ("model", "wall", "words"),
     [
-        (tied, "1.weight", "3.weight"),
-        (with_one_memory, "1.weight", "3.weight"),
-        (lambda: Twice(nn.Conv2d(4, 4, 1)), "layer.weight", "is used in blocks"),
-        (lambda: Twice(nn.BatchNorm2d(4)), "layer.weight", "is used in blocks"),
-        (lambda: Twice(nn.BatchNorm2d(4, affine=False)), "layer.running_mean", "is used in blocks"),
-        (OneBias, "bias", "is used in blocks"),
+        (tied, "2", "'1.weight' and '3.weight' are one weight"),
+        (with_one_memory, "2", "'1.weight' and '3.weight' are one weight"),
+        (lambda: Twice(nn.Conv2d(4, 4, 1)), "middle", "'layer.bias'"),
+        (lambda: Twice(nn.BatchNorm2d(4)), "middle", "'layer.bias'"),
+        (lambda: Twice(nn.BatchNorm2d(4, affine=False)), "middle", "'layer.running_mean'"),
+        (OneBias, "middle", "'bias'"),
     ],
 )
-def test_a_weight_on_both_sides_of_a_wall_is_named_in_both_places(model, first, second):
-    with pytest.raises(ValueError, match="learn from its own loss alone") as refusal:
-        localize(model(), depth=1)
-    assert first in str(refusal.value) and second in str(refusal.value)
+def test_what_both_sides_of_a_wall_share_is_named(model, wall, words):
+    with pytest.raises(ValueError, match=f"No wall can stand behind '{wall}'") as refusal:
+        localize(model(), blocks=[wall])
+    assert words in str(refusal.value) and "on both sides of it" in str(refusal.value)
     assert len(localize(model(), rule=fo.rules.Backprop(classes=4)).row) == 1  # no wall is between them
 
 
-def test_a_frozen_weight_may_be_shared_and_a_layer_without_weights_called_twice(images):
+def test_a_model_that_no_wall_can_cut_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"'1\.weight' and '3\.weight' are one weight, used on both sides of it"):
+        localize(tied())
+
+
+def test_a_frozen_weight_may_be_shared_and_a_layer_without_weights_called_twice():
     model = tied()
     model[1].weight.requires_grad_(False)
     assert len(localize(model).row) == 2
-    assert len(localize(Twice(nn.ReLU())).row) == 2
-    constant = OneBias()
-    constant.bias.requires_grad_(False)
-    assert len(localize(constant).row) == 2
+    assert len(localize(Twice(nn.ReLU())).row) == 3
+
+
+def test_frozen_parts_stay_as_they_are():
+    model = ResNet()
+    model.layer1.requires_grad_(False)
+    network = localize(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = fo.data.Images((maps() * 255).byte(), LABELS, tuple("abcd"), "some")
+    fo.fit(network, images, epochs=2, batch_size=3, precision="fp32")
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert not any(name.startswith("layer1") for name in moved)
+    assert any(name.startswith("layer2") for name in moved) and any(name.startswith("bn1.running") for name in moved)
+
+
+def test_localize_leaves_the_model_as_it_was():
+    model = ResNet()
+    model.bn1.weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    localize_only = fo.localize(model, fo.rules.Projection(classes=4), maps())
+    assert torch.equal(torch.rand(1), drawn)  # the global random state, too
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not model.bn1.weight.requires_grad and all(not module._forward_hooks for module in model.modules())
+    assert fo.unlocalize(localize_only) is model
+    with pytest.raises(ValueError, match="has no model of its own"):
+        fo.unlocalize(fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=4)))
+
+
+@pytest.mark.parametrize(
+    "rule", ["similarity", "channel-learnable", "hyperspherical", "ff", "cff-adaptive", "backprop"]
+)
+def test_a_localized_network_learns(images, rule):
+    network = localize(rule=fo.rules.make(rule, classes=4))
+    run = fo.fit(network, images, epochs=8, batch_size=20, learning_rate=3e-3, precision="fp32", delay=0.0)
+    assert run.history[-1]["loss"][-1] < run.history[0]["loss"][-1]
+    assert not fo.measure.leaks(network, images)
+    again = localize(rule=fo.rules.make(rule, classes=4))
+    fo.fit(again, images, epochs=8, batch_size=20, learning_rate=3e-3, precision="fp32", delay=0.0)
+    assert all(map(torch.equal, network.state_dict().values(), again.state_dict().values()))  # same seed, same bits
+
+
+def test_goodness_under_each_label_is_that_of_labelled_images(images):
+    network = localize(rule=fo.rules.ForwardForward(classes=4, negatives="uniform")).eval()
+    network.prepare.fit(images.images)
+    given = network.scores(images.images[:3])
+    for label in range(4):
+        labelled = network.with_labels(network.prepare(images.images[:3]), torch.full((3,), label))
+        own = network.each(labelled, lambda block, activation, passed: block.rule.goodness(activation))
+        torch.testing.assert_close(given[:, :, label], torch.stack(own))
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_mean_over_tokens_leaves_out_what_is_masked(mask):
+    inputs = tokens()
+    if not mask:
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    network = localize(Texts(), inputs).eval()
+    first = network.each(network.prepare(inputs), lambda block, activation, passed: activation)[0]
+    model = network.model
+    hidden = model.one(model.embedding(inputs["input_ids"]))
+    torch.testing.assert_close(first, hidden[:, : 5 if mask else 7].mean(1))
+
+
+def test_texts_of_another_length_are_taken():
+    network = localize(Texts(), tokens())
+    longer = {"input_ids": torch.zeros(3, 30, dtype=torch.int64), "attention_mask": torch.ones(3, 30)}
+    longer["attention_mask"] = longer["attention_mask"].long()
+    assert network.predict(longer).shape == (3,)
+
+
+def test_saved_and_loaded_around_the_model(case, tmp_path):
+    model, example, _, _ = case
+    network = localize(model, example)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.01)
+    fo.save(network.eval(), tmp_path)
+    fresh = next(make for make, *_ in MODELS.values() if isinstance(make(), type(model)))()
+    if not isinstance(model, Encoder | Recurrent | nn.Sequential):
+        again = fo.load(tmp_path, model=fresh)
+        assert torch.equal(again.scores(example), network.scores(example))
+    with pytest.raises(ValueError, match=r"fo\.load\(folder, model=\.\.\.\)"):
+        fo.load(tmp_path)
+    with pytest.raises(ValueError, match="another model"):
+        fo.load(tmp_path, model=nn.Linear(2, 2))
+
+
+def test_a_run_of_a_users_model_resumes_to_the_same_bits(images, tmp_path):
+    def stop(event):
+        if event.step == 7:
+            raise ZeroDivisionError
+
+    options = {"epochs": 3, "batch_size": 20, "precision": "fp32"}
+    whole = fo.fit(localize(), images, out=tmp_path / "whole", **options)
+    with pytest.raises(ZeroDivisionError):
+        fo.fit(localize(), images, out=tmp_path / "cut", progress=stop, checkpoint_every=2, **options)
+    fo.fit(localize(), images, out=tmp_path / "cut", resume=True, **options)
+    for folder in ("whole", "cut"):
+        again = fo.load(tmp_path / folder, model=ResNet())
+        assert torch.equal(again.scores(images.images), whole.network.scores(images.images))
+
+
+def test_onnx_gives_the_same_scores_for_any_batch(images, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from forwardonly.export import export_network
+
+    network = localize(Texts(), tokens()).eval()
+    (path,) = export_network(network, tmp_path, format="onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    given = {name: tensor[:3].numpy() for name, tensor in tokens().items()}
+    scores, _ = session.run(None, given)
+    expected = network({name: tensor[:3] for name, tensor in tokens().items()})
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(36, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = torch.relu(self.one(x.flatten(1)))
+        return torch.relu(self.two(x + torch.rand_like(x)))
+
+
+class Everywhere(nn.Module):
+    """A residual stream that every layer adds to, kept on the side, where no wall can stand."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(36, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.two(torch.relu(self.one(x))) + self.one(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        (ResNet, {"blocks": 100}, "can be cut into 1 to 10 blocks, not 100"),
+        (ResNet, {"blocks": 0}, "can be cut into 1 to 5 blocks, not 0"),
+        (ResNet, {"blocks": "stage.*"}, "matches no module"),
+        (ResNet, {"blocks": "("}, "not a regular expression"),
+        (ResNet, {"blocks": ["layer3"]}, "no module 'layer3': did you mean"),
+        (ResNet, {"blocks": [r"layer1.0.conv1"]}, "No wall can stand behind 'layer1.0.conv1'"),
+        (ResNet, {"example": torch.rand(2, 3, 6, 6)}, "does not take the example 2 x 3 x 6 x 6"),
+        (ResNet, {"example": "pictures"}, "must be a tensor, or a tuple or dict of tensors, not str"),
+        (ResNet, {"example": torch.rand(0, 1, 6, 6)}, "must hold inputs"),
+        (ResNet, {"classes": 3}, "'classes' is no option of localize"),
+        (lambda: "resnet18", {}, "such as 'timm:resnet18'"),
+        (lambda: "hf:nowhere", {}, "nowhere has no config.json"),
+        (Random, {}, "gives other outputs for the same inputs"),
+        (Everywhere, {}, "No wall can stand inside the model"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.ReLU()), {}, "No wall can stand in the model"),
+        (
+            Switching,
+            {"rule": fo.rules.ForwardForward(classes=4), "example": torch.rand(4, 6)},
+            "writes labels into images",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_one_clear_sentence(model, options, sentence):
+    if model not in (ResNet,) and not isinstance(model(), str | ResNet):
+        options.setdefault("example", maps())
+    with pytest.raises(ValueError, match=sentence) as said:
+        localize(model(), **options)
+    assert "\n" not in str(said.value)
+
+
+def test_a_block_with_most_of_the_weights_is_said():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 200), nn.ReLU(), nn.Linear(200, 4, bias=False), nn.ReLU())
+    with pytest.warns(LargeBlockWarning, match=r"behind '2' has 90 % of the trained weights"):
+        localize(model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        (torch.rand(2, 7), "takes a dict with input_ids, attention_mask, not Tensor"),
+        (
+            {"input_ids": torch.zeros(2, 7, dtype=torch.int64)},
+            "takes a dict with input_ids, attention_mask, not input_ids",
+        ),
+        ({**tokens(), "input_ids": torch.rand(6, 7)}, "'input_ids' takes whole numbers of batch x 7, not floats"),
+        ({**tokens(), "input_ids": torch.zeros(6, dtype=torch.int64)}, "not whole numbers of 6"),
+    ],
+)
+def test_inputs_of_another_form_are_one_clear_sentence(inputs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        localize(Texts(), tokens()).predict(inputs)
+
+
+@pytest.mark.parametrize(
+    "options", [{"schedule": "greedy"}, {"workers": 2}, {"memory_budget": "2GiB"}, {"compile": True}]
+)
+def test_what_needs_blocks_that_can_be_called_is_refused(images, options):
+    with pytest.raises(ValueError, match=r"(?i)a model that `localize` cut in place"):
+        fo.fit(localize(), images, **options)
 
 
 @pytest.mark.parametrize("shared", ["block", "body", "rule", "weight"])
@@ -222,3 +623,26 @@ def test_a_network_whose_blocks_share_weights_is_refused(images, shared):
         two.body[-2].weight = one.body[-2].weight
     with pytest.raises(ValueError, match=r"Blocks 0 and 1 share a weight, '(body|rule)"):
         fo.Network([one, two], shape=images.shape)
+
+
+class Around(nn.Module):
+    """y = c(b(a(x)) + 2 a(x)): the residual stream goes around b, but through a."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(3, 3) for _ in range(3))
+
+    def forward(self, x):
+        x = self.a(x)
+        stream = 2 * x
+        return self.c(self.b(x) + stream)
+
+
+def test_walls_stand_where_everything_later_passes_through_them():
+    standing, fallen = settle(["a", "b", "c"], record(Around(), torch.rand(2, 3)))
+    assert [(wall.name, wall.weights) for wall in standing] == [
+        (name, (f"{name}.bias", f"{name}.weight")) for name in "abc"
+    ]
+    assert not fallen
+    standing, fallen = settle(["b", "c"], record(Around(), torch.rand(2, 3)))  # without a's, a is on both sides of b's
+    assert [wall.name for wall in standing] == ["c"] and fallen == {"b": "a.bias"}

@@ -103,7 +103,7 @@ def test_offloading_changes_no_bit(kind, optimiser):
         room = room_of(kind, network, moves) if network is offloaded else torch.no_grad
         signal, labels = batch(network)[:2]
         with room if network is offloaded else torch.enable_grad():
-            losses = [whole_step(network.row, moves, Batch(signal, labels), Context("fp32")) for _ in range(3)]
+            losses = [whole_step(network, moves, Batch(signal, labels), Context("fp32")) for _ in range(3)]
         network.last = losses[-1]
     assert torch.equal(plain.last, offloaded.last)
     for one, two in zip(plain.state_dict().values(), offloaded.state_dict().values(), strict=True):
@@ -125,7 +125,7 @@ def test_only_the_working_block_and_the_next_are_on_the_accelerator():
 
         for block in network.row:
             block.body.register_forward_hook(lambda *_: seen.append(away()))
-        whole_step(network.row, moves, Batch(signal, labels), Context("fp32"))
+        whole_step(network, moves, Batch(signal, labels), Context("fp32"))
         room.empty()
         assert away() == [False] * 4
     assert seen == [[k in (index, index + 1) for k in range(4)] for index in range(4)]
@@ -172,7 +172,7 @@ def test_state_made_beforehand_is_the_same(optimiser):
         for move in moves if early else []:
             move.allocate()
         for _ in range(3):
-            whole_step(network.row, moves, batch(network), Context("fp32"))
+            whole_step(network, moves, batch(network), Context("fp32"))
         ends.append(network.state_dict())
     for one, two in zip(*(end.values() for end in ends), strict=True):
         assert torch.equal(one, two)

@@ -1,6 +1,7 @@
 """The types of options: numpy's numbers are taken, what is no number of the kind is refused in one sentence."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -135,3 +136,17 @@ def test_a_classifier_of_numpy_numbers_is_saved(tmp_path):
         ForwardOnlyClassifier(epochs=1.5).fit(X, y)
     with pytest.raises(ValueError, match="hidden must be several numbers"):
         ForwardOnlyClassifier(hidden="20").fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"momentum": 7}, "momentum is a share from 0 to below 1, not 7."),
+        ({"momentum": 1.0}, "momentum is a share from 0 to below 1, not 1.0."),
+        ({"momentum": -0.1}, "momentum is a share from 0 to below 1, not -0.1."),
+        ({"weight_decay": -1}, "weight_decay must be 0 or more, not -1."),
+    ],
+)
+def test_options_of_an_optimiser_that_make_no_sense(option, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        TrainingConfig(optimiser="muon", **option)

@@ -43,7 +43,7 @@ def prepared(images, peers, hidden=(12, 10, 8, 6)):
 @pytest.mark.parametrize("peers", READING)
 def test_no_block_is_computed_twice_in_a_step(images, peers, counted):
     net, updates, signal = prepared(images, peers)
-    whole_step(net.row, updates, Batch(signal, images.labels), Context("fp32"))
+    whole_step(net, updates, Batch(signal, images.labels), Context("fp32"))
     assert [counted[id(block)] for block in net.row] == [1, 1, 1, 1]
 
 
@@ -77,7 +77,7 @@ def test_a_step_moves_each_block_by_its_own_loss_alone(images, peers):
         update.optimisers[0].register_step_pre_hook(
             lambda *_, block=block: seen.append([p.grad.clone() for p in block.body.parameters()])
         )
-    whole_step(net.row, updates, Batch(signal, images.labels), Context("fp32"))
+    whole_step(net, updates, Batch(signal, images.labels), Context("fp32"))
     for block_gradients, ours in zip(expected, seen, strict=True):
         for one, other in zip(block_gradients, ours, strict=True):
             torch.testing.assert_close(one, other)

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -65,6 +68,48 @@ def test_standard_input(run, photos, capsys, monkeypatch):
     assert (status, out) == (2, "") and "standard input" in err
 
 
+def test_what_of_a_folder_is_passed_over_is_said(run, photos, capsys):
+    folder = photos / "photos"
+    names = len(list(fo.data.list_images(folder)))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "below").mkdir()
+    status, out, err = predict(capsys, run, "photos")
+    sentence = (
+        "passed over 2 folders below (such as below), 1 linked to nothing or to a folder (such as gone.png), 1 with"
+    )
+    assert status == 0 and f"photos: {sentence}" in " ".join(err.split()) and "such as notes.txt" in err
+    assert "name the folders below to have their images too" in " ".join(err.split()) and ".hidden" not in err
+    found = json.loads(predict(capsys, run, "photos", "--json")[1])
+    assert len(found["predictions"]) == names and len(found["passed_over"]) == 1 and "csv" not in found
+    assert json.loads(predict(capsys, run, "photos/a.png", "--json")[1])["passed_over"] == []
+    (photos / "empty").mkdir()
+    (photos / "empty/notes.txt").write_text("no image")
+    status, out, err = predict(capsys, run, "empty")
+    assert (status, out) == (2, "") and "no image in this folder; empty: passed over 1 without the suffix" in err
+
+
+def test_class_names_that_an_output_has_no_letters_for(tmp_path, digits):
+    net = fo.mlp(digits.train.shape, [4], rule=fo.rules.Projection(classes=10))
+    net.class_names = ("\u732b", "\u00f6", *"23456789")
+    fo.save(net, tmp_path / "net")
+    Image.fromarray(digits.test.images[0, 0].numpy()).save(tmp_path / "a.png")
+
+    def run(*words):
+        command, environment = (
+            [sys.executable, "-m", "forwardonly", *words],
+            {**os.environ, "PYTHONIOENCODING": "cp1252"},
+        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (row,) = csv.DictReader(io.StringIO(run("predict", "net", "a.png", "--csv").decode("utf-8")))
+    assert {"\u732b", "\u00f6", "9"} < row.keys()
+    assert b"--exact" in run("predict", "--help")  # whose frames are not of that encoding either
+
+
 def test_csv(run, photos, capsys):
     status, out, _ = predict(capsys, run, "photos", "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -125,6 +170,15 @@ def test_grey_becomes_colour_for_a_network_of_colours(tmp_path):
     pixels, changes = fo.data.read_adapted([tmp_path / "grey.png"], (3, 4, 4))
     assert changes == ["resized from 10 x 12 to 4 x 4, grey made RGB"]
     assert pixels.shape == (1, 3, 4, 4) and (pixels == 77).all()
+
+
+def test_a_file_may_be_named_by_a_word(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (4, 4), 77).save(path)
+    for named in ([path], [str(path)], str(path), path):
+        assert fo.data.read_adapted(named, (1, 4, 4))[1] == [""] and fo.data.read_images(named).max() == 77
+    with pytest.raises(ValueError, match=r"gone\.png: there is no such file"):
+        fo.data.read_adapted(str(tmp_path / "gone.png"), (1, 4, 4))
 
 
 def test_only_to_squares_can_images_be_resized(tmp_path):

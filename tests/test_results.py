@@ -199,6 +199,9 @@ def test_record_appends_a_run_once(tmp_path, capsys):
     with pytest.raises(ValueError, match="another line"):
         record.append(file, [{**line, "commit": "1234567"}])
     assert lines.read(file) == [line]
+    later = {**line, "id": "ff/digits/mlp/seed4", "seed": 4, "date": "2030-01-01", "machine": "another"}
+    record.append(file, [later])  # which changes neither date nor machine of the first
+    assert lines.read(file) == [line, later]
 
 
 def test_record_refuses_a_run_that_is_not_finished_or_chosen_by_nobody_knows_what(tmp_path):

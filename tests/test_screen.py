@@ -94,6 +94,24 @@ def test_durations(seconds, words):
 
 def test_sizes_of_a_run(images):
     config = TrainingConfig.resolve(fo.rules.Projection(classes=4), images, {"epochs": 3})
-    assert sizes(images, config) == "80 images of 1 x 6 x 6 in 4 classes, 10 steps of 8 images an epoch, 3 epochs"
+    weights = fo.measure.weights(fo.mlp(images.shape, [1000], rule=fo.rules.Projection(classes=4)))
+    assert sizes(images, config, weights) == (
+        "80 images of 1 x 6 x 6 in 4 classes, 10 steps of 8 images an epoch, 3 epochs; 37,000 weights in bodies, "
+        "4,004 in rules' heads"
+    )
     config = TrainingConfig(batch_size=500)
-    assert "1 steps of 80 images an epoch, 30 epochs" in sizes(images, config)
+    assert "1 steps of 80 images an epoch, 30 epochs" in sizes(images, config, weights)
+
+
+def test_a_table_of_eighty_columns_breaks_no_word():
+    columns = ["", "margin", "prior margin", "attenuation R", "starvation", "separation", "own accuracy"]
+    rows = [[f"block {k}", *["-0.00123"] * 5, "100.00 %"] for k in (1, 12)]
+    screen, lines = screen_of(Clock())
+    assert screen.fits(columns, rows)
+    screen.table("free-riding", columns, rows)
+    words = [word for column in columns for word in column.split()]
+    assert all(word in " ".join(lines()).split() for word in words) and max(map(len, lines())) <= 80
+    screen.table("files", ["set", "file"], [["mnist", "/data/" + "x" * 90]], words=2)  # which no line could hold
+    assert "".join("".join(lines()[-2:]).split()) == "mnist/data/" + "x" * 90
+    names = ["", *(f"longclassname{k}" for k in range(9))]
+    assert not screen.fits(names, [[name, *range(9)] for name in names[1:]])

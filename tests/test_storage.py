@@ -78,6 +78,16 @@ def test_what_a_run_measured_is_read_or_refused(tmp_path):
             storage.read_result(tmp_path)
 
 
+def test_what_a_run_recorded_of_its_epochs_is_read_or_refused(tmp_path):
+    assert storage.read_history(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"loss": [1.0]}\n{"loss": [null]}\n')
+    assert storage.read_history(tmp_path) == [{"loss": [1.0]}, {"loss": [None]}]
+    for damage in ('{"loss": [1.0', "3", '{"loss": 3}', "{}", "[" * 100_000, "\xff"):
+        (tmp_path / "metrics.jsonl").write_bytes(damage.encode("latin1"))
+        with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged: .*\.$"):
+            storage.read_history(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_refused(images, tmp_path):
     (tmp_path / "file").write_text("in the way")
     net = fo.mlp(images.shape, [12], rule=fo.rules.Hyperspherical(classes=4))

@@ -7,7 +7,7 @@ from forwardonly import bodies, data, labels, measure, rules, training
 from forwardonly.measure import Evaluation, evaluate
 from forwardonly.network.block import Block
 from forwardonly.network.build import build, mlp
-from forwardonly.network.localize import localize
+from forwardonly.network.localize import localize, unlocalize
 from forwardonly.network.network import Network
 from forwardonly.network.readout import Readout
 from forwardonly.network.storage import load, save
@@ -39,4 +39,5 @@ __all__ = [
     "rules",
     "save",
     "training",
+    "unlocalize",
 ]

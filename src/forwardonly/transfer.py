@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from forwardonly.data import Features, Images
-from forwardonly.network.block import main_path
 from forwardonly.network.network import Network
+from forwardonly.network.signal import main_path
 from forwardonly.network.storage import write_atomically
 from forwardonly.system.precision import autocast, choose_device, choose_precision
 
@@ -34,10 +34,8 @@ class Front(nn.Module):
         self.blocks = blocks
 
     def forward(self, images: Tensor) -> Tensor:
-        incoming = self.network.prepare(images)
-        for block in self.network.row[: self.blocks]:
-            incoming = block.pass_on(block(incoming), incoming)
-        return main_path(incoming)
+        passed = self.network.each(self.network.prepare(images), lambda *seen: main_path(seen[2]), self.blocks)
+        return passed[-1]
 
 
 def extract(

@@ -2,6 +2,7 @@
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
+import dataclasses
 import gzip
 import pickle
 import struct
@@ -9,6 +10,8 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
+
+from forwardonly.data import sources
 
 
 def idx_bytes(array):
@@ -42,8 +45,20 @@ def rng():
 
 
 @pytest.fixture
-def mnist_root(tmp_path, rng):
+def known_size(monkeypatch):
+    """Lets a known set have so many images: known_size("mnist", 40, 20)."""
+
+    def resize(name, train, test):
+        known = dataclasses.replace(sources.SOURCES[name], train=train, test=test)
+        monkeypatch.setitem(sources.SOURCES, name, known)
+
+    return resize
+
+
+@pytest.fixture
+def mnist_root(tmp_path, rng, known_size):
     """A data folder with 40 + 20 images in MNIST's format; labels gzipped, images not."""
+    known_size("mnist", 40, 20)
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 40), ("t10k", 20)):
@@ -55,8 +70,9 @@ def mnist_root(tmp_path, rng):
 
 
 @pytest.fixture
-def cifar_root(tmp_path, rng):
+def cifar_root(tmp_path, rng, known_size):
     """A data folder with 5 x 20 + 20 images in CIFAR-10's format."""
+    known_size("cifar-10", 100, 20)
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:

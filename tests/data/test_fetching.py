@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from forwardonly import cli
-from forwardonly.data import describe, fetch, load, load_test, sources, table, verify
+from forwardonly.data import describe, fetch, fetching, load, load_test, sources, table, verify
 from forwardonly.data.sources import File
 
 from .conftest import idx_bytes, python2_batch
@@ -97,7 +97,7 @@ def mnist(server, monkeypatch, rng):
         server.files[Path(file.path).name] = data
         files.append(File(file.path, md5(data), len(data)))
     url = f"http://127.0.0.1:{server.server_port}/"
-    known = dataclasses.replace(known, url=url, files=tuple(files))
+    known = dataclasses.replace(known, train=20, test=20, url=url, files=tuple(files))
     monkeypatch.setitem(sources.SOURCES, "mnist", known)
     return known
 
@@ -178,6 +178,9 @@ def test_offline_says_what_to_put_where(mnist, server, tmp_path, monkeypatch):
         load("mnist", data_dir=tmp_path)
     text = str(caught.value)
     assert "\n" not in text and str(tmp_path / "MNIST/raw") in text and "FORWARDONLY_DATA" in text
+    with pytest.raises(ValueError, match="cannot download mnist"):
+        fetch("mnist", tmp_path / "new/folder")
+    assert not any(tmp_path.iterdir())  # no empty folders are left
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -218,7 +221,7 @@ def cifar(server, monkeypatch, rng):
     server.files["cifar-10-python.tar.gz"] = data
     url = f"http://127.0.0.1:{server.server_port}/"
     archive_file = File("cifar-10-python.tar.gz", md5(data), len(data))
-    known = dataclasses.replace(known, url=url, files=tuple(files), archive=archive_file)
+    known = dataclasses.replace(known, train=100, test=20, url=url, files=tuple(files), archive=archive_file)
     monkeypatch.setitem(sources.SOURCES, "cifar-10", known)
     return known
 
@@ -300,7 +303,7 @@ def zipped(top, without=(), compression=zipfile.ZIP_STORED, **more):
         ("train/n01/images/*", "3 of 6 training images"),
         ("train/n02/images/n02_1.JPEG", "5 of 6 training images"),
         ("val/images/val_3.JPEG", "3 of 4 test images"),
-        ("words.txt", "all images but no words.txt"),
+        ("wnids.txt", "all images but no wnids.txt"),
     ],
 )
 def test_a_folder_with_a_part_of_the_set_is_incomplete_and_repaired(tiny, server, tmp_path, gone, says, capsys):
@@ -324,6 +327,17 @@ def test_a_folder_with_a_part_of_the_set_is_incomplete_and_repaired(tiny, server
     train, _, test = load("tiny-imagenet", data_dir=root)
     assert (len(train), len(test)) == (6, 4)
     assert fetch("tiny-imagenet", root) == root and len(server.asked) == 1
+
+
+def test_the_names_of_classes_may_be_missing_and_fetch_brings_them(tiny, server):
+    root = tiny.parent
+    (tiny / "words.txt").unlink()
+    train, _, test = load("tiny-imagenet", data_dir=root)
+    assert train.classes == test.classes == ("n01", "n02") and server.asked == []
+    (check,) = verify("tiny-imagenet", root)
+    assert check["status"] == "unchecked" and "no words.txt, so classes are named by their numbers" in check["note"]
+    fetch("tiny-imagenet", root)
+    assert load("tiny-imagenet", data_dir=root).train.classes == ("goldfish", "crane") and len(server.asked) == 1
 
 
 def test_only_files_of_the_layout_are_unpacked(tiny, server, monkeypatch, tmp_path):
@@ -402,10 +416,15 @@ def test_verify_has_a_row_for_each_set_and_a_whole_hint(mnist, cifar, tmp_path, 
     assert err.strip().endswith(f"forwardonly data fetch cifar-10 mnist --data-dir '{tmp_path / 'a b'}'")
 
 
-def test_terms_are_said_before_the_download(mnist, tmp_path, capsys):
+def test_terms_are_said_before_the_download(mnist, cifar, tmp_path, monkeypatch, capsys):
     assert cli.main(["data", "fetch", "mnist", "--data-dir", str(tmp_path)]) == 0
     err = capsys.readouterr().err
-    assert err.index("terms of use of mnist: CC BY-SA") < err.index("mnist is in")
+    assert err.count("terms of use of mnist: CC BY-SA") == 1 and "mnist is in" in err
+    assert cli.main(["data", "fetch", "mnist", "--data-dir", str(tmp_path)]) == 0
+    assert "terms of use of mnist" not in capsys.readouterr().err  # nothing was downloaded
+    monkeypatch.setattr(fetching, "_download", lambda *_: pytest.fail(capsys.readouterr().err))
+    with pytest.raises(pytest.fail.Exception, match="terms of use of cifar-10: no licence stated"):
+        load("cifar-10", data_dir=tmp_path)
 
 
 def test_fetch_goes_on_after_a_set_that_cannot_be_had(mnist, cifar, server, tmp_path, capsys):

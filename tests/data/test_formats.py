@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forwardonly.data import load
+from forwardonly.data import load, load_test
 from forwardonly.data.formats import read_cifar, read_idx, read_npz
 from forwardonly.data.pickles import read_pickle
 
@@ -124,6 +124,22 @@ def test_mnist_from_a_folder_and_counts_that_disagree(mnist_root):
         load("mnist", data_dir=mnist_root)
 
 
+def test_a_part_of_a_known_set_is_not_the_set(mnist_root, cifar_root, known_size):
+    known_size("mnist", 60_000, 20)
+    said = r"mnist in .* has 40 training images, not 60,000: repair it with `forwardonly data fetch mnist --data-dir"
+    with pytest.raises(ValueError, match=said):
+        load("mnist", data_dir=mnist_root)
+    assert len(load_test("mnist", data_dir=mnist_root)[0]) == 20
+    for train, test, part in ((100, 19, "20 test images, not 19"), (99, 20, "100 training images, not 99")):
+        known_size("cifar-10", train, test)
+        with pytest.raises(ValueError, match=f"cifar-10 in .* has {part}"):
+            load("cifar-10", data_dir=cifar_root)
+    known_size("mnist", 40, 10_000)
+    for loading in (load, load_test):
+        with pytest.raises(ValueError, match="has 20 test images, not 10,000"):
+            loading("mnist", data_dir=mnist_root)
+
+
 # CIFAR
 
 
@@ -133,7 +149,8 @@ def test_cifar_10_from_a_folder(cifar_root):
     assert train.classes == tuple(f"class{n}" for n in range(10))
 
 
-def test_cifar_100_from_a_folder(tmp_path, rng):
+def test_cifar_100_from_a_folder(tmp_path, rng, known_size):
+    known_size("cifar-100", 200, 200)
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
     for part in ("train", "test"):
@@ -265,7 +282,7 @@ def test_npz_layouts(tmp_path, rng, shape, out):
 def test_npz_values_scale_and_the_test_split_is_fixed(tmp_path):
     x = np.linspace(0, 1, 20).reshape(20, 1, 1)
     for dtype in (np.float16, np.float32, np.float64):
-        train, _, test = load(str(save(tmp_path, x=x.astype(dtype), y=Y)), seed=dtype == np.float32)
+        train, _, test = load(str(save(tmp_path, x=x.astype(dtype), y=Y)), seed=int(dtype == np.float32))
         assert sorted([*train.images.flatten().tolist(), *test.images.flatten().tolist()])[-1] == 255
         assert test.labels.bincount().tolist() == [2, 2]
     assert torch.equal(test.images, load(save(tmp_path, x=x, y=Y), seed=7).test.images)

@@ -54,7 +54,10 @@ def test_exactly_as_many_as_asked_and_each_class_keeps_one(count):
     assert len(held) == count and kept.labels.bincount(minlength=3).min() >= 1
 
 
-@pytest.mark.parametrize("count", [-1, 11, 1000])
-def test_too_many_held_out_is_refused(count):
-    with pytest.raises(ValueError, match="cannot hold out"):
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(11, "cannot hold out"), (1000, "cannot hold out"), (-1, "at least 0, not -1"), (0.1, "whole number, not 0.1")],
+)
+def test_what_cannot_be_held_out_is_refused(count, said):
+    with pytest.raises(ValueError, match=said):
         hold_out(make([0] * 10 + [1] * 2 + [2]), count, seed=0)

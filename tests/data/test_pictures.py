@@ -194,6 +194,10 @@ def test_tiny_imagenet_from_its_folder_and_from_its_zip(tmp_path, picture, monke
     assert torch.equal(zipped.train.images, train.images) and torch.equal(zipped.test.images, test.images)
     assert torch.equal(load_test("tiny-imagenet", data_dir=tmp_path / "a")[0].images, test.images)
     assert torch.equal(load_test("tiny-imagenet", data_dir=tmp_path / "b")[0].images, test.images)
+    (top / "words.txt").unlink()
+    unnamed = load("tiny-imagenet", data_dir=tmp_path / "a").train
+    assert unnamed.classes == ("n01", "n02") and torch.equal(unnamed.images, train.images)
+    assert unnamed.notes == (f"{top} has no words.txt, so classes are named by their numbers in WordNet",)
     notes = top / "val" / "val_annotations.txt"
     notes.write_text("../../../secret\tn01\n")
     with pytest.raises(ValueError, match="outside its own folder"):

@@ -15,9 +15,10 @@ from forwardonly.cli import compare as compare_command
 from forwardonly.cli import main
 from forwardonly.cli.parsing import parse
 from forwardonly.data.sources import SOURCES
-from forwardonly.experiments import recipes
+from forwardonly.experiments import diagnosis, recipes
 from forwardonly.experiments.batch import Job
 from forwardonly.experiments.compare import parse_arm
+from forwardonly.experiments.reproduce import find, sentences
 
 SMALL = ["--data", "digits", "--seeds", "2", "--epochs", "4", "--hidden", "16", "12", "--validation", "100"]
 RULES = ["--rules", "hyperspherical", "cumulative:remedy=mgc,gamma=1"]
@@ -145,6 +146,13 @@ def test_arms_and_progress(tmp_path):
     assert job.share() == 6 / 8
 
 
+@pytest.mark.parametrize("row", [{"free_riding": 3}, {"free_riding": {}, "epoch": 0}, {"free_riding": {"blocks": [1]}}])
+def test_a_diagnosis_refuses_damaged_metrics(tmp_path, row):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"loss": [1.0], **row}))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged: \w+ in a row\."):
+        diagnosis.write(tmp_path, {"blocks": [], "law_slope": None, "assignments": []})
+
+
 @pytest.mark.parametrize("name", recipes.TABLE)
 @pytest.mark.parametrize("scale", ["full", "quick"])
 def test_every_recipe_is_made_of_options_that_train_takes(name, scale):
@@ -178,6 +186,7 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
     assert main([*command, "--jobs", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["scale"] == "quick" and len(result["rows"]) == 19
+    assert result["says"][-1] == "Seeds: 1."
     control = next(row for row in result["rows"] if row["name"].startswith("starvation") and "per-block" in row["name"])
     assert control in rows
     assert main(one) == 0  # what is finished stays in the table
@@ -190,6 +199,16 @@ def test_a_table_is_reproduced_and_a_run_diagnosed(tmp_path, capsys, monkeypatch
     assert len(said["blocks"]) == 4 and set(said["blocks"][0]) == keys and "law_slope" in said
     page = (run / "diagnosis.html").read_text()
     assert page.count("<svg") == 6 and os.fspath(run / "diagnosis.html") == said["report"]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"), [("networkff-mnist", "quick"), ("lorberbom", "full"), ("free-riding", "quick"), ("lcca", "cpu")]
+)
+def test_the_seeds_that_are_said_are_those_that_run(name, scale):
+    table = find(name, scale)
+    assert sentences(table, 7)[-1] == f"Seeds: 7, where the scale has {table.seeds}."
+    assert sentences(table, None)[-1] == sentences(table, table.seeds)[-1] == f"Seeds: {table.seeds}."
+    assert not any("seed" in sentence for sentence in sentences(table, 7)[:-1])
 
 
 @pytest.mark.parametrize(

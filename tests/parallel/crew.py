@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from safetensors.torch import load_file
 import forwardonly as fo
 from forwardonly.training import join
 from forwardonly.training.compatibility import FEATURES, REFUSED
+from forwardonly.training.distributed import team as team_module
+from forwardonly.training.runs import figures
 
 KILLS = int(os.environ.get("FORWARDONLY_KILLS", 20))  # a soak has more
 torch.set_num_threads(1)
@@ -115,19 +117,31 @@ def pictures() -> fo.data.Images:
     )
 
 
-def train(team: fo.training.Team, folder: Path, rule: str = "hyperspherical", body: Any = None, **options: Any) -> None:
-    """A run of a few hidden layers on random pictures; with three ranks and more, no count of theirs divides the
-    batch.
-    """
-    images = pictures()
-    body = body or fo.bodies.MLP(hidden=(13, 12, 11, 10), dropout=options.pop("dropout", 0.0))
-    own = options.pop("rule_options", {})
-    network = fo.build(body, images.shape, rule=fo.rules.TABLE[rule](classes=4, **own), seed=3)
+def built(
+    rule: str = "hyperspherical",
+    body: Any = None,
+    dropout: float = 0.0,
+    frozen: Sequence[int] = (),
+    readout: Any = "sum",
+    rule_options: dict[str, Any] | None = None,
+) -> fo.Network:
+    """A network of a few hidden layers, some of them frozen."""
+    body = body or fo.bodies.MLP(hidden=(13, 12, 11, 10), dropout=dropout)
+    made = fo.rules.make(rule, classes=4, **(rule_options or {}))
+    network = fo.build(body, pictures().shape, rule=made, seed=3, readout=readout)
+    for index in frozen:
+        network.row[index].requires_grad_(False)
+    return network
+
+
+def train(team: fo.training.Team, folder: Path, options: dict[str, Any] | None = None, **of_network: Any) -> None:
+    """A run on random pictures; with three ranks and more, no count of theirs divides the batch."""
+    images, network = pictures(), built(**of_network)
     fixed = {"epochs": 2, "batch_size": 16, "precision": "fp32", "crop": 1, "flip": "random", "seed": 7}
     if team.rank > 0:
         with torch.no_grad():  # the leading process's weights hold for all
             next(network.parameters()).zero_()
-    fo.fit(network, images, validation=images, test=images, out=folder, team=team, **{**fixed, **options})
+    fo.fit(network, images, validation=images, test=images, out=folder, team=team, **{**fixed, **(options or {})})
 
 
 def difference(folder: Path, other: Path) -> float:
@@ -154,21 +168,20 @@ def same(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     data: dict[str, Any] = {}
     layers, three, both = {"stages": 2}, {"stages": 3}, {"stages": 2}
+    uniform = {"negatives": "uniform", "predict": "goodness"}
     row = fo.bodies.Conv(depth=4, channels=5)
     cases: dict[str, tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]] = {
         "mlp": ({}, [(2, layers), (3, three), (2, data), (3, data), (4, both)]),
         "peers": ({"rule": "cumulative"}, [(3, three), (3, data), (4, both)]),
         "dropout": ({"dropout": 0.3}, [(2, layers), (3, three)]),
-        "conv": ({"rule": "projection", "body": row, "precision": "bf16"}, [(2, layers), (3, three)]),
+        "conv": ({"rule": "projection", "body": row, "options": {"precision": "bf16"}}, [(2, layers), (3, three)]),
         "maps": ({"rule": "projection", "body": row}, [(2, data)]),  # weights lie channels last, sums do not
-        "delay": ({"delay": 0.4}, [(2, layers), (3, three), (2, data)]),
-        "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "epochs": 1}, [(2, layers)]),
-        "uneven": ({"rule": "ff", "clip": 1.0}, [(3, data)]),
+        "delay": ({"options": {"delay": 0.4}}, [(2, layers), (3, three), (2, data)]),
+        "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "options": {"epochs": 1}}, [(2, layers)]),
+        "uneven": ({"rule": "ff", "rule_options": uniform, "options": {"clip": 1.0}}, [(3, data)]),
     }
     with store() as shared:
         for case, (options, grids) in cases.items():
-            if case == "uneven":
-                options["rule_options"] = {"negatives": "uniform", "predict": "goodness"}
             alone = folder / case
             train(fo.training.Team(), alone, **options)
             for world, how in grids:
@@ -184,6 +197,91 @@ def same(folder: Path) -> dict[str, Any]:
     return results
 
 
+def frozen(folder: Path) -> dict[str, Any]:
+    """Runs in which some blocks are frozen: what became of each block, and the difference to one process alone."""
+    results: dict[str, Any] = {}
+    uniform = {"negatives": "uniform", "predict": "goodness"}
+    cases: dict[str, dict[str, Any]] = {
+        "first": {"frozen": [0], "rule": "projection"},
+        "last": {"frozen": [3], "rule": "ff", "rule_options": uniform},
+        "a stage": {"frozen": [0, 1], "rule": "cumulative"},
+        "norms": {"frozen": [1, 3], "rule": "auxiliary", "body": fo.bodies.Conv(depth=4, channels=5)},
+        "fixed": {"frozen": [2], "rule": "spatial", "body": fo.bodies.Conv(depth=4, channels=5)},
+    }
+    grids: list[tuple[int, dict[str, Any]]] = [(2, {"stages": 2}), (3, {}), (4, {"stages": 2})]
+    with store() as shared:
+        for case, options in cases.items():
+            alone = folder / case
+            train(fo.training.Team(), alone, **options)
+            fo.save(built(**options), folder / f"{case}, before")
+            for world, how in grids:
+                name = f"{case}, {how.get('stages', 1)} stages of {world}"
+                out = folder / name
+                crew = Crew(shared, folder, world, partial(train, folder=out, **options), **how)
+                status = crew.wait(100)
+                before, after = (load_file(each / "model.safetensors") for each in (folder / f"{case}, before", out))
+                moved = {key.split(".")[1] for key in after if not torch.equal(before[key], after[key])}
+                results[name] = {
+                    "status": status,
+                    "said": crew.said(),
+                    "frozen": options["frozen"],
+                    "moved": sorted(int(index) for index in moved if index.isdigit()),
+                    "weights": difference(alone, out),
+                }
+    return results
+
+
+def fails(folder: Path, rank: int, **how: Any) -> dict[str, Any]:
+    """A run of two processes in one of which nothing can be measured once it has begun to train."""
+
+    def out_of_memory(*given: Any, **named: Any) -> None:
+        raise MemoryError("no room for a thousand images")
+
+    def work(team: fo.training.Team) -> None:
+        if team.rank == rank:
+            team_module.evaluate = out_of_memory  # type: ignore[assignment]
+            figures.fit_readout = out_of_memory  # type: ignore[assignment]
+        train(team, folder / "broken", readout="range")
+
+    with store() as shared:
+        train(fo.training.Team(), folder / "whole")
+        status = Crew(shared, folder, 2, work, **how).wait(60)
+    return {
+        "status": status,
+        "history": history(folder / "broken"),
+        "result": json.loads((folder / "broken" / "result.json").read_text()),
+        "weights": difference(folder / "whole", folder / "broken"),
+        "readout": load_file(folder / "broken" / "model.safetensors")["readout.weights"].tolist(),
+    }
+
+
+def regroup(folder: Path) -> dict[str, Any]:
+    """Runs that are stopped in mid-epoch and resumed by another number of processes, each time; and one left alone."""
+    alone, data, layers, both = (1, {}), (2, {}), (2, {"stages": 2}), (4, {"stages": 2})
+    rows = {"stages": [alone, layers, alone, (3, {"stages": 3})], "all": [data, alone, both, layers, (3, {})]}
+    found = {}
+
+    def stop(at: int, event: fo.training.StepEvent) -> None:
+        if event.step == at and event.row is None:
+            os._exit(3)
+
+    with store() as shared:
+        for name, groups in rows.items():
+            whole, out = folder / f"{name}-whole", folder / name
+            train(fo.training.Team(), whole, {"epochs": 3}, rule="cumulative")
+            for number, (world, how) in enumerate(groups):
+                last = number + 1 == len(groups)
+                options = {"epochs": 3, "checkpoint_every": 2, "resume": number > 0}
+                options["progress"] = None if last else partial(stop, 4 * number + 3)
+                crew = Crew(
+                    shared, folder, world, partial(train, folder=out, options=options, rule="cumulative"), **how
+                )
+                status = crew.wait(60)
+                assert status == [0 if last else 3] * world, (status, crew.said())
+            found[name] = {"weights": difference(whole, out), "losses": losses_differ(whole, out)}
+    return found
+
+
 def kill(folder: Path, **how: Any) -> dict[str, Any]:
     """Runs that are killed at random moments, twenty in all, and go on each time from where their folder stands.
 
@@ -191,16 +289,16 @@ def kill(folder: Path, **how: Any) -> dict[str, Any]:
     with one that was left alone, and another begins.
     """
     world = how.pop("world")
-    options: dict[str, Any] = {"epochs": 6, "dropout": 0.2, "rule": "cumulative", "checkpoint_every": 4}
+    own: dict[str, Any] = {"dropout": 0.2, "rule": "cumulative"}
     if how.get("stages", 1) == 1 and world > 1:
-        options["dropout"] = 0.0
+        own["dropout"] = 0.0
     chance = random.Random(0)
     kills, at, runs = 0, [], 0
     with store() as shared:
 
         def crew(out: Path) -> Crew:
-            resume = (out / "config.json").exists()
-            return Crew(shared, folder, world, lambda team: train(team, out, resume=resume, **options), **how)
+            options = {"epochs": 6, "checkpoint_every": 4, "resume": (out / "config.json").exists()}
+            return Crew(shared, folder, world, lambda team: train(team, out, options, **own), **how)
 
         started = time.monotonic()
         assert crew(folder / "whole").wait(60) == [0] * world
@@ -231,7 +329,7 @@ def lose(folder: Path, **how: Any) -> dict[str, Any]:
     with store() as shared:
         for name, number in (("dies", signal.SIGKILL), ("hangs", signal.SIGSTOP)):
             out = folder / name
-            crew = Crew(shared, folder, 3, partial(train, folder=out, epochs=10_000), timeout=6.0, **how)
+            crew = Crew(shared, folder, 3, partial(train, folder=out, options={"epochs": 10_000}), timeout=6.0, **how)
             patience = time.monotonic() + 60
             while not (out / "checkpoint").exists():
                 assert time.monotonic() < patience, crew.said()
@@ -271,6 +369,11 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "kill-data": lambda folder: kill(folder, world=2),
     "kill-layers": lambda folder: kill(folder, world=2, stages=2),
     "kill-both": lambda folder: kill(folder, world=4, stages=2),
+    "frozen": frozen,
+    "regroup": regroup,
+    "fails-data-0": lambda folder: fails(folder, 0),
+    "fails-data-1": lambda folder: fails(folder, 1),
+    "fails-layers-1": lambda folder: fails(folder, 1, stages=2),
     "lose-data": lose,
     "pairs-replicas": lambda folder: pairs(folder, "replicas"),
     "pairs-stages": lambda folder: pairs(folder, "stages", stages=2),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 import forwardonly as fo
 from forwardonly.network import block
@@ -28,6 +29,12 @@ def network(features: Iterable[str]) -> fo.Network:
         rule = fo.rules.make("cff-fixed", classes=4, negatives=negatives)
     else:
         rule = fo.rules.make("ff" if "classifier" in features else "projection", classes=4)
+    if "in-place" in features:
+        drop = [nn.Dropout(0.2)] if "dropout" in features else []
+        layers = [
+            part for fan_in, out in ((36, 12), (12, 9), (9, 8)) for part in (nn.Linear(fan_in, out), nn.ReLU(), *drop)
+        ]
+        return fo.localize(nn.Sequential(nn.Flatten(), *layers), rule, torch.rand(2, 1, 6, 6), blocks=3)
     return fo.mlp((1, 6, 6), [12, 9, 8], rule=rule, dropout=0.2 if "dropout" in features else 0.0)
 
 

@@ -37,6 +37,42 @@ def test_many_processes_give_the_weights_of_one(tmp_path, crew):
             assert found["weights"] < 1e-5 and found["losses"] < 1e-5, (name, found)
 
 
+def test_a_run_goes_on_with_any_number_of_processes(tmp_path, crew):
+    seen = crew("regroup", tmp_path)
+    assert seen["stages"] == {"weights": 0.0, "losses": 0.0}  # nothing is summed over replicas
+    assert 0 < seen["all"]["weights"] < 1e-5 and seen["all"]["losses"] < 1e-5
+
+
+@pytest.mark.slow
+def test_frozen_blocks_stay_and_the_others_learn_as_in_one_process(tmp_path, crew):
+    seen = crew("frozen", tmp_path)
+    assert len(seen) == 15
+    for name, found in seen.items():
+        assert not any(found["status"]), (name, found)
+        assert found["moved"] == [index for index in range(4) if index not in found["frozen"]], (name, found)
+        if name.endswith("2 stages of 2"):
+            assert found["weights"] == 0.0, (name, found)
+        elif not name.startswith("norms"):  # each process has its own part of a batch
+            assert found["weights"] < 1e-5, (name, found)
+
+
+@pytest.mark.parametrize(
+    ("way", "rank"),
+    [("data", 1), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("data", 0), ("layers", 1)))],
+)
+def test_a_process_that_cannot_measure_loses_no_result(tmp_path, way, rank, crew):
+    """Out of memory in one process, between epochs and at the end; the others must not wait for its part for ever."""
+    seen = crew(f"fails-{way}-{rank}", tmp_path)
+    reason = f"failed: no room for a thousand images (on rank {rank} of 2)"
+    assert seen["status"] == [0, 0]
+    assert seen["weights"] < (1e-5 if way == "data" else 1e-20)
+    for row in seen["history"]:
+        assert row["notes"] == [f"After an epoch, measuring the validation accuracy {reason}"]
+    works = ["fitting the readout 'range'", "measuring the validation accuracy", "measuring the test accuracy"]
+    assert seen["result"]["notes"] == [f"After training, {work} {reason}" for work in works]
+    assert seen["result"]["test_accuracy"] is None and seen["readout"] == [1.0] * 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["alone", "data", "layers"])
 def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bits(tmp_path, way, crew):

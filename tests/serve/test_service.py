@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 import forwardonly as fo
@@ -284,6 +285,54 @@ def test_a_port_in_use_is_one_sentence(run, capsys, address):
     assert cli.main(["serve", str(run), "--port", address.rpartition(":")[2]]) == 2
     err = capsys.readouterr().err
     assert "cannot listen at 127.0.0.1" in err and "in use" in err and err.count("\n") == 1
+
+
+def test_each_half_of_an_answer_is_sent_at_once():
+    """The body of an answer must not wait until the client has acknowledged its head."""
+    from forwardonly.serve.server import Impatient
+
+    protocols = []
+
+    def made():
+        protocols.append(Impatient(config, uvicorn.server.ServerState(), {}))
+        return protocols[0]
+
+    async def connect():
+        with socket.create_server(("127.0.0.1", 0)) as listening:  # as the command does
+            server = await asyncio.get_running_loop().create_server(made, sock=listening)
+            async with server:
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                while not protocols or protocols[0].transport is None:
+                    await asyncio.sleep(0.001)
+                own = protocols[0].transport.get_extra_info("socket")
+                writer.close()
+                return own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    async def app(scope, receive, send):
+        raise NotImplementedError
+
+    config = uvicorn.Config(app, log_config=None)
+    config.load()
+    assert asyncio.run(connect())
+
+
+@pytest.fixture
+def unimported():
+    """The service's modules are imported anew, as in a new process; afterwards they are what they were."""
+    kept = {name: module for name, module in sys.modules.items() if name.startswith("forwardonly.serve")}
+    for name in kept:
+        del sys.modules[name]
+    yield
+    sys.modules.update(kept)
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "python_multipart", "PIL"])
+def test_a_missing_package_is_one_sentence(run, capsys, monkeypatch, unimported, package):
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    assert cli.main(["serve", str(run), "--port", "0"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert f"needs more packages ({package}): pip install 'forward-only[serve]'" in err
 
 
 @pytest.mark.parametrize(

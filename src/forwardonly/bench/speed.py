@@ -90,7 +90,7 @@ def training_step(work: Work) -> Arm:
         if classifier_update is not None:
             logits = train_label_classifier(network, classifier_update, images, labels, work.precision)
         batch = Batch(network.present(images, labels, generator, logits=logits), labels)
-        return whole_step(network.row, updates, batch, Context(work.precision))
+        return whole_step(network, updates, batch, Context(work.precision))
 
     return step
 
@@ -128,8 +128,7 @@ def forward_pass(work: Work) -> Arm:
 
     def step() -> None:
         with autocast(work.precision, work.device):
-            for _ in network.activations(network.prepare(images)):
-                pass
+            network.each(network.prepare(images), lambda *_: None)
 
     return step
 
@@ -183,7 +182,7 @@ def one_label(network: Network, images: Tensor, label: int) -> list[Tensor]:
     """Every block's goodness (B,) if all images carried `label`."""
     prepared = network.prepare(images)
     signal = network.with_labels(prepared, torch.full((len(images),), label, device=images.device))
-    return [block.rule.goodness(activation) for block, activation, _ in network.activations(signal)]  # type: ignore[operator]
+    return network.each(signal, lambda block, activation, _: block.contrastive_rule.goodness(activation))
 
 
 class Segments(nn.Module):
@@ -252,7 +251,7 @@ def _updates(network: Network, work: Work) -> list[Update]:
 def _step_of(network: Network, work: Work) -> Arm:
     updates = _updates(network, work)
     images, labels = work.images()
-    return lambda: whole_step(network.row, updates, Batch(network.prepare(images), labels), Context(work.precision))
+    return lambda: whole_step(network, updates, Batch(network.prepare(images), labels), Context(work.precision))
 
 
 def _seconds(arm: Arm, times: int, device: torch.device) -> float:

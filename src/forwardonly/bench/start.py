@@ -75,6 +75,6 @@ def start(began: float) -> None:
     generator = torch.Generator(device).manual_seed(0)
     precision = choose_precision(config.precision, device)
     batch = Batch(network.present(images, labels, generator), labels)
-    losses = whole_step(network.row, updates, batch, Context(precision))
+    losses = whole_step(network, updates, batch, Context(precision))
     losses.tolist()  # waits for the device
     print(json.dumps({**ends, "step": time.time()}))

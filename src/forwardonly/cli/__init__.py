@@ -2,7 +2,8 @@
 
 A command is a line in COMMANDS and a module in this package with
 
-    options(argv)                  a dataclass that extends `parsing.Common`, or an instance of one with the defaults
+    options(argv)                  a dataclass that extends `parsing.Common`, or an instance of one with the defaults;
+                                   its `prog` and `does`, if it has them, head its help
     run(options, screen) -> dict   does the work; the result is what `--json` prints. If it has a `problem`, the command
                                    fails with that sentence after its result was shown
     show(result, screen) -> None   draws the result for people
@@ -11,6 +12,7 @@ It is imported when it is called, so that help and error messages do not wait fo
 """
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -59,6 +61,8 @@ IMPORT = "FORWARDONLY_IMPORT"  # modules, separated by commas, that add their ow
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 after a mistake (one line on stderr), 130 after Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a letter that it lacks is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -95,8 +99,10 @@ def _dispatch(argv: list[str]) -> int:
     command = importlib.import_module(COMMANDS[name].module)
     options = command.options(rest)
     words = ["--help" if word == HELP_ALL else word for word in rest]
-    does = COMMANDS[name].does + (f" {MORE.format(name)}" if brief(rest) and name in WITH_MORE else "")
-    options = parse(options, words, prog=f"forwardonly {name}", description=does)
+    does = getattr(options, "does", COMMANDS[name].does) + (
+        f" {MORE.format(name)}" if brief(rest) and name in WITH_MORE else ""
+    )
+    options = parse(options, words, prog=getattr(options, "prog", f"forwardonly {name}"), description=does)
     leads = os.environ.get("RANK", "0") == "0"  # torchrun's first process alone prints
     screen = Screen(quiet=not leads or (options.json and not sys.stderr.isatty()))
     keep_freed_memory()

@@ -49,7 +49,7 @@ class OnImages(Bench):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
     optimiser: str = TrainingConfig.optimiser
-    """Optimiser of all arms: muon, or the name of any class in torch.optim, in any case."""
+    """Optimiser of all arms: muon, or one of torch.optim, by its name in any case; lbfgs and sparseadam cannot."""
 
     def work(self, rule: fo.rules.Rule, body: fo.bodies.Body, *, compile: bool = False) -> Work:
         """A training step of that rule on that body."""

@@ -38,6 +38,8 @@ class Compare(Common):
     """Resize and crop the images of a folder to squares of this many pixels."""
     validation: int = 0
     """Training images to hold out; the learning curves show the accuracy on them."""
+    limit: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Learn from so many of the other training images, the same share of every class: for a quick trial."""
     body: str = "mlp"
     """Layers of the network; `--body NAME --help` shows their options."""
 
@@ -89,6 +91,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     ]
     screen.table("test accuracy", ["rule", "data", "mean", "std", "n"], rows, words=2)
     show_tests(result, screen)
+    for note in result["notes"]:
+        screen.say(note)
     screen.say(f"report: {result['report']}")
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -13,24 +13,70 @@ from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.screen import Screen
 from forwardonly.data.sources import BAD
 
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME...]", help_behavior_hint="")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Common):
-    """Options of the command."""
+    """Options of the command; each action has its own page of help."""
 
     action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
-    """What to do: list the known data sets, fetch some, or verify the files of those on this machine."""
-    names: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME...]", help_behavior_hint="")
-    ] = ()
+    """What to do; `forwardonly data fetch --help` and the like say more."""
+    names: Names = ()
     """Data sets; by default `list` and `verify` take all."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class List(Data):
+    """Options of `data list`."""
+
+    prog: ClassVar[str] = "forwardonly data list"
+    does: ClassVar[str] = (
+        "List the known data sets: sizes, what is on this machine and where, what a download would take."
+    )
+    action: tyro.conf.Positional[Literal["list"]] = "list"
+    """This action; a word that was given is not in the help, but in `prog`."""
+    names: Names = ()
+    """Data sets to list; by default all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(Data):
+    """Options of `data fetch`."""
+
+    prog: ClassVar[str] = "forwardonly data fetch"
+    does: ClassVar[str] = (
+        "Download data sets that are missing, incomplete or damaged, and check them. Terms of use are said first; a "
+        "download that broke off goes on where it stopped."
+    )
+    action: tyro.conf.Positional[Literal["fetch"]] = "fetch"
+    """This action; a word that was given is not in the help, but in `prog`."""
+    names: Names = ()
+    """Data sets to fetch; at least one."""
+    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """Folder to put them in; by default $FORWARDONLY_DATA if it can be written, else the user's cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Data):
+    """Options of `data verify`."""
+
+    prog: ClassVar[str] = "forwardonly data verify"
+    does: ClassVar[str] = (
+        "Check every file of data sets against its published checksum, or count them where there is none. Exits 2 if "
+        "anything is missing, incomplete or damaged."
+    )
+    action: tyro.conf.Positional[Literal["verify"]] = "verify"
+    """This action; a word that was given is not in the help, but in `prog`."""
+    names: Names = ()
+    """Data sets to verify; by default those on this machine."""
+
+
 def options(argv: Sequence[str]) -> type[Data]:
-    """The options of the command, which do not depend on `argv`."""
-    return Data
+    """The options of the action that `argv` begins with, or of all if it names none."""
+    return {"list": List, "fetch": Fetch, "verify": Verify}.get(argv[0] if argv else "", Data)
 
 
 def run(chosen: Data, screen: Screen) -> dict[str, Any]:
@@ -51,9 +97,6 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     if chosen.action == "fetch":
         if not chosen.names:
             raise ValueError(f"name the data sets to fetch: {', '.join(known)}")
-        for name in names:
-            if not known[name]["found"]:
-                screen.say(f"terms of use of {name}: {known[name]['terms']}")
         return _fetch(chosen, {name: known[name]["terms"] for name in names})
     here = chosen.names or tuple(name for name in names if known[name]["found"])
     files = [{"name": name, **check} for name in here for check in fo.data.verify(name, chosen.data_dir)]
@@ -88,8 +131,16 @@ def _fetch(chosen: Data, terms: dict[str, str]) -> dict[str, Any]:
 def show(result: dict[str, Any], screen: Screen) -> None:
     """One table."""
     if "data" in result:
-        columns = ["data set", "found in", "images", "classes", "training", "test", "download"]
+        columns = ["data set", "here", "images", "classes", "training", "test", "download"]
         screen.table("data sets", columns, [_row(each) for each in result["data"]], words=2)
+        places: dict[str, list[str]] = {}
+        for each in result["data"]:
+            if each["incomplete"]:
+                screen.say(f"{each['name']} is incomplete: {each['incomplete']}")
+            if each["found"]:
+                places.setdefault(each["found"], []).append(each["name"])
+        for place, names in places.items():
+            screen.say(f"in {place}: {', '.join(names)}")
     elif "fetched" in result:
         for each in result["fetched"]:
             screen.say(f"{each['name']} is in {each['folder']}; terms of use: {each['terms']}")
@@ -108,7 +159,7 @@ def _row(row: dict[str, Any]) -> list[str]:
     channels, height, width = row["images"]
     return [
         row["name"],
-        row["found"] or (f"incomplete: {row['incomplete']}" if row["incomplete"] else "-"),
+        "yes" if row["found"] else "partly" if row["incomplete"] else "no",
         f"{height}x{width}x{channels}",
         str(row["classes"]),
         f"{row['train']:,}",

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import tyro
 
 import forwardonly as fo
-from forwardonly.cli.parsing import Common
+from forwardonly.cli.held import OnData, test_images
 from forwardonly.cli.runs import open_run
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.experiments import diagnosis
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnose(Common):
+class Diagnose(OnData):
     """Options of the command."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -36,8 +36,7 @@ def options(argv: Sequence[str]) -> type[Diagnose]:
 def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
     """Measures free-riding on the run's test images, and draws it together with the run's history."""
     saved_run = open_run(chosen.run, chosen.device)
-    size = saved_run.data["image_size"]
-    images = fo.data.load(saved_run.data["name"], data_dir=saved_run.data["data_dir"], image_size=size).test
+    images, whole = test_images(chosen, saved_run)
     found = fo.measure.diagnose(
         saved_run.network, images, seed=chosen.seed, precision=saved_run.result.get("precision", "auto")
     ).as_json()
@@ -45,7 +44,15 @@ def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
     page = diagnosis.write(chosen.run, found)
     if chosen.locality:
         found["leaks"] = [leak._asdict() for leak in fo.measure.leaks(saved_run.network, images)]
-    return {**found, "report": str(page), "run": str(chosen.run)}
+    return {
+        **found,
+        "data": chosen.data or saved_run.data["name"],
+        "images": len(images),
+        "whole": whole,
+        "data_notes": list(images.notes),
+        "report": str(page),
+        "run": str(chosen.run),
+    }
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
@@ -56,7 +63,10 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         for k, block in enumerate(result["blocks"])
     ]
     columns = ["", "margin", "prior margin", "attenuation R", "starvation", "separation", "own accuracy"]
-    screen.table("free-riding, on the test images", columns, rows)
+    for note in result["data_notes"]:
+        screen.say(note)
+    which = f"all {result['images']} images" if result["whole"] else f"{result['images']} test images"
+    screen.table(f"free-riding, on {which} of {result['data']}", columns, rows)
     if result["law_slope"] is not None:
         screen.say(f"slope of log R on P: {result['law_slope']:.3f}; -beta gamma is {result['law_predicted']:.3f}")
     for leak in result.get("leaks", ()):

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 import tyro
 
-import forwardonly as fo
-from forwardonly.cli.parsing import UNSET, Common
+from forwardonly.cli.held import OnData, test_images
+from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.data import Images
-from forwardonly.export import Format, export_network, export_training_step, training_step
+from forwardonly.export import Format, export_network, export_training_step, input_about, training_step
 from forwardonly.network.storage import read_config
 
 CHECKED = 1000  # test images that go through the exported network at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Common):
+class Export(OnData):
     """Options of the command."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -38,9 +38,7 @@ class Export(Common):
     optimiser: Annotated[Literal["sgd", "adam", "adamw"] | None, UNSET, tyro.conf.DisallowNone] = None
     """Optimiser of the training step; by default the run's."""
     check: bool = True
-    """Compare an ONNX file's predictions on the test images with the run's own."""
-    data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """Folder of the data sets, for the check; by default the run's own, then $FORWARDONLY_DATA, then the cache."""
+    """Compare an ONNX file's predictions on the test images with the run's own; `--data` names others."""
 
 
 def options(argv: Sequence[str]) -> type[Export]:
@@ -57,7 +55,7 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
         ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
     saved_run = open_run(chosen.run, "cpu")
-    test = _images(saved_run, chosen.data_dir) if chosen.check and chosen.format == "onnx" else None
+    test = _images(chosen, saved_run) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
     if chosen.what == "training-step":
         files = export_training_step(saved_run.network, _step(chosen, saved_run), out, format=chosen.format)
@@ -68,6 +66,7 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
         "format": chosen.format,
         "what": chosen.what,
         "files": [str(file) for file in files],
+        "about": input_about(saved_run.network),
     }
     if test is not None:
         predicting = next(file for file in files if file.stem in ("model", "prediction"))
@@ -79,6 +78,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     """The files, and the result of the check."""
     for file in result["files"]:
         screen.say(file)
+    if result["format"] != "safetensors":
+        screen.say(f"images: {result['about']['input']}")
     if "images" in result:
         screen.say(
             f"{result['agree']} of {result['images']} test images get the same class from onnxruntime; "
@@ -97,7 +98,7 @@ def _step(chosen: Export, saved_run: SavedRun) -> Any:
     return training_step(saved_run.network, batch_size=batch_size, **given)
 
 
-def _images(saved_run: SavedRun, data_dir: Path | None) -> Images:
+def _images(chosen: Export, saved_run: SavedRun) -> Images:
     """The test images for the check, which are read before anything is written.
 
     Raises:
@@ -107,13 +108,11 @@ def _images(saved_run: SavedRun, data_dir: Path | None) -> Images:
         raise ValueError(
             "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it out with --no-check."
         )
-    name = saved_run.data["name"]
-    size = None if name in fo.data.NAMES or Path(name).is_file() else saved_run.data["image_size"]
     try:
-        return fo.data.load(name, data_dir=data_dir or saved_run.data["data_dir"], image_size=size).test
+        return test_images(chosen, saved_run)[0]
     except (ValueError, OSError) as problem:
         raise ValueError(
-            f"The check of the exported file needs the run's data: {str(problem).rstrip('.')}. Leave the check out "
+            f"The check of the exported file needs test images: {str(problem).rstrip('.')}. Leave the check out "
             "with --no-check."
         ) from None
 

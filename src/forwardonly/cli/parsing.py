@@ -50,6 +50,7 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
             raise
         unknown = []
     flags = _flags(options, prog)
+    _refuse_opposites(argv, flags)
     if already := [word for word in argv if word.replace("_", "-") not in flags and _opposite(word) in flags]:
         # of an option whose default is True, as in a resumed run, tyro has only the flag that turns it off
         return parse(options, [word for word in argv if word not in already], prog=prog, description=description)
@@ -57,6 +58,14 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
     if unknown:
         raise ValueError(f"unexpected {unknown[0]!r}; see {prog} --help")
     raise ValueError(_complaint(box.getvalue(), argv, prog))
+
+
+def _refuse_opposites(argv: Sequence[str], flags: Collection[str]) -> None:
+    """Raises ValueError if `argv` has both a flag and the one that says the opposite."""
+    words = {word.replace("_", "-") for word in argv if word.startswith("--")}
+    for word in sorted(words):
+        if (opposite := _opposite(word)) in words and (word in flags or opposite in flags):
+            raise ValueError(f"{word} and {opposite} say the opposite of each other: keep one")
 
 
 def _opposite(flag: str) -> str:

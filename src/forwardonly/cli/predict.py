@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,11 +45,15 @@ def options(argv: Sequence[str]) -> type[Predict]:
 
 
 def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
-    """The folder of the run, for each image its class and every class's probability, and the files not read."""
+    """The folder of the run, for each image its class and every class's probability, and the files not read.
+
+    `failures` could not be read, and `passed_over` says in sentences what of a folder is no image.
+    """
     if chosen.csv and chosen.json:
         raise ValueError("choose one of --csv and --json")
     saved_run = open_run(chosen.run, chosen.device)
     files = [file for path in chosen.images for file in _files(path)]
+    passed = [sentence for path in chosen.images if path.is_dir() for sentence in fo.data.passed_over(path)]
     if not files:
         raise ValueError("name at least one image file or a folder of them; see forwardonly predict --help")
     channels, height, width = saved_run.network.shape
@@ -78,10 +83,11 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
     problem = {"problem": f"not done for {len(failures)}: {reasons}"} if failures else {}
     return {
         "run": str(chosen.run),
-        "csv": chosen.csv,
         "predictions": predictions,
         "failures": failures,
+        "passed_over": passed,
         **problem,
+        **({"csv": True} if chosen.csv else {}),  # for `show`; there is no --json beside it
     }
 
 
@@ -105,7 +111,9 @@ def _read(
 
 def show(result: dict[str, Any], screen: Screen) -> None:
     """One row per image: its class and the likeliest classes; then how images were changed to fit the network."""
-    if result["csv"]:
+    for sentence in result["passed_over"]:
+        screen.say(sentence)
+    if "csv" in result:
         _print_csv(result["predictions"])
         return
     rows = []
@@ -122,7 +130,9 @@ def show(result: dict[str, Any], screen: Screen) -> None:
 
 
 def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
-    """A header and one line per image; the classes' probabilities are in the last columns."""
+    """A header and one line per image, in UTF-8; the classes' probabilities are in the last columns."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a redirected one may have an encoding without the classes' letters
+        sys.stdout.reconfigure(encoding="utf-8")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = ["image", "class", "probability", "changes"]
     writer.writerow([*columns, *predictions[0]["probabilities"]])
@@ -140,7 +150,7 @@ def _files(path: Path) -> Iterator[Path | fo.data.InMemory]:
     elif path.is_dir():
         found = fo.data.list_images(path)
         if not found:
-            raise ValueError(f"{path}: there is no image in this folder")
+            raise ValueError("; ".join([f"{path}: there is no image in this folder", *fo.data.passed_over(path)]))
         yield from found
     elif not path.exists() and glob.has_magic(str(path)):
         matches = [match for name in sorted(glob.glob(str(path), recursive=True)) if (match := Path(name)).is_file()]

@@ -11,7 +11,7 @@ from forwardonly.cli.compare import check, show_tests
 from forwardonly.cli.parsing import UNSET, Common
 from forwardonly.cli.screen import Screen
 from forwardonly.experiments import recipes, reproduce
-from forwardonly.experiments.reproduce import COLUMNS, cells, find
+from forwardonly.experiments.reproduce import COLUMNS, cells, find, sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def options(argv: Sequence[str]) -> type[Reproduce]:
 def run(chosen: Reproduce, screen: Screen) -> dict[str, Any]:
     """Does the runs that are not finished, and sets the rows side by side."""
     table = find(chosen.table, chosen.scale, chosen.arms)
-    for sentence in table.says:
+    for sentence in sentences(table, chosen.seeds):
         screen.say(sentence)
     shared: tuple[str, ...] = () if chosen.data_dir is None else ("--data-dir", str(chosen.data_dir))
     shared += () if chosen.device == "auto" else ("--device", chosen.device)

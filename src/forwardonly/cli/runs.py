@@ -52,6 +52,10 @@ def open_run(folder: Path, device: str) -> SavedRun:
             "ForwardOnlyClassifier.load"
         )
     network = fo.load(folder).to(choose_device(device))
+    if len(network.shape) != 3:
+        raise ValueError(
+            f"{folder} holds a model that takes no images: use it from Python, as fo.load({str(folder)!r})"
+        )
     if network.class_names is None or len(network.class_names) != network.classes:
         raise ValueError(
             f"{folder} does not name the {network.classes} classes of its network: train it with fo.fit, or set its "

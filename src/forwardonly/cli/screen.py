@@ -4,8 +4,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # the screen is made before PyTorch is imported
 
 EVERY = 30.0  # seconds between two lines, where standard error is no terminal
 SECONDS_OF_SILENCE = 3.0  # before it is said that something goes on
+LONGEST_WORD = 24  # that a column of a table always has room for
 SHOWN = 4  # blocks whose losses are shown on one line; of more, only the first and the last
 
 
@@ -38,14 +40,23 @@ class Screen:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> None:
-        """A table whose first `words` columns are text and whose others are numbers."""
+        """A table whose first `words` columns are text and whose others are numbers.
+
+        No column is narrower than its longest word, except for text such as paths, which may be longer than a line.
+        """
         self.say(title)
-        table = Table()
-        for index, column in enumerate(columns):
-            table.add_column(Text(column), justify="left" if index < words else "right", overflow="fold")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for index, (column, least) in enumerate(zip(columns, _least(columns, rows), strict=True)):
+            side: Literal["left", "right"] = "left" if index < words else "right"
+            table.add_column(Text(column), justify=side, overflow="fold", min_width=min(least, LONGEST_WORD))
         for row in rows:
             table.add_row(*[Text(str(cell)) for cell in row])  # as Text, so that names may contain brackets
         self.console.print(table)
+
+    def fits(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bool:
+        """Whether a table can be shown without breaking a word."""
+        least = _least(columns, rows)
+        return sum(least) + 2 * (len(least) - 1) <= self.console.width
 
     @contextlib.contextmanager
     def unless_quick(self, text: str) -> Iterator[None]:
@@ -132,6 +143,12 @@ class Screen:
             yield draw
 
 
+def _least(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[int]:
+    """The length of the longest word in each column."""
+    words = zip(*([str(cell) for cell in row] for row in (columns, *rows)), strict=True)
+    return [max((len(word) for cell in column for word in cell.split()), default=0) for column in words]
+
+
 class _Pace:
     """When the next line is due, and how much time is left at the pace so far."""
 
@@ -164,14 +181,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def sizes(train: Any, config: Any) -> str:
-    """A run's sizes on one line: its images, classes, batches and steps."""
+def sizes(train: Any, config: Any, weights: Any) -> str:
+    """A run's sizes on one line: its images, classes, batches and steps, and the weights of its network."""
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch
     shape = " x ".join(map(str, train.shape))
     return (
         f"{len(train):,} images of {shape} in {len(train.classes)} classes, {steps:,} steps of {batch} images an "
-        f"epoch, {config.epochs} epochs"
+        f"epoch, {config.epochs} epochs; {weights.bodies:,} weights in bodies, {weights.rules:,} in rules' heads"
     )
 
 

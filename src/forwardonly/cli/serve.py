@@ -43,9 +43,8 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
         ValueError: no such run, an address that is not available, or a missing package.
     """
     from forwardonly.serve import Limits, make_app  # says which extra is missing
-
-    import uvicorn  # isort: skip
-    from forwardonly.serve.limits import LOCAL, Impatient, KnownHosts
+    from forwardonly.serve.limits import LOCAL, KnownHosts
+    from forwardonly.serve.server import serve
 
     if chosen.max_images < 1 or chosen.max_megabytes < 1:
         raise ValueError("--max-images and --max-megabytes must be at least 1")
@@ -65,14 +64,7 @@ def run(chosen: Serve, screen: Screen) -> dict[str, Any]:
         host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
         address = f"http://{host}:{listening.getsockname()[1]}"
         screen.say(f"{chosen.run} answers at {address} (Ctrl-C ends it)")
-        options: dict[str, Any] = {
-            "http": Impatient,
-            "log_level": "warning",
-            "limit_concurrency": 64,
-            "timeout_graceful_shutdown": 5,
-        }
-        server = uvicorn.Server(uvicorn.Config(app, **options))
-        server.run(sockets=[listening])
+        serve(app, listening)
     return {"run": str(chosen.run), "address": address}
 
 

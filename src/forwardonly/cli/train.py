@@ -15,6 +15,7 @@ import torch
 import tyro
 
 import forwardonly as fo
+from forwardonly.cli import cautions
 from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
 from forwardonly.cli.screen import Screen, percent, sizes
 from forwardonly.names import nearest
@@ -26,6 +27,8 @@ from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.precision import choose_device
 from forwardonly.training import RunWarning, StepEvent, Team, TrainingConfig, join
 from forwardonly.training.config import suited
+from forwardonly.training.runs.figures import AFTER, kept
+from forwardonly.training.runs.figures import note as note_of
 from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
 
@@ -45,6 +48,7 @@ EXPERT = frozenset(
         "data_dir",
         "image_size",
         "cache",
+        "limit",
         "log",
         "validate_every",
         "diagnose",
@@ -57,7 +61,7 @@ EXPERT = frozenset(
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 
-DECIDES = ("validation", "image_size", "classes")
+DECIDES = ("validation", "limit", "image_size", "classes")
 """What a run's data must have in common with those that it is resumed with, besides the training images themselves."""
 
 
@@ -79,6 +83,8 @@ class Train(Common):
     """
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
+    limit: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Learn from so many of the other training images, the same share of every class: for a quick trial."""
     body: str = "mlp"
     """Layers of the network; `--body NAME --help` shows their options."""
     readout: Kind = "sum"
@@ -204,7 +210,10 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
     extra = {"data": {**_data(chosen, train.classes), "notes": list(train.notes)}}
-    news = list(train.notes)  # said once the run has been found fit to start or to go on
+    news = [
+        *train.notes,
+        *cautions.before(train, test, config),
+    ]  # said once the run has been found fit to start or to go on
     if chosen.resume:
         then = read_config(out)
         now = {"network": network.config, "data": {name: extra["data"][name] for name in DECIDES}}
@@ -218,7 +227,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     with (
         warnings.catch_warnings(),
         logged as note,
-        screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config)) as draw,
+        screen.progress(f"{chosen.rule} on {train.name}", sizes(train, config, fo.measure.weights(network))) as draw,
     ):
         warnings.simplefilter("ignore", RunWarning)  # `show` says them
 
@@ -226,6 +235,8 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             while news:
                 screen.say(news.pop(0))
             draw(event)
+            for said in (event.row or {}).get("notes", ()):
+                screen.say(said)
             note(event)
 
         finished = fo.fit(
@@ -242,9 +253,12 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             **asdict(config),
         )
     result = finished.result
+    for sentence in cautions.after(result, test, chosen.readout):
+        note_of(result, sentence)
     if not chosen.resume:  # time to accuracy counts everything, from reading files to the test accuracy
         result["total_seconds"] = time.perf_counter() - started
-        if team.leads:
+    if team.leads:
+        with kept(result, AFTER, "writing the result"):
             write_json(out / RESULT, result)
     result["run"] = str(out)
     if "block_accuracy" in finished.history[-1]:
@@ -257,28 +271,42 @@ def _load(chosen: Any) -> fo.data.Splits:
     folder = chosen.data not in fo.data.NAMES and os.path.isdir(Path(chosen.data).expanduser())
     if chosen.cache and not folder:
         raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
-    if folder and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size)):
+    if chosen.cache and chosen.limit is not None:
+        raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
+    if (
+        folder
+        and chosen.limit is None
+        and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size))
+    ):
         return fo.data.stream(
             chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
         )
     return fo.data.load(
-        chosen.data, validation=chosen.validation, data_dir=chosen.data_dir, image_size=chosen.image_size
+        chosen.data,
+        validation=chosen.validation,
+        limit=chosen.limit,
+        data_dir=chosen.data_dir,
+        image_size=chosen.image_size,
     )
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """A table of each block's accuracy, and the folder of the run."""
-    parts = {"test": (result["block_accuracy"], result["test_accuracy"])}
-    if "validation_block_accuracy" in result:
-        parts = {"validation": (result["validation_block_accuracy"], result["validation_accuracy"]), **parts}
-    depth = len(result["block_accuracy"])
-    rows = [[f"block {k + 1}", *(percent(blocks[k]) for blocks, _ in parts.values())] for k in range(depth)]
-    rows.append(["network", *(percent(whole) for _, whole in parts.values())])
-    screen.table("accuracy", ["", *parts], rows)
+    """A table of each block's accuracy as far as it was measured, and the folder of the run."""
+    measured = {
+        "validation": (result.get("validation_block_accuracy"), result["validation_accuracy"]),
+        "test": (result["block_accuracy"], result["test_accuracy"]),
+    }
+    parts = {name: (blocks, whole) for name, (blocks, whole) in measured.items() if blocks and whole is not None}
+    if parts:
+        depth = len(next(iter(parts.values()))[0])
+        rows = [[f"block {k + 1}", *(percent(blocks[k]) for blocks, _ in parts.values())] for k in range(depth)]
+        rows.append(["network", *(percent(whole) for _, whole in parts.values())])
+        screen.table("accuracy", ["", *parts], rows)
     screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
     for note in result.get("notes", ()):
         screen.say(note)
-    screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
+    if (Path(result["run"]) / RESULT).exists():
+        screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
 
 
 def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
@@ -289,6 +317,7 @@ def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
         "data_dir": None if chosen.data_dir is None else str(chosen.data_dir.expanduser().resolve()),
         "image_size": chosen.image_size,
         "validation": chosen.validation,
+        "limit": chosen.limit,
         "classes": list(classes),
     }
 
@@ -303,6 +332,7 @@ def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:
         data_dir=None if data["data_dir"] is None else Path(data["data_dir"]),
         image_size=data["image_size"],
         validation=data["validation"],
+        limit=data.get("limit"),
         body=network["body"]["name"],
         readout=network["readout"],
         seed=saved["seed"],

@@ -4,7 +4,7 @@ from forwardonly.data.adapting import InMemory, read_adapted
 from forwardonly.data.augment import Augment, Views
 from forwardonly.data.batches import batches
 from forwardonly.data.fetching import fetch
-from forwardonly.data.folders import list_images
+from forwardonly.data.folders import list_images, passed_over
 from forwardonly.data.held import load_test
 from forwardonly.data.images import Features, Images, Splits, hold_out
 from forwardonly.data.large import larger_than_memory, stream
@@ -32,6 +32,7 @@ __all__ = [
     "list_images",
     "load",
     "load_test",
+    "passed_over",
     "read_adapted",
     "read_images",
     "shards",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from forwardonly.data.pictures import MAX_PIXELS, Picture, fitted, look, quiet_pool
+from forwardonly.data.pictures import MAX_PIXELS, Picture, fitted, look, pictures, quiet_pool
 from forwardonly.data.seeing import DARK, EIGHT_BITS
 
 
@@ -30,7 +31,11 @@ class InMemory:
 
 
 def read_adapted(
-    files: Sequence[Picture], shape: tuple[int, int, int], *, most_pixels: int = MAX_PIXELS, exact: bool = False
+    files: Sequence[Picture | str] | Path | str,
+    shape: tuple[int, int, int],
+    *,
+    most_pixels: int = MAX_PIXELS,
+    exact: bool = False,
 ) -> tuple[Tensor, list[str]]:
     """Image files of any Pillow format as uint8 (N, C, H, W), and a note of what was changed in each, "" if nothing.
 
@@ -41,6 +46,7 @@ def read_adapted(
     decoded), or has another size where the network's is not square.
     """
     channels, height, width = shape
+    files = pictures(files)
     if channels not in (1, 3):
         raise ValueError(f"image files have 1 channel or 3, the network takes {channels}")
     if not files:

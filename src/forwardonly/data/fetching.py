@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,6 +22,7 @@ from forwardonly.data.sources import (
     Source,
     find,
     folders,
+    has_words,
     incomplete,
     locate,
     md5,
@@ -39,13 +41,15 @@ def fetch(name: str, data_dir: Path | str | None = None, *, progress: bool = Tru
     """The folder that holds the complete, verified set, after downloading missing or damaged files.
 
     It is `data_dir`, else $FORWARDONLY_DATA if that is writable, else the user's cache. None for `digits`, which comes
-    with scikit-learn. Raises ValueError that says which files to put where if the set cannot be fetched.
+    with scikit-learn. With `progress`, the terms of use are said on standard error before a download, and on a terminal
+    a bar shows it. Raises ValueError that says which files to put where if the set cannot be fetched.
     """
     known = source(name)
     if not known.url:
         return None
     root = find(name, data_dir)
-    if root is not None and not any(check["status"] in BAD for check in verify(name, data_dir)):
+    named = root is None or not (root / TINY).is_dir() or name != "tiny-imagenet" or has_words(root)
+    if root is not None and named and not any(check["status"] in BAD for check in verify(name, data_dir)):
         return unpack(known, root)
     choices, part = folders(data_dir), incomplete(name, data_dir)
     if root is None and part is not None and _writable(part[0]):
@@ -55,6 +59,8 @@ def fetch(name: str, data_dir: Path | str | None = None, *, progress: bool = Tru
     if root is None:
         raise ValueError(f"{choices[0]}: no permission to write there, so {name} cannot be fetched into it")
     wanted = [known.archive] if known.archive else list(known.files)
+    if progress:
+        print(f"terms of use of {name}: {known.terms}", file=sys.stderr, flush=True)
     for file in wanted:
         assert file is not None
         _download(name, known, file, root, progress)

@@ -11,6 +11,7 @@ import torch
 from forwardonly.data.formats import split_test
 from forwardonly.data.images import Images
 from forwardonly.data.pictures import pillow_formats, read_with_changes
+from forwardonly.data.ranges import dark
 from forwardonly.data.reading import reading
 from forwardonly.data.seeing import EIGHT_BITS, ON_WHITE, UPRIGHT
 
@@ -22,11 +23,12 @@ PARTS = {
 }
 """The part of a set that a folder of this name holds, in lower case; folders of other names are classes."""
 _CLUTTER = {"__MACOSX", "@eaDir"}  # what macOS's zip and Synology put beside images
-_SUFFIX, _LINK, _NO_FILE, _OUTSIDE = (
+_SUFFIX, _LINK, _NO_FILE, _OUTSIDE, _BELOW = (
     "without the suffix of an image",
     "linked to nothing or to a folder",
     "no plain file",
     "outside the class folders",
+    "folders below",
 )
 _SAID = {
     UPRIGHT: "turned upright by the orientation mark in the file",
@@ -68,6 +70,8 @@ def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | No
     )
     name = root.resolve().name
     notes = _notes(name, len(files), len(classes), below, passed, changes)
+    if black := dark(name, int(pixels.max())):
+        notes = (*notes, black)
     everything = Images(pixels, torch.tensor(labels), classes, name, notes)
     if len(listed) == 1:
         train, test = split_test(everything)
@@ -86,6 +90,28 @@ def list_images(folder: Path) -> list[Path]:
     with reading(folder, "a folder"):
         _, suffixes = pillow_formats()
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
+
+
+def passed_over(folder: Path) -> list[str]:
+    """A sentence on what `list_images` leaves out of `folder`, hidden files aside; nothing if that is nothing."""
+    passed: Passed = defaultdict(list)
+    with reading(folder, "a folder"):
+        there = sorted(p for p in folder.iterdir() if p.name[0] != "." and p.name not in _CLUTTER)
+        _, suffixes = pillow_formats()
+        for path in there:
+            if path.is_dir():
+                passed[_BELOW].append(path)
+            elif path.suffix.lower() not in suffixes:
+                passed[_SUFFIX].append(path)
+            elif not path.is_file():
+                passed[_LINK if path.is_symlink() else _NO_FILE].append(path)
+    over = _counted(passed)
+    hint = "; name the folders below to have their images too" if passed[_BELOW] else ""
+    return [f"{folder}: passed over {', '.join(over)}{hint}"] if over else []
+
+
+def _counted(passed: Passed) -> list[str]:
+    return [f"{len(paths):,} {reason} (such as {paths[0].name})" for reason, paths in passed.items() if paths]
 
 
 def _directories(folder: Path) -> list[Path]:
@@ -162,7 +188,7 @@ def _class_files(folder: Path, passed: Passed) -> list[tuple[str, list[Path]]]:
 def _notes(name: str, images: int, classes: int, below: int, passed: Passed, changes: Counter[str]) -> tuple[str, ...]:
     """What is said of a folder before training: what there is, what was passed over, and how pictures were changed."""
     first = f"{name}: {images:,} images in {classes} classes"
-    over = [f"{len(paths):,} {reason} (such as {paths[0].name})" for reason, paths in passed.items() if paths]
+    over = _counted(passed)
     if below:
         first += f", {below:,} of them in folders below their class's"
     if over:

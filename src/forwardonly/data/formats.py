@@ -17,7 +17,7 @@ import torch
 
 from forwardonly.data.images import Images, hold_out
 from forwardonly.data.pickles import read_pickle
-from forwardonly.data.ranges import to_bytes
+from forwardonly.data.ranges import scale_top, to_bytes
 from forwardonly.data.reading import GIB, UnreadableError, reading
 
 DEFLATE_LIMIT = 1040  # deflate never shrinks further than 1032 to 1; a little more for headers
@@ -101,9 +101,10 @@ def read_cifar_classes(path: Path, key: str) -> tuple[str, ...]:
 def read_npz(path: Path) -> tuple[Images, Images]:
     """(train, test) from numpy's `np.savez(path, x=..., y=...)`; also `x_test`, `y_test`, else a fixed 20 %.
 
-    x: (N, H, W), (N, C, H, W), (N, H, W, C), or features (N, D), which become images of (1, 1, D); whole numbers 0 to
-    255, floats 0 to 1 or truth values. Where the channels are is told by the shape, or by `channel_axis` in the file (1
-    or 3) where that may be read both ways. y: (N,) whole numbers 0 to C-1, each of which must occur.
+    x: (N, H, W), (N, C, H, W), (N, H, W, C), or features (N, D), which become images of (1, 1, D); floats 0 to 1, truth
+    values, or whole numbers 0 to 255, which are spread over that range if none reaches 64. Where the channels are is
+    told by the shape, or by `channel_axis` in the file (1 or 3) where that may be read both ways. y: (N,) whole numbers
+    0 to C-1, each of which must occur.
     """
     arrays = _read_arrays(path)
     needed = ["x", "y", "x_test", "y_test"] if {"x_test", "y_test"} & arrays.keys() else ["x", "y"]
@@ -115,7 +116,8 @@ def read_npz(path: Path) -> tuple[Images, Images]:
         if given.size != 1 or given.ravel()[0] not in (1, 3):
             raise ValueError(f"{path}: channel_axis must be 1, for (N, C, H, W), or 3, for (N, H, W, C)")
         axis = int(given.ravel()[0])
-    (x, notes), y = _pixels(arrays["x"], f"{path}: x", axis), _labels(arrays["y"], f"{path}: y")
+    top = scale_top(*(arrays[key] for key in ("x", "x_test") if key in arrays))
+    (x, notes), y = _pixels(arrays["x"], f"{path}: x", axis, top), _labels(arrays["y"], f"{path}: y")
     present = np.unique(y)
     if not len(y) or present[-1] >= len(y) or len(present) != present[-1] + 1 or len(present) < 2:
         gap = next((i for i, n in enumerate(present) if i != n), len(present))
@@ -126,7 +128,7 @@ def read_npz(path: Path) -> tuple[Images, Images]:
     train = _images(x, y, classes, path, notes)
     if "x_test" not in arrays:
         return split_test(train)
-    test_x, _ = _pixels(arrays["x_test"], f"{path}: x_test", axis)
+    test_x, _ = _pixels(arrays["x_test"], f"{path}: x_test", axis, top)
     if test_x.shape[1:] != x.shape[1:]:
         raise ValueError(f"{path}: images in x_test are {test_x.shape[1:]}, in x {x.shape[1:]}: they must agree")
     return train, _images(test_x, _labels(arrays["y_test"], f"{path}: y_test"), classes, path)
@@ -181,11 +183,14 @@ def read_npy(stream: BinaryIO, size: int, what: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _pixels(x: np.ndarray, what: str, axis: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Any accepted x as contiguous uint8 (N, C, H, W), and notes; `axis` is that of the channels, None if not given."""
+def _pixels(x: np.ndarray, what: str, axis: int | None, top: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Any accepted x as contiguous uint8 (N, C, H, W), and notes.
+
+    axis: that of the channels, None if not given. top: the whole number that is white.
+    """
     if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
         raise ValueError(f"{what} has shape {x.shape}, it must be (N, H, W), (N, C, H, W), (N, H, W, C) or (N, D)")
-    pixels, notes = to_bytes(x, what)
+    pixels, notes = to_bytes(x, what, top)
     if x.ndim == 2:
         pixels = pixels[:, None, None, :]
     elif x.ndim == 3:

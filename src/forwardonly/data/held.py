@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from forwardonly.data.fetching import fetch, unpack
 from forwardonly.data.folders import PARTS, list_images
-from forwardonly.data.formats import TEST_SHARE, read_cifar, read_cifar_classes, read_mnist
+from forwardonly.data.formats import TEST_SHARE
 from forwardonly.data.images import Images
-from forwardonly.data.loading import _CLOTHES, _DIGITS, load
-from forwardonly.data.pictures import read_images, read_tiny_imagenet_test
+from forwardonly.data.known import read_known_test
+from forwardonly.data.loading import load
+from forwardonly.data.pictures import read_images
 from forwardonly.data.reading import reading
-from forwardonly.data.sources import SOURCES, find, locate, source
+from forwardonly.data.sources import SOURCES
 
 
 def load_test(
@@ -31,7 +31,7 @@ def load_test(
     """
     name = str(name_or_path)
     if name in SOURCES and not isinstance(name_or_path, Path) and name != "digits" and image_size is None:
-        return _known_test(name, data_dir), False
+        return read_known_test(name, data_dir), False
     path = Path(name_or_path).expanduser()
     if whole and (name not in SOURCES or isinstance(name_or_path, Path)):
         if os.path.isdir(path) and not _has_parts(path):
@@ -39,21 +39,6 @@ def load_test(
         if os.path.isfile(path) and path.suffix.lower() == ".npz" and not _has_test(path):
             return _all_of(path, image_size), True
     return load(name_or_path, data_dir=data_dir, image_size=image_size).test, False
-
-
-def _known_test(name: str, data_dir: str | Path | None) -> Images:
-    """The test images of a set with files of its own."""
-    root = find(name, data_dir) or fetch(name, data_dir)
-    assert root is not None
-    if name == "tiny-imagenet":
-        return read_tiny_imagenet_test(root)
-    known = source(name)
-    unpack(known, root)
-    files = [path for file in known.files if (path := locate(root, file))]
-    if name in ("mnist", "fashion-mnist"):
-        return read_mnist(files[2], files[3], _DIGITS if name == "mnist" else _CLOTHES, name)
-    labels, names = ("labels", "label_names") if name == "cifar-10" else ("fine_labels", "fine_label_names")
-    return read_cifar([files[-2]], labels, read_cifar_classes(files[-1], names), name)
 
 
 def _has_parts(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forwardonly.names import whole_number
 from forwardonly.targets import Kind
 
 
@@ -60,6 +61,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        kind, where = type(self).__name__, self.images.device
+        return f"<{kind} {self.name!r}: {len(self):,} of {shape} in {len(self.classes)} classes, on {where}>"
 
     @property
     def kind(self) -> Kind:
@@ -138,8 +144,8 @@ def require_contrast(train: Images) -> Images:
         start += 1000
     if len(train) < 2:
         return train
-    low, high = (int(x) for x in first.aminmax()) if first.numel() else (0, 0)
-    seen = f"every pixel is {low}" if low == high else f"pixels from {low} to {high}"
+    low, high = (float(x) for x in first.aminmax()) if first.numel() else (0.0, 0.0)
+    seen = f"every pixel is {low:g}" if low == high else f"pixels from {low:g} to {high:g}"
     raise ValueError(f"{train.name}: all {len(train):,} images for training are alike ({seen}): nothing can be learned")
 
 
@@ -152,11 +158,24 @@ def require_every_class(train: Images) -> Images:
     return train
 
 
+def limited(split: Images, count: int, seed: int) -> Images:
+    """`count` of the images, the same share of every class, drawn by a generator seeded with `seed`; at most all.
+
+    Raises:
+        ValueError: fewer than one image for each class.
+    """
+    least = int((torch.bincount(split.labels) > 0).sum())
+    if count < least:
+        raise ValueError(f"{split.name}: a limit of {count} is less than an image for each of its {least} classes")
+    return split if count >= len(split) else hold_out(split, len(split) - count, seed)[0]
+
+
 def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
     """(kept, held): `count` images held out by a generator seeded with `seed`, each class by its share.
 
     At least one image of each class is kept; ValueError where that cannot be.
     """
+    count, seed = whole_number("the number of images held out", count, 0), whole_number("seed", seed, 0)
     sizes = torch.bincount(split.labels, minlength=len(split.classes))
     possible = int((sizes - 1).clamp(min=0).sum())
     if not 0 <= count <= possible:

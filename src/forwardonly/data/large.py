@@ -144,7 +144,7 @@ def stream(
         about = [key, blake2b(rows.numpy().tobytes(), digest_size=16).hexdigest()]
         names = Names(classes, indices=True)
         found = Indexed(data, expected, names, name, _as_it_is, workers=workers, whole=True, about=about)
-        found.notes = notes
+        found.notes, found.labels = notes, part.labels
         return found
 
     return Splits(*map(opened, splits))

@@ -5,34 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
-
-from forwardonly.data.fetching import fetch, missing, unpack
 from forwardonly.data.folders import read_folder
-from forwardonly.data.formats import read_cifar, read_cifar_classes, read_mnist, read_npz, split_test
-from forwardonly.data.images import Images, Splits, hold_out, require_contrast, require_every_class
-from forwardonly.data.pictures import read_tiny_imagenet
-from forwardonly.data.sources import SOURCES, find, locate, source
-
-_DIGITS = tuple("0123456789")
-_CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+from forwardonly.data.formats import read_npz
+from forwardonly.data.images import Images, Splits, hold_out, limited, require_contrast, require_every_class
+from forwardonly.data.known import read_known
+from forwardonly.data.sources import SOURCES, source
+from forwardonly.names import whole_number
 
 
 def load(
     name_or_path: str | Path,
     *,
     validation: int = 0,
+    limit: int | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     seed: int = 0,
@@ -44,27 +29,30 @@ def load(
 
     validation: how many training images are held out, each class by its share, by a generator seeded with
         `seed`; a folder that has `train`, `val` and `test` has its own validation images, taken instead.
+    limit: how many of the other training images are taken, the same share of every class, by the same seed; validation
+        and test images stay as they are, so that accuracies can be compared. None for all.
     data_dir: where known sets are or are put, by default $FORWARDONLY_DATA, then the user's cache.
     image_size: for folders, the side in pixels to which images are resized and cut.
     What was assumed and passed over is in `train.notes`, a sentence each. Raises ValueError, one sentence, for anything
     wrong with the name, the files or the numbers in them, and for training images that are all alike.
     """
-    name = str(name_or_path)
+    name, validation = str(name_or_path), whole_number("validation", validation, 0)
+    seed = whole_number("seed", seed, 0)
+    limit = None if limit is None else whole_number("limit", limit, 1)
+    image_size = None if image_size is None else whole_number("image_size", image_size, 1)
     if name not in SOURCES or isinstance(name_or_path, Path):
         train, own_validation, test = _read_path(Path(name_or_path).expanduser(), name, image_size)
     elif image_size is not None:
         _, height, width = source(name).shape
         raise ValueError(f"image_size is for folders of images, those of {name} are {height} x {width}")
     else:
-        train, test = _read_known(name, data_dir, download)
+        train, test = read_known(name, data_dir, download=download)
         own_validation = None
     require_contrast(require_every_class(train))
-    if own_validation is not None:
-        return Splits(train, own_validation, test)
-    if validation == 0:
-        return Splits(train, None, test)
-    train, held = hold_out(train, validation, seed)
-    return Splits(train, held, test)
+    held = own_validation
+    if own_validation is None and validation != 0:
+        train, held = hold_out(train, validation, seed)
+    return Splits(train if limit is None else limited(train, limit, seed), held, test)
 
 
 def _read_path(path: Path, name: str, image_size: int | None) -> tuple[Images, Images | None, Images]:
@@ -79,39 +67,3 @@ def _read_path(path: Path, name: str, image_size: int | None) -> tuple[Images, I
         raise ValueError(f"{path}: it is neither a folder of images nor an .npz file")
     source(name)  # raises, with the nearest name
     raise ValueError(f"{path}: there is no such folder or file")
-
-
-def _read_known(name: str, data_dir: str | Path | None, download: bool) -> tuple[Images, Images]:
-    if name == "digits":
-        return _read_digits()
-    known = source(name)
-    root = find(name, data_dir)
-    if root is None and download:
-        root = fetch(name, data_dir)
-    if root is None:
-        raise ValueError(f"{name} is not here and downloading is off: {missing(name, data_dir)}")
-    if name == "tiny-imagenet":
-        return read_tiny_imagenet(root)
-    unpack(known, root)
-    files = [path for file in known.files if (path := locate(root, file))]
-    if name in ("mnist", "fashion-mnist"):
-        classes = _DIGITS if name == "mnist" else _CLOTHES
-        train_images, train_labels, test_images, test_labels = files
-        return read_mnist(train_images, train_labels, classes, name), read_mnist(
-            test_images, test_labels, classes, name
-        )
-    *train, test, meta = files
-    labels, names = ("labels", "label_names") if name == "cifar-10" else ("fine_labels", "fine_label_names")
-    classes = read_cifar_classes(meta, names)
-    return read_cifar(train, labels, classes, name), read_cifar([test], labels, classes, name)
-
-
-def _read_digits() -> tuple[Images, Images]:
-    """Scikit-learn's 1,797 handwritten digits, 8 x 8, whose 17 grey levels are spread over 0 to 255."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ValueError("digits come with scikit-learn: pip install 'forward-only[sklearn]'") from error
-    pixels, labels = load_digits(return_X_y=True)
-    grey = torch.from_numpy(pixels).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
-    return split_test(Images(grey, torch.from_numpy(labels).long(), _DIGITS, "digits"))

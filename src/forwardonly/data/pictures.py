@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from forwardonly.data.images import Images
 from forwardonly.data.reading import UnreadableError, reading
 from forwardonly.data.seeing import DARK, Seen, as_seen, in_mode, is_grey, upright_size
+from forwardonly.data.sources import NAMED_BY_NUMBER, TINY
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,8 +50,17 @@ class _Member:
         return f"{self.archive.filename}:{self.name}"
 
 
+def pictures(files: Sequence[Picture | str] | Path | str) -> list[Picture]:
+    """The files to read, of which some may be named by words; one alone is a list of one."""
+    several = [files] if isinstance(files, str | Path) else files
+    return [Path(file) if isinstance(file, str) else file for file in several]
+
+
 def read_images(
-    files: Sequence[Picture], *, shape: tuple[int, int, int] | None = None, image_size: int | None = None
+    files: Sequence[Picture | str] | Path | str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    image_size: int | None = None,
 ) -> Tensor:
     """Image files of any Pillow format as one uint8 tensor (N, C, H, W), as people see them.
 
@@ -65,9 +75,13 @@ def read_images(
 
 
 def read_with_changes(
-    files: Sequence[Picture], *, shape: tuple[int, int, int] | None = None, image_size: int | None = None
+    files: Sequence[Picture | str] | Path | str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    image_size: int | None = None,
 ) -> tuple[Tensor, Counter[str]]:
     """`read_images`, and how many pictures were turned upright, laid on white, and made 8 bits of 16."""
+    files = pictures(files)
     if not files:
         raise ValueError("there are no image files to read")
     if image_size is not None and image_size < 1:
@@ -115,53 +129,47 @@ def quiet_pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def read_tiny_imagenet_test(root: Path) -> Images:
-    """The test images of Tiny ImageNet, as `read_tiny_imagenet` has them, without those that train."""
-    _, test = read_tiny_imagenet(root, train=False)
-    return test
+def read_tiny_imagenet(root: Path, part: Literal["train", "test"]) -> Images:
+    """A part of Tiny ImageNet, from `tiny-imagenet-200/` or straight from its `.zip` in `root`; the other is not read.
 
-
-def read_tiny_imagenet(root: Path, *, train: bool = True) -> tuple[Images, Images]:
-    """(train, test) of Tiny ImageNet, from `tiny-imagenet-200/` or straight from its `.zip` in `root`.
-
-    Its `val` is our test, as its own test images have no public labels. Images are (3, 64, 64). Without `train` the
-    training images are not decoded, and both are the test images.
+    Its `val` is our test, as its own test images have no public labels. Images are (3, 64, 64).
     """
-    folder, archive = root / "tiny-imagenet-200", root / "tiny-imagenet-200.zip"
+    folder, archive = root / TINY, root / f"{TINY}.zip"
     if folder.is_dir():
-        listed = [p.relative_to(root).as_posix() for p in folder.glob("train/*/images/*.JPEG")]
-        return _tiny_imagenet(listed if train else [], lambda name: root / name, str(folder))
+        paths = [*folder.glob("*.txt"), *(folder.glob("train/*/images/*.JPEG") if part == "train" else ())]
+        listed = [path.relative_to(root).as_posix() for path in paths]
+        return _tiny_imagenet(part, listed, lambda name: root / name, str(folder))
     with reading(archive, "a zip archive"), zipfile.ZipFile(archive) as opened:
-        return _tiny_imagenet(opened.namelist() if train else [], lambda name: _Member(opened, name), str(archive))
+        return _tiny_imagenet(part, opened.namelist(), lambda name: _Member(opened, name), str(archive))
 
 
-def _tiny_imagenet(listed: list[str], member: Callable[[str], Picture], where: str) -> tuple[Images, Images]:
+def _tiny_imagenet(part: str, listed: list[str], member: Callable[[str], Picture], where: str) -> Images:
     def lines(name: str) -> list[list[str]]:
-        with (
-            reading(f"{where}, {name}", "a text of Tiny ImageNet"),
-            member(f"tiny-imagenet-200/{name}").open("rb") as f,
-        ):
+        with reading(f"{where}, {name}", "a text of Tiny ImageNet"), member(f"{TINY}/{name}").open("rb") as f:
             return [line.split("\t") for line in f.read().decode().splitlines() if line]
 
     ids = sorted(line[0] for line in lines("wnids.txt"))
-    words = {line[0]: line[1].split(",")[0] for line in lines("words.txt") if len(line) > 1}
+    words: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    if f"{TINY}/words.txt" in listed:
+        words = {line[0]: line[1].split(",")[0] for line in lines("words.txt") if len(line) > 1}
+    else:
+        notes = (f"{where} has no words.txt, so {NAMED_BY_NUMBER}",)
     shared = Counter(words.get(i, i) for i in ids)
     classes = tuple(words.get(i, i) if shared[words.get(i, i)] == 1 else f"{words.get(i, i)} ({i})" for i in ids)
     index_of = {wnid: number for number, wnid in enumerate(ids)}
-
-    def images(named: list[tuple[str, str]], part: str) -> Images:
-        for name, wnid in named:
-            if wnid not in index_of:
-                raise ValueError(f"{where}: {name} is of class {wnid!r}, which wnids.txt does not list")
-        pixels = read_images([member(name) for name, _ in named], shape=(3, 64, 64))
-        return Images(pixels, torch.tensor([index_of[wnid] for _, wnid in named]), classes, part)
-
-    train = [(n, n.split("/")[2]) for n in sorted(listed) if n.count("/") == 4 and n.split("/")[1] == "train"]
-    test = [(f"tiny-imagenet-200/val/images/{x[0]}", x[1]) for x in lines("val/val_annotations.txt") if len(x) > 1]
-    if any(".." in name or name.count("/") != 3 for name, _ in test):
+    if part == "train":
+        paths = [name for name in sorted(listed) if name.count("/") == 4 and name.endswith(".JPEG")]
+        named = [(name, name.split("/")[2]) for name in paths if name.split("/")[1] == "train"]
+    else:
+        named = [(f"{TINY}/val/images/{x[0]}", x[1]) for x in lines("val/val_annotations.txt") if len(x) > 1]
+    if any(".." in name or name.count("/") != 3 for name, _ in named if part == "test"):
         raise ValueError(f"{where}: val_annotations.txt names a file outside its own folder")
-    held = images(test, "tiny-imagenet")
-    return images([(n, w) for n, w in train if n.endswith(".JPEG")], "tiny-imagenet") if listed else held, held
+    for name, wnid in named:
+        if wnid not in index_of:
+            raise ValueError(f"{where}: {name} is of class {wnid!r}, which wnids.txt does not list")
+    pixels = read_images([member(name) for name, _ in named], shape=(3, 64, 64))
+    return Images(pixels, torch.tensor([index_of[wnid] for _, wnid in named]), classes, "tiny-imagenet", notes)
 
 
 @cache

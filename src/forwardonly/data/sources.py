@@ -173,6 +173,7 @@ SOURCES = {
 }
 NAMES = tuple(SOURCES)
 TINY = "tiny-imagenet-200"
+NAMED_BY_NUMBER = "classes are named by their numbers in WordNet"
 
 
 def source(name: str) -> Source:
@@ -249,10 +250,15 @@ def _lacking(root: Path) -> str | None:
     for part, wanted in (("training", known.train), ("test", known.test)):
         if counts[part] < wanted:
             return f"{counts[part]:,} of {wanted:,} {part} images"
-    for text in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+    for text in ("wnids.txt", "val/val_annotations.txt"):
         if not os.path.isfile(folder / text):
             return f"all images but no {text}"
     return None
+
+
+def has_words(root: Path) -> bool:
+    """Whether Tiny ImageNet's folder in `root` has the names of its classes, without which it can be read too."""
+    return os.path.isfile(root / TINY / "words.txt")
 
 
 def _jpegs(folder: Path) -> int:
@@ -311,7 +317,8 @@ def verify(name: str, data_dir: Path | str | None = None) -> list[Check]:
         tiny = str(root / TINY)
         if part is not None:
             return [Check(file=TINY, path=tiny, status="incomplete", note=part[1])]
-        return [Check(file=TINY, path=tiny, status="unchecked", note="all images are there")]
+        words = "" if has_words(root) else f" but no words.txt, so {NAMED_BY_NUMBER}"
+        return [Check(file=TINY, path=tiny, status="unchecked", note=f"all images are there{words}")]
     if known.archive is not None and not any(locate(root, file) for file in known.files):
         return [_check_archive(known, root)]
     checks = []

@@ -159,6 +159,8 @@ class Indexed(Stream):
         self.workers = workers
         self.whole = whole
         self.about = about
+        self.labels: Tensor | None = None
+        """The labels of all, where they are known without reading."""
         if len(data) == 0:
             raise ValueError(f"{name} is empty: there is no example to learn from.")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forwardonly.network.storage import RESULT, read_result, write_json
+from forwardonly.network.storage import read_history, read_result, write_json
 
 RECORD = "command.json"
 PAUSE = 0.5  # seconds between polls of the running processes
@@ -32,8 +32,8 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its final result."""
-        return (self.folder / RESULT).exists()
+        """Whether the run has its final result; one that could not be measured is resumed, which measures again."""
+        return read_result(self.folder).get("test_accuracy") is not None
 
     def noted(self) -> tuple[str, ...] | None:
         """The options of the command that made the folder; None if there is no record of one."""
@@ -46,10 +46,10 @@ class Job:
             return 1.0
         try:
             training = json.loads((self.folder / "config.json").read_text())["training"]
-            rows = (self.folder / "metrics.jsonl").read_text().splitlines()
         except OSError:
             return 0.0
-        phases = len(json.loads(rows[0])["loss"]) if training["schedule"] == "greedy" and rows else 1
+        rows = read_history(self.folder)
+        phases = len(rows[0]["loss"]) if training["schedule"] == "greedy" and rows else 1
         return min(1.0, len(rows) / (phases * training["epochs"]))
 
 
@@ -108,9 +108,16 @@ def run_all(
 
 
 def read_run(job: Job) -> Finished:
-    """Reads a finished run."""
-    history = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
-    return Finished(job, read_result(job.folder), history)
+    """Reads a finished run.
+
+    Raises:
+        ValueError: it trained, but could not be measured or written.
+    """
+    result = read_result(job.folder)
+    if result.get("test_accuracy") is None:
+        reasons = " ".join(result.get("notes", ())) or f"{job.folder} cannot be written."
+        raise ValueError(f"The run {job.folder.name} has no test accuracy: {reasons}")
+    return Finished(job, result, read_history(job.folder))
 
 
 def _claim(job: Job) -> None:

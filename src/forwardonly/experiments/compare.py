@@ -11,7 +11,7 @@ from forwardonly.experiments import report as reports
 from forwardonly.experiments.batch import Finished, Job, Standing, run_all
 from forwardonly.measure.statistics import holm, mean_and_deviation, paired_test
 from forwardonly.names import nearest
-from forwardonly.network.storage import write_json
+from forwardonly.network.storage import read_config, write_json
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def compare(
         progress: called twice a second.
 
     Returns:
-        `arms`, `tests` and `report`, as `forwardonly compare --json` prints them.
+        `arms`, `tests`, `notes` and `report`, as `forwardonly compare --json` prints them.
 
     Raises:
         ValueError: invalid options, a run that failed, or a folder with runs of other options.
@@ -104,6 +104,7 @@ def compare(
         "tests": [
             test for name in data for test in tests({arm: runs for (d, arm), runs in groups.items() if d == name}, name)
         ],
+        "notes": notes(groups),
         "report": str(out / "report.html"),
     }
     title = f"{', '.join(rules)} on {', '.join(data)}"
@@ -118,6 +119,19 @@ def group_runs(
     """Finished runs in the order and under the keys of the planned jobs."""
     by_folder = {run.job.folder: run for run in done}
     return {key: [by_folder[job.folder] for job in jobs] for key, jobs in planned.items()}
+
+
+def notes(groups: Mapping[tuple[str, str], Sequence[Finished]]) -> list[str]:
+    """What runs noted of their data, each sentence once, and of their results, the first of each arm."""
+    found: dict[str, None] = {}  # in order
+    for (data, arm), runs in groups.items():
+        noted = [text for run in runs for text in run.result.get("notes", ())]
+        for run in runs:
+            found.update(dict.fromkeys(read_config(run.job.folder).get("data", {}).get("notes", ())))
+        if noted:
+            more = f" ({len(noted) - 1} more of this arm's notes are in the runs' result.json)" if noted[1:] else ""
+            found[f"{arm} on {data}: {noted[0]}{more}"] = None
+    return list(found)
 
 
 def summary(data: str, arm: str, runs: Sequence[Finished]) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """A run's diagnosis as an HTML page with figures, in the run's folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from forwardonly.experiments import figures
 from forwardonly.experiments.report import card, document, table
-from forwardonly.network.storage import write_atomically
+from forwardonly.network.storage import METRICS, read_history, write_atomically
 
 QUANTITIES = {
     "margin": "margin",
@@ -20,7 +19,21 @@ QUANTITIES = {
 
 
 def write(run: Path, found: Mapping[str, Any]) -> Path:
-    """Draws the result of `measure.diagnose`, and its history if the run was trained with `--diagnose`."""
+    """Draws the result of `measure.diagnose`, and its history if the run was trained with `--diagnose`.
+
+    Raises:
+        ValueError: the run's metrics are damaged.
+    """
+    try:
+        body = _body(run, found)
+    except (KeyError, TypeError, IndexError, AttributeError) as problem:
+        raise ValueError(f"{run / METRICS} is damaged: {type(problem).__name__} in a row.") from None
+    path = run / "diagnosis.html"
+    write_atomically(path, document(f"{run.resolve().name}: block by block", body).encode())
+    return path
+
+
+def _body(run: Path, found: Mapping[str, Any]) -> str:
     rows = [
         [f"block {k + 1}", *(f"{block[name]:.4g}" for name in QUANTITIES)] for k, block in enumerate(found["blocks"])
     ]
@@ -39,9 +52,7 @@ def write(run: Path, found: Mapping[str, Any]) -> Path:
         body.append(f"<h2>in training, on the validation images</h2>{figures.legend(key)}")
         body.append(f'<div class="grid">{"".join(cards)}</div>')
     body += _assignments(run, found["assignments"], [block["accuracy"] for block in found["blocks"]])
-    path = run / "diagnosis.html"
-    write_atomically(path, document(f"{run.resolve().name}: block by block", "".join(body)).encode())
-    return path
+    return "".join(body)
 
 
 def _assignments(run: Path, found: Sequence[Mapping[str, Any]], accuracies: Sequence[float]) -> list[str]:
@@ -55,7 +66,7 @@ def _assignments(run: Path, found: Sequence[Mapping[str, Any]], accuracies: Sequ
         )
         for one in found
     ]
-    history = [row for row in _metrics(run) if "assignment_entropy" in row]
+    history = [row for row in read_history(run) if "assignment_entropy" in row]
     if history:
         epochs = [row["epoch"] + 1 for row in history]
         series = [
@@ -74,15 +85,7 @@ def _assignments(run: Path, found: Sequence[Mapping[str, Any]], accuracies: Sequ
 
 def _history(run: Path) -> list[dict[str, Any]]:
     """The epochs in which free-riding was measured."""
-    return [row for row in _metrics(run) if "free_riding" in row]
-
-
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    """The run's metrics of each epoch; none if the file is missing or damaged."""
-    try:
-        return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
+    return [row for row in read_history(run) if "free_riding" in row]
 
 
 def _curve(history: list[dict[str, Any]], name: str, label: str) -> str:

@@ -62,7 +62,7 @@ def reproduce(
         "rows": rows,
         "scale": scale,
         "unit": table.unit,
-        "says": list(table.says),
+        "says": sentences(table, seeds),
         "tests": [
             test
             for group in table.compared
@@ -76,11 +76,18 @@ def reproduce(
         arms=[summary(data, arm, runs) for (data, arm), runs in groups.items()],
         tests=result["tests"],
         before=reports.card(f"paper and ours: {table.unit}", reports.table(COLUMNS, [cells(row) for row in rows])),
-        notes=table.says,
+        notes=result["says"],
     )
     reports.write(out / "report.html", content)
     write_json(out / "reproduction.json", result)
     return result
+
+
+def sentences(table: recipes.Table, seeds: int | None) -> list[str]:
+    """How the runs differ from the paper's, and how many seeds there are."""
+    count = table.seeds if seeds is None else seeds
+    usual = "" if count == table.seeds else f", where the scale has {table.seeds}"
+    return [*table.says, f"Seeds: {count}{usual}."]
 
 
 COLUMNS = ("", "paper", "ours", "std", "n")

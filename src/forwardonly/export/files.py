@@ -4,9 +4,11 @@ Shapes: B batch, C classes, L blocks.
 """
 
 import contextlib
+import json
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from forwardonly.export.step import TrainingStep, input_type, unchecked
 from forwardonly.network.network import Network
@@ -22,6 +25,8 @@ from forwardonly.network.storage import save, write_atomically, write_json
 
 Format = Literal["safetensors", "torch-export", "onnx"]
 SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}
+COLOUR = {1: "L", 3: "RGB"}
+"""Pillow's name of the colours of images with so many channels."""
 SCORES = ["scores", "block_scores"]
 
 
@@ -29,8 +34,10 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     """Writes a network for prediction to a folder. Returns its files.
 
     `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The other formats give one file
-    `model` that maps `images` (B, channels, height, width) to `scores` (B, C) and `block_scores` (L, B, C), for any B.
-    Images are uint8, or float32 if the network was trained on features, which are then not checked for NaN.
+    `model` that maps `images` (B, channels, height, width) to `scores` (B, C) and `block_scores` (L, B, C), for any B;
+    of a model that `localize` cut, its own inputs by their names. Images are uint8, or float32 if the network was
+    trained on features, which are then not checked for NaN. The file says so itself: `input_about` is in it, in ONNX as
+    metadata and in a torch-export as the extra file `about.json`.
 
     Raises:
         ValueError: the folder cannot be written, or a package is missing.
@@ -39,10 +46,21 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     if format == "safetensors":
         save(network, folder)
         return [folder / "config.json", folder / "model.safetensors"]
-    images = torch.zeros(2, *network.shape, dtype=input_type(network))
     with _evaluating(network):
-        program = torch.export.export(_Scores(network), (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    return [_write(program, folder / f"model{SUFFIX[format]}", ["images"], SCORES)]
+        inputs = network.blank(2)
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
+            inputs = inputs.to(input_type(network))
+        batch = Dim("batch", min=1)
+        shapes = (tree_map(lambda tensor: {0: batch}, inputs),)
+        program = torch.export.export(_Scores(network), (inputs,), dynamic_shapes=shapes)
+    return [_write(program, folder / f"model{SUFFIX[format]}", input_names(inputs), SCORES, input_about(network))]
+
+
+def input_names(inputs: Any) -> list[str]:
+    """Names of a graph's inputs: "images", or those of a model's own arguments, numbered where they have none."""
+    if isinstance(inputs, Tensor):
+        return ["images"]
+    return list(inputs) if isinstance(inputs, Mapping) else [f"input_{index}" for index in range(len(inputs))]
 
 
 def export_training_step(network: Network, step: TrainingStep, folder: str | Path, *, format: Format) -> list[Path]:
@@ -66,10 +84,11 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
         predicting = torch.export.export(_ScoresOf(network), (images, weights), dynamic_shapes=shapes)
     state, interface = folder / "state.safetensors", folder / "interface.json"
     write_atomically(state, safetensors.torch.save(step.state))
-    write_json(interface, _interface(step, list(weights)))
+    about = input_about(network)
+    write_json(interface, {**_interface(step, list(weights)), "about": about})
     return [
-        _write(whole, folder / f"training-step{suffix}", step.inputs, step.outputs),
-        _write(predicting, folder / f"prediction{suffix}", ["images", *weights], SCORES),
+        _write(whole, folder / f"training-step{suffix}", step.inputs, step.outputs, about),
+        _write(predicting, folder / f"prediction{suffix}", ["images", *weights], SCORES, about),
         state,
         interface,
     ]
@@ -82,7 +101,7 @@ class _Scores(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Any) -> tuple[Tensor, Tensor]:
         scores = self.network.scores(images)
         return self.network.readout(scores), scores
 
@@ -100,6 +119,32 @@ class _ScoresOf(nn.Module):
         return given
 
 
+def input_about(network: Network) -> dict[str, str]:
+    """What an exported network takes and what its scores are of, for a program that has nothing but the file.
+
+    `input` is a sentence; `channels`, `height` and `width` are numbers, `colour` is L or RGB for images that pictures
+    can become; `classes` is a number, and `class_names` a JSON list in the order of the scores, if the network has
+    learned any.
+    """
+    named = {} if network.class_names is None else {"class_names": json.dumps(list(network.class_names))}
+    if len(network.shape) != 3:
+        return {"classes": str(network.classes), "input": "what the model that was cut takes", **named}
+    channels, height, width = network.shape
+    about = {"channels": str(channels), "height": str(height), "width": str(width), "classes": str(network.classes)}
+    shape = f"(batch, {channels}, {height}, {width})"
+    if input_type(network) != torch.uint8:
+        about["input"] = f"features, float32 {shape}, as the network was trained on"
+    elif channels in COLOUR:
+        about["colour"] = COLOUR[channels]
+        about["input"] = (
+            f"pixels, uint8 0 to 255 {shape}, {COLOUR[channels]}: a picture upright, laid on white, its shorter side "
+            f"resized (bicubic) and the centre cut out, as fo.data.read_adapted does"
+        )
+    else:
+        about["input"] = f"pixels, uint8 0 to 255 {shape}"
+    return {**about, **named}
+
+
 def _interface(step: TrainingStep, weights: Sequence[str]) -> dict[str, Any]:
     examples = dict(zip(step.inputs, step.examples, strict=True))
     return {
@@ -113,11 +158,13 @@ def _interface(step: TrainingStep, weights: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Path:
-    """Writes a program in the format of the path's suffix."""
+def _write(
+    program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str], about: dict[str, str]
+) -> Path:
+    """Writes a program in the format of the path's suffix, with `about` in it."""
     if path.suffix == ".pt2":
         temporary = path.with_name(f".{path.stem}.tmp.pt2")
-        torch.export.save(program, temporary)
+        torch.export.save(program, temporary, extra_files={"about.json": json.dumps(about)})
         temporary.replace(path)
         return path
     try:
@@ -130,8 +177,23 @@ def _write(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs:
             program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False
         )
     assert converted is not None
-    write_atomically(path, converted.model_proto.SerializeToString())
+    model = converted.model_proto
+    _name_batch(model.graph)
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=value)
+    write_atomically(path, model.SerializeToString())
     return path
+
+
+def _name_batch(graph: Any) -> None:
+    """Calls the free axis of an ONNX graph `batch`, which the exporter names by a symbol of its own, such as s34."""
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    if not symbol:  # a training step has a batch of one size
+        return
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(rf"\b{symbol}\b", "batch", axis.dim_param)
 
 
 @contextlib.contextmanager

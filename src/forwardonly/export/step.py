@@ -159,7 +159,7 @@ class _Loop(nn.Module):
                 logits = functional_call(network.label_classifier, learned, (passed,)).sum(0)
                 wrong = race(labels, logits.detach(), values["chance"])
         batch = Batch(network.present(images, labels, wrong=wrong), labels)
-        return whole_step(network.row, updates, batch, Context("fp32"))
+        return whole_step(network, updates, batch, Context("fp32"))
 
 
 def race(labels: Tensor, logits: Tensor, chance: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from forwardonly.data.inputs import Inputs, each
 from forwardonly.data.taking import take
 from forwardonly.labels import wrong_labels
 from forwardonly.measure.accuracy import matched
-from forwardonly.network.block import local_losses
 from forwardonly.network.network import Network
 from forwardonly.rules import ContrastiveRule
 
@@ -84,7 +83,7 @@ def _gradients(
     incoming = trial.present(*batch, wrong=wrong)
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(0)
-        for loss in local_losses(trial.row, incoming, batch[1]):
+        for loss in trial.local_losses(incoming, batch[1]):
             loss.backward(retain_graph=True)  # so that a leak is found instead of raising an error
     return [
         {name: parameter.grad for name, parameter in block.named_parameters() if parameter.grad is not None}

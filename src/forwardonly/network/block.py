@@ -4,18 +4,16 @@ The wall is the guarantee of this library: a block passes on a detached signal, 
 block to another, regardless of their bodies and rules.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from forwardonly.network.signal import Signal, main_path
 from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
 from forwardonly.rules.base import PeersNeeded
-
-Signal = Tensor | tuple[Tensor, ...]
-"""The input of a block: one tensor, or in residual networks the main path and the shortcut."""
 
 Join = Callable[[Tensor, Signal], Signal]
 """Combines a block's output with its input into the next signal; has no parameters."""
@@ -90,37 +88,6 @@ def is_frozen(module: nn.Module) -> bool:
     """Whether a module has parameters, none of which is trained (`requires_grad_(False)`)."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-
-
-def main_path(signal: Signal) -> Tensor:
-    """The tensor of a signal that a body receives."""
-    return signal if isinstance(signal, Tensor) else signal[0]
-
-
-def local_losses(row: Sequence[Block], incoming: Signal, labels: Tensor) -> Iterator[Tensor]:
-    """Each block's loss on one batch, with its graph; the weights do not change.
-
-    Under a rule that reads the goodness of all others, the first loss follows once the last block has computed.
-    """
-    if row[0].needs_peers == "all":
-        yield from losses_among_all(row, incoming)
-        return
-    peers = None
-    for block in row:
-        activation, loss, goodness = block.judge(incoming, labels, peers)
-        incoming, peers = block.pass_on(activation, incoming), block.peers_behind(peers, goodness)
-        yield loss
-
-
-def losses_among_all(row: Sequence[Block], incoming: Signal) -> list[Tensor]:
-    """The losses of blocks that read the goodness of all others; the graphs of all blocks are alive at once."""
-    streams = []
-    for block in row:
-        activation = block(incoming)
-        streams.append(block.contrastive_rule.streams(activation))
-        incoming = block.pass_on(activation, incoming)
-    goodness = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
-    return [block.contrastive_rule.loss(*own, goodness) for block, own in zip(row, streams, strict=True)]
 
 
 def _judge(block: Block, incoming: Signal, labels: Tensor, peers: PeerGoodness | None) -> Judged:

@@ -8,10 +8,11 @@ import torch
 
 from forwardonly import bodies, rules
 from forwardonly.names import name_in, nearest, refuse_unknown
-from forwardonly.network.block import Block, Signal
+from forwardonly.network.block import Block
 from forwardonly.network.network import Network
 from forwardonly.network.prepare import Input
 from forwardonly.network.readout import Kind
+from forwardonly.network.signal import Signal
 
 
 def build(
@@ -83,7 +84,7 @@ def from_config(config: Mapping[str, Any]) -> Network:
     """
     try:
         shape = [int(size) for size in config["shape"]]
-        body, rule = _body(config["body"]), _rule(config["rule"])
+        body, rule = _body(config["body"]), rule_of(config["rule"])
         network = build(body, shape, rule=rule, readout=config["readout"], standardise=config.get("standardise"))
     except (KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
@@ -130,7 +131,7 @@ def _body(config: Mapping[str, Any]) -> bodies.Body:
     return bodies.TABLE[name](**options)
 
 
-def _rule(config: Mapping[str, Any]) -> rules.Rule:
+def rule_of(config: Mapping[str, Any]) -> rules.Rule:
     """The rule or preset that a config describes."""
     options = _options(config)
     return rules.make(options.pop("name"), classes=options.pop("classes"), **options)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.network.block import Block, Signal
+from forwardonly.network.block import Block
+from forwardonly.network.signal import Signal
 from forwardonly.rules import ContrastiveRule
 
 ROWS = 2048  # candidates in one pass: enough to keep a processor busy, few enough to stay in its caches

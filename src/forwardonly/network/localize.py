@@ -1,280 +1,334 @@
-"""Cuts a user's own model into locally trained blocks, without editing it.
+"""Cuts a user's own model into locally trained blocks, without editing it and without tracing it.
 
-The model is traced by torch.fx and cut where a single tensor carries everything that later layers need, so that a wall
-can stand there. Weights are the model's own, not copies.
+Where walls can stand is seen in one forward pass (`walls.py`), and what rules read there in its graph (`layout.py`).
+The model then runs as it was written; a wall is a hook that detaches what passes it.
 """
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 
-from forwardonly.bodies import Layer
-from forwardonly.network.build import assemble
+from forwardonly.names import name_in, nearest
+from forwardonly.network import models
+from forwardonly.network.build import rule_of
+from forwardonly.network.cuts import cuts_at
+from forwardonly.network.localized import Cut, Localized
 from forwardonly.network.network import Network
+from forwardonly.network.prepare import Form, form_of
+from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
-from forwardonly.rules import Rule
+from forwardonly.network.signal import detached, tensors_in
+from forwardonly.network.walled import Walled
+from forwardonly.network.walls import Recording, Wall, balanced, candidates, head_of, record, settle
+from forwardonly.rules import TABLE, ContrastiveRule, Rule
 
-WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd)
+TOO_LARGE = 0.6
+"""Share of the trained weights in one block above which it is said."""
 
 
-Part = list[fx.Node]
-"""Consecutive nodes of the traced graph that become one block."""
+class LargeBlockWarning(UserWarning):
+    """Most of a model is in one block."""
 
 
 def localize(
-    model: nn.Module,
+    model: nn.Module | str,
     rule: Rule,
+    example: Any,
     *,
-    shape: Sequence[int],
-    depth: int | None = None,
-    pattern: str | None = None,
+    blocks: int | str | Sequence[str] = "auto",
     keep_head: bool = False,
+    channels: Channels | None = None,
     readout: Kind = "sum",
+    seed: int = 0,
+    **options: Any,
 ) -> Network:
     """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
 
-    By default every module directly under the model that has a convolution or a linear layer is a block: the stages of
-    a torchvision or timm network, the layers of an nn.Sequential. Modules without either, and norms, belong to the
-    block before.
+    The model runs as it was written, with any control flow, skips and inputs. Walls stand where every weight is reached
+    by one block's loss alone. What is behind the last wall, such as the model's classifier, is not trained: each rule
+    computes class scores itself.
 
     Args:
-        model: any network that torch.fx can trace: no branches that depend on the values of tensors.
+        model: any module; or the name of one to build, "timm:resnet18" or "hf:FOLDER" (a Hugging Face model), with
+            which `fo.load` builds it again.
         rule: of every block; backprop makes the whole model one block.
-        shape: of one image: channels, height, width.
-        depth: how far down in the model's tree of modules to cut: 1 cuts `layer1` from `layer2`, 2 `layer1.0` from
-            `layer1.1`.
-        pattern: instead of `depth`, a regular expression: a block ends behind every module whose full name it matches.
-        keep_head: keep a last linear layer that gives the model's output; otherwise it is left out, because each rule
-            computes class scores itself.
+        example: a few inputs, with the batch on axis 0: a tensor, a tuple of arguments or a dict of named ones. A
+            tensor (B, C, H, W) stands for images, which are scaled and standardised; everything else goes to the model
+            as it is.
+        blocks: "auto" opens sequences and whatever has more than half of the weights; a number makes so many blocks,
+            as even in weights as their order allows; names are those of the modules behind which the walls are to
+            stand; any other text is a regular expression that those names match.
+        keep_head: train a last linear layer that gives the model's output; otherwise it is left out.
+        channels: which axis of every signal holds the channels, where the model does not show it.
         readout: how the blocks' scores become the network's.
+        seed: of the rules' initial weights.
+        options: of a model that is named.
 
     Raises:
-        ValueError: the model cannot be traced, does not take such images, is not float32, the pattern matches no module
-            or one that no wall can stand behind, two blocks would share weights, or a block's output is neither maps
-            (B, K, H, W) nor features (B, D).
+        ValueError: the model does not take the example, no wall can stand in it, a name is not one of its modules or no
+            wall can stand there, two blocks would share weights, a weight is not float32, or a signal cannot be read.
     """
-    if depth is not None and (pattern is not None or depth < 1):
-        raise ValueError("Give depth, 1 or more, or pattern, but not both.")
+    source = None
+    if isinstance(model, str):
+        model, source = models.build(model, options), {"name": model, "options": options}
+    elif options:
+        raise ValueError(f"{next(iter(options))!r} is no option of localize: options are for a model that is named.")
+    else:
+        source = models.source_of(model)
+    _require_float32(model)
+    form = form_of(example)
+    images = isinstance(example, Tensor) and example.dim() == 4
+    if isinstance(rule, ContrastiveRule) and not images:
+        raise ValueError(
+            f"{name_in(TABLE, rule)} writes labels into images, and the example is none: choose a rule with one pass, "
+            "such as projection."
+        )
+    inputs = _float(example) if images else example
+    training = model.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        plain = _run(model.eval(), inputs)
+        walls = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        cuts = cuts_at(model, inputs, walls, channels)
+        torch.manual_seed(seed)
+        config = _config(source, cuts, rule, form, readout, images)
+        network = Localized(model, cuts, rule, form, images=images, readout=readout, config=config)
+        _check(network.walled.eval(), inputs, plain)
+    model.train(training)
+    return network.train()
+
+
+def unlocalize(network: Network) -> nn.Module:
+    """The plain model in a network that `localize` made, with its weights as they are now.
+
+    Raises:
+        ValueError: the network was not made of a model.
+    """
+    if not isinstance(network, Localized):
+        raise ValueError("This network has no model of its own: only what fo.localize made can be given back.")
+    return network.model
+
+
+def rebuilt(config: Mapping[str, Any], model: nn.Module | None = None) -> Localized:
+    """The network that a config describes, around `model` or the model that the config names.
+
+    Raises:
+        ValueError: the config names no model that can be built, and none is given; or the model has other weights.
+    """
+    source = config["model"]
+    if model is None:
+        if source is None:
+            raise ValueError(
+                "The network was made of a model that only its own code builds: give it, as fo.load(folder, model=...)."
+            )
+        model = models.rebuilt(source)
+    names = dict(model.named_parameters())
+    cuts = []
+    for cut in config["cuts"]:
+        reading = Reading([Layout(**layout) for layout in cut["read"]])
+        missing = next((name for name in cut["weights"] if name not in names), None)
+        if missing is not None:
+            raise ValueError(f"The model has no weight {missing!r}, which the saved network has: it is another model.")
+        cuts.append(Cut(cut["wall"], cut["weights"], reading, cut["shape"]))
+    rule = rule_of(config["rule"])
+    network = Localized(
+        model, cuts, rule, config["form"], images=config["images"], readout=config["readout"], config=config
+    )
+    if config["images"]:
+        network.prepare.input = config.get("input")
+    return network
+
+
+def _require_float32(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
-        if weight.dtype != torch.float32:
+        if weight.is_floating_point() and weight.dtype != torch.float32:
             raise ValueError(
                 f"The model's weights must be float32, but {name!r} is {str(weight.dtype).removeprefix('torch.')}: "
                 "call model.float() before, and choose precision bf16 in training for half the bytes."
             )
-    graph = _trace(model)
-    nodes = [node for node in graph.graph.nodes if node.op not in ("placeholder", "output")]
-    source = next(node for node in graph.graph.nodes if node.op == "placeholder")
-    if not keep_head:
-        nodes = _without_head(nodes, graph)
-    if pattern is None:
-        parts = _by_depth(nodes, source, graph, 1 if depth is None else depth)
-    else:
-        parts = _by_pattern(nodes, source, pattern)
-    if not rule.end_to_end:
-        _refuse_shared_weights(parts, graph)
-    layers = [Layer(body) for body in _modules(parts, source, graph)]
-    with torch.no_grad():
-        signal = torch.zeros(2, *shape)
-        for index, layer in enumerate(layers):
-            signal = _readable(_tried(layer.body, signal, shape), index, parts[index])
-    return assemble([Layer(layer.body.train()) for layer in layers], shape, rule, readout=readout)
 
 
-def _trace(model: nn.Module) -> fx.GraphModule:
+def _float(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Buffers, such as running statistics, are as before when the context ends, and gradients are none."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        graph = fx.symbolic_trace(model)
-    except Exception as problem:  # tracing runs the model's own code, which may raise anything
-        raise ValueError(f"The model cannot be traced by torch.fx: {str(problem).splitlines()[0]}.") from None
-    inputs = [node for node in graph.graph.nodes if node.op == "placeholder" and node.users]
-    if len(inputs) != 1:
-        raise ValueError(f"The model must have one input, images, not {len(inputs)}.")
-    return graph
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in before and before[name].shape == buffer.shape:
+                    buffer.copy_(before[name])
 
 
-def _without_head(nodes: list[fx.Node], graph: fx.GraphModule) -> list[fx.Node]:
-    """Drops a last linear layer, if trained layers remain, and the flattening and pooling before it."""
-    weighed = [index for index, node in enumerate(nodes) if _has_weights(node, graph)]
-    if (
-        len(weighed) < 2
-        or weighed[-1] != len(nodes) - 1
-        or not isinstance(graph.get_submodule(str(nodes[-1].target)), nn.Linear)
-    ):
-        return nodes
-    nodes = nodes[:-1]
-    while nodes and _only_shapes(nodes[-1], graph):
-        nodes = nodes[:-1]
-    return nodes
+def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """The tensors of the model's output.
+
+    Raises:
+        ValueError: it does not take such inputs.
+    """
+    try:
+        with torch.no_grad():
+            return tensors_in(detached(Walled(model, ())(inputs)))
+    except Exception as problem:  # a model may raise anything
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
+        raise ValueError(f"The model does not take the example {_words(inputs)}: {reason}.") from None
 
 
-def _only_shapes(node: fx.Node, graph: fx.GraphModule) -> bool:
-    """Whether a node is a flattening, pooling to 1 x 1 or dropout in front of a classifier."""
-    if node.op == "call_module":
-        kinds = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.Identity, nn.Dropout)
-        return isinstance(graph.get_submodule(str(node.target)), kinds)
-    return node.target in (
-        torch.flatten,
-        "flatten",
-        "view",
-        "reshape",
-        "mean",
-        nn.functional.adaptive_avg_pool2d,
-        torch.mean,
+def _words(inputs: Any) -> str:
+    """An example's sizes, in words."""
+    return ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors_in(inputs)) or "without a tensor"
+
+
+def _walls(
+    model: nn.Module, inputs: Any, blocks: int | str | Sequence[str], keep_head: bool, end_to_end: bool
+) -> list[Wall]:
+    """The walls of a model, which stand in evaluation and in training."""
+    evaluating = record(model.eval(), inputs)
+    with _unchanged(model):
+        training = record(model.train(), inputs)
+    model.eval()
+    head = None if keep_head else head_of(evaluating)
+    few = blocks + 1 if isinstance(blocks, int) and not isinstance(blocks, bool) else 0
+    found = [wall for wall in candidates(evaluating, few, head) if not _only(wall, head, evaluating)]
+    if not found:
+        raise ValueError("No wall can stand in the model: none of its modules with weights is called exactly once.")
+    if end_to_end:
+        blocks = 1
+    names = _chosen(found, evaluating, blocks)
+    walls = _standing(names, evaluating, training, strict=not isinstance(blocks, int) and blocks != "auto")
+    if len(walls) == 1 and blocks != 1:
+        _, fallen = settle(list(evaluating.ends), evaluating)
+        shared = next((_tied(weight, evaluating) for weight in fallen.values() if weight), "")
+        raise ValueError(
+            "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to learn "
+            f"from its own loss alone{', but ' + shared if shared else ''}. blocks=1 takes it so."
+        )
+    total = sum(evaluating.sizes[name] for wall in walls for name in wall.weights)
+    largest = max(walls, key=lambda wall: sum(evaluating.sizes[name] for name in wall.weights))
+    share = sum(evaluating.sizes[name] for name in largest.weights) / max(total, 1)
+    if len(walls) > 1 and share > TOO_LARGE:
+        warnings.warn(
+            f"The block behind {largest.name!r} has {100 * share:.0f} % of the trained weights: most of the model "
+            "learns by backprop.",
+            LargeBlockWarning,
+            stacklevel=3,
+        )
+    return walls
+
+
+def _only(wall: Wall, head: str | None, recording: Recording) -> bool:
+    """Whether the only matrix between a wall and those before is that of the model's head."""
+    weights = dict(recording.modules[""].named_parameters())
+    matrices = {name.rpartition(".")[0] for name in wall.weights if weights[name].dim() > 1}
+    return head is not None and matrices == {head}
+
+
+def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Sequence[str]) -> list[str]:
+    """Names of the walls that are asked for; the last one that was found is always among them."""
+    order = list(recording.ends)
+    if blocks == "auto":
+        return [wall.name for wall in found]
+    if isinstance(blocks, int):
+        if not 1 <= blocks <= len(found):
+            raise ValueError(f"The model can be cut into 1 to {len(found)} blocks, not {blocks}.")
+        return balanced(found, recording.sizes, blocks)
+    if isinstance(blocks, str):
+        try:
+            wanted = re.compile(blocks)
+        except re.error as problem:
+            raise ValueError(f"blocks {blocks!r} is not a regular expression: {problem}.") from None
+        names = [name for name in order if wanted.fullmatch(name)]
+        if not names:
+            raise ValueError(f"blocks {blocks!r} matches no module that the model calls once.")
+    else:
+        names = list(blocks)
+        for name in names:
+            if name not in recording.modules:
+                raise ValueError(f"The model has no module {name!r}: {nearest(name, recording.modules)}")
+            if name not in recording.ends:
+                raise ValueError(f"No wall can stand behind {name!r}: the model does not call it exactly once.")
+    last = found[-1].name
+    return sorted({*names, last}, key=order.index)
+
+
+def _tied(weight: str, recording: Recording) -> str:
+    """In words, that two blocks reach a weight."""
+    other = recording.others.get(weight)
+    if other is None:
+        return f"{weight!r} is used on both sides of it"
+    return f"{weight!r} and {other!r} are one weight, used on both sides of it"
+
+
+def _standing(names: Sequence[str], evaluating: Recording, training: Recording, strict: bool) -> list[Wall]:
+    """The walls that stand in both modes. Each has the weights that its block reaches in either.
+
+    Raises:
+        ValueError: one that was asked for by name does not.
+    """
+    while True:
+        walls, fallen = settle(names, evaluating)
+        again, more = settle([wall.name for wall in walls], training)
+        fallen = {**fallen, **more}
+        if strict and fallen:
+            name, weight = next(iter(fallen.items()))
+            why = _tied(weight, evaluating) if weight else "no weight is before it"
+            raise ValueError(f"No wall can stand behind {name!r}: {why}.")
+        names = [wall.name for wall in again]
+        if len(again) < len(walls):
+            continue
+        owners: dict[str, int] = {}
+        clash = None
+        for some in (walls, again):
+            for index, wall in enumerate(some):
+                for weight in set(wall.weights) - evaluating.frozen:
+                    if owners.setdefault(weight, index) != index:
+                        clash = min(owners[weight], index)
+        if clash is None:
+            found, taken = [], set[str]()
+            for one, two in zip(walls, again, strict=True):
+                own = {*one.weights, *two.weights} - taken
+                taken |= own
+                found.append(Wall(one.name, tuple(sorted(own))))
+            return found
+        names.pop(clash)
+
+
+def _check(walled: Walled, inputs: Any, plain: Sequence[Tensor]) -> None:
+    """Raises ValueError unless the model with walls gives what it gave without, to the bit, twice."""
+    for _ in range(2):
+        with torch.no_grad():
+            output = walled.walk(inputs, lambda index, arrival: detached(arrival.signal), whole=True)
+        again = tensors_in(output)
+        if len(again) != len(plain) or not all(map(_same, again, plain)):
+            raise ValueError(
+                "The model gives other outputs for the same inputs each time it runs, in evaluation too: it cannot be "
+                "compared with itself, so it is not cut."
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(
+        torch.equal(one, other) or torch.allclose(one, other, 0, 0, equal_nan=True)
     )
 
 
-def _has_weights(node: fx.Node, graph: fx.GraphModule) -> bool:
-    if node.op != "call_module":
-        return False
-    return any(isinstance(part, WEIGHTS) for part in graph.get_submodule(str(node.target)).modules())
-
-
-def _owner(node: fx.Node) -> str:
-    """Dotted name of the module that a node runs in: the called module, else the module that made the call."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack")
-    return next(reversed(stack)) if stack else ""
-
-
-def _crossing(nodes: Sequence[fx.Node], source: fx.Node) -> list[bool]:
-    """For each node, whether it alone carries what later nodes need, so that a wall can stand behind it."""
-    index_of = {node: index for index, node in enumerate(nodes)}
-    last_use = {
-        node: max((index_of[user] for user in node.users if user in index_of), default=-1) for node in [source, *nodes]
+def _config(source: Any, cuts: Sequence[Cut], rule: Rule, form: Form, readout: Kind, images: bool) -> dict[str, Any]:
+    return {
+        "model": source,
+        "cuts": [cut.describe() for cut in cuts],
+        "shape": list(form.get("sizes", ())),
+        "form": form,
+        "images": images,
+        "rule": {"name": name_in(TABLE, rule), **rule.options()},
+        "readout": readout,
     }
-    result = []
-    for index, node in enumerate(nodes):
-        alive = [old for old in [source, *nodes[:index]] if last_use[old] > index and old.op != "get_attr"]
-        result.append(not alive and node.op != "get_attr")
-    return result
-
-
-def _by_depth(nodes: Sequence[fx.Node], source: fx.Node, graph: fx.GraphModule, depth: int) -> list[Part]:
-    """Starts a part where the owner's name down to `depth` changes, a wall can stand, and both sides have weights."""
-    walls = _crossing(nodes, source)
-    parts: list[Part] = [[]]
-    weighed = False
-    for index, node in enumerate(nodes):
-        key = _owner(node).split(".")[:depth]
-        here = index > 0 and walls[index - 1] and key != _owner(nodes[index - 1]).split(".")[:depth]
-        if here and weighed and _leads_weights(nodes, index, key, depth, graph):
-            parts.append([])
-            weighed = False
-        parts[-1].append(node)
-        weighed = weighed or _has_weights(node, graph)
-    return parts
-
-
-def _leads_weights(nodes: Sequence[fx.Node], index: int, key: list[str], depth: int, graph: fx.GraphModule) -> bool:
-    """Whether the module that begins at `index` has a convolution or a linear layer."""
-    for node in nodes[index:]:
-        if _owner(node).split(".")[:depth] != key:
-            return False
-        if _has_weights(node, graph):
-            return True
-    return False
-
-
-def _by_pattern(nodes: Sequence[fx.Node], source: fx.Node, pattern: str) -> list[Part]:
-    """Ends a part behind the last node of every module that matches, if a wall can stand there."""
-    try:
-        wanted = re.compile(pattern)
-    except re.error as problem:
-        raise ValueError(f"pattern {pattern!r} is not a regular expression: {problem}.") from None
-    walls = _crossing(nodes, source)
-    ends: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        names = _owner(node).split(".")
-        for length in range(1, len(names) + 1):
-            if wanted.fullmatch(name := ".".join(names[:length])):
-                ends[name] = index
-    if not ends:
-        raise ValueError(f"pattern {pattern!r} matches no module of the model.")
-    for name, index in ends.items():
-        if not walls[index]:
-            raise ValueError(f"No wall can stand behind {name!r}: later parts of the model need more than its output.")
-    parts: list[Part] = [[]]
-    for index, node in enumerate(nodes):
-        parts[-1].append(node)
-        if index in ends.values() and index < len(nodes) - 1:
-            parts.append([])
-    return parts
-
-
-def _modules(parts: Sequence[Part], source: fx.Node, graph: fx.GraphModule) -> list[nn.Module]:
-    """Each part as a module from the part's one input to its last node's output."""
-    bodies: list[nn.Module] = []
-    incoming = source
-    for part in parts:
-        own, made = fx.Graph(), {}
-        made[incoming] = own.placeholder("incoming")
-        for node in part:
-            for constant in (each for each in node.all_input_nodes if each.op == "get_attr" and each not in made):
-                made[constant] = own.node_copy(constant)  # an earlier part may have fetched it first
-            made[node] = own.node_copy(node, made.__getitem__)
-        own.output(made[part[-1]])
-        bodies.append(fx.GraphModule(graph, own))
-        incoming = part[-1]
-    return bodies
-
-
-def _refuse_shared_weights(parts: Sequence[Part], graph: fx.GraphModule) -> None:
-    """Raises ValueError, with the model's own names, where layers of two blocks have one weight or are one layer."""
-    found: dict[int, tuple[int, str]] = {}
-    for index, part in enumerate(parts):
-        for node in part:
-            for name, tensor in _trained_in(node, graph):
-                other, before = found.setdefault(tensor.data_ptr() or id(tensor), (index, name))
-                if other == index:
-                    continue
-                words = (
-                    f"{before!r} is used in blocks {other} and {index}"
-                    if before == name
-                    else f"{before!r} of block {other} and {name!r} of block {index} are one weight"
-                )
-                raise ValueError(
-                    f"{words}, but each block is to learn from its own loss alone: give both a weight of their own, or "
-                    "cut the model so that they are in one block."
-                )
-
-
-def _trained_in(node: fx.Node, graph: fx.GraphModule) -> list[tuple[str, torch.Tensor]]:
-    """The weights that a node's layer learns, and the running statistics that it moves, by their names in the model."""
-    fetched = [str(each.target) for each in node.all_input_nodes if each.op == "get_attr"]
-    owned = dict(graph.named_parameters(remove_duplicate=False))
-    own_weights: list[tuple[str, torch.Tensor]] = []
-    own_weights += [(name, owned[name]) for name in fetched if name in owned and owned[name].requires_grad]
-    if node.op != "call_module":
-        return own_weights
-    target = str(node.target)
-    layer = graph.get_submodule(target)
-    weights = [(name, own) for name, own in layer.named_parameters() if own.requires_grad]
-    moved = [(name, own) for name, own in layer.named_buffers() if name.rpartition(".")[2].startswith("running_")]
-    return own_weights + [(f"{target}.{name}", tensor) for name, tensor in (*weights, *moved)]
-
-
-def _tried(body: nn.Module, signal: torch.Tensor, shape: Sequence[int]) -> object:
-    """A part's output in evaluation mode."""
-    try:
-        return body.eval()(signal)
-    except RuntimeError as problem:
-        raise ValueError(
-            f"The model does not take images of {' x '.join(map(str, shape))} (channels, height, width): "
-            f"{str(problem).splitlines()[0].rstrip('.')}."
-        ) from None
-
-
-def _readable(activation: object, index: int, part: Part) -> torch.Tensor:
-    if not isinstance(activation, torch.Tensor) or activation.dim() not in (2, 4):
-        got = (
-            f"a tensor of {activation.dim()} dimensions"
-            if isinstance(activation, torch.Tensor)
-            else type(activation).__name__
-        )
-        raise ValueError(
-            f"Block {index}, which ends with {_owner(part[-1]) or part[-1].name!r}, gives {got}: rules read maps "
-            "(B, K, H, W) or features (B, D), so cut the model elsewhere."
-        )
-    return activation

@@ -4,7 +4,7 @@ Shapes: B batch, C classes, L blocks; images are (B, channels, height, width).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
 from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
 from forwardonly.data.taking import Columns, take
-from forwardonly.network.block import Block, Signal, main_path
+from forwardonly.network.block import Block
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
-from forwardonly.rules import ContrastiveRule, OnePassRule, Rule
+from forwardonly.network.signal import Signal, main_path, tensors_in
+from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule
 from forwardonly.targets import OBJECTIVES
 
 
@@ -36,12 +37,16 @@ class Network(nn.Module):
             pictures alone, if the rule wants it.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
+    `in_place` says whether its blocks are parts of a model that runs as it was written (`localize`).
+
     `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others;
     None for a network that has not been trained. `fo.save` keeps them.
 
     Raises:
         ValueError: no blocks, blocks of both families, or blocks that share weights.
     """
+
+    in_place = False
 
     def __init__(
         self,
@@ -65,25 +70,28 @@ class Network(nn.Module):
         self._config: dict[str, Any] = dict(config or {})
         self.class_names: tuple[str, ...] | None = None
         self.blocks = nn.ModuleList(blocks)
-        convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         self.targets = rule.targets
         if readout == "range" and self.targets != "class":
             raise ValueError("The readout 'range' counts right classes: choose validation, training or sum.")
+        self.units = Units(self.classes) if self.targets == "number" else None
         if standardise is None:
             standardise = len(self.shape) == 3 and rule.standardise
-        tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in blocks[0].modules())
-        self.prepare = Prepare(
-            self.shape, standardise=standardise, stem=stem, channels_last=convolutional, tokens=tokens
-        )
-        self.units = Units(self.classes) if self.targets == "number" else None
-        if convolutional:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
+        self.prepare = self._make_prepare(stem, standardise)
         self.readout = Readout(readout, len(blocks))
         self.label_classifier: LabelClassifier | None = None
         if getattr(rule, "needs_label_classifier", False):
-            blank = self.prepare(self.prepare.blank(1))
-            sizes = [math.prod(shape) for shape in passed_shapes(self.row, blank)]
-            self.label_classifier = LabelClassifier(sizes, self.classes)
+            self.eval()  # the trial must not change running statistics
+            passed = self.read(self.prepare(self.blank(1)))
+            self.train()
+            self.label_classifier = LabelClassifier([math.prod(own.shape[1:]) for own in passed], self.classes)
+
+    def _make_prepare(self, stem: Stem | None, standardise: bool) -> Prepare:
+        """What comes before the first block; also lays the weights out as it lays out its maps."""
+        convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
+        if convolutional:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
+        tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in self.row[0].modules())
+        return Prepare(self.shape, standardise=standardise, stem=stem, channels_last=convolutional, tokens=tokens)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -112,7 +120,11 @@ class Network(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return self.prepare.mean.device
+        return self.readout.weights.device
+
+    def blank(self, count: int) -> Any:
+        """That many inputs without content, as the network takes them."""
+        return self.prepare.blank(count)
 
     @property
     def expected(self) -> Expected:
@@ -170,18 +182,50 @@ class Network(nn.Module):
         value = self.prepare.high if rule.label_value is None else rule.label_value
         return images, self.classes, value, rule.label_placement
 
-    def activations(self, incoming: Signal) -> Iterator[tuple[Block, Tensor, Signal]]:
-        """Each block with its activation and its output, in order; autograd is off."""
+    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
+        """Takes a prepared batch through the first `blocks`, or all.
+
+        `at` a block, given what arrives there, says what it passes on.
+        """
+        for block in self.row[:blocks]:
+            incoming = at(block, incoming)
+
+    def each(
+        self, incoming: Signal, see: Callable[[Block, Tensor, Signal], Any], blocks: int | None = None
+    ) -> list[Any]:
+        """What is to `see` of the first `blocks`, or all, each given its activation and its output; autograd is off."""
+        seen = []
+
+        def at(block: Block, arriving: Any) -> Signal:
+            activation = block(arriving)
+            passed = block.pass_on(activation, arriving)
+            seen.append(see(block, activation, passed))
+            return passed
+
         with torch.no_grad():
-            for block in self.row:
-                activation = block(incoming)
-                incoming = block.pass_on(activation, incoming)
-                yield block, activation, incoming
+            self.walk(incoming, at, blocks)
+        return seen
+
+    def local_losses(self, incoming: Signal, labels: Tensor) -> list[Tensor]:
+        """Each block's loss on one batch, with its graph; the weights do not change."""
+        if self.row[0].needs_peers == "all":
+            return losses_among_all(self, incoming)
+        losses, peers = [], None
+
+        def at(block: Block, arriving: Any) -> Signal:
+            nonlocal peers
+            activation, loss, goodness = block.judge(arriving, labels, peers)
+            losses.append(loss)
+            peers = block.peers_behind(peers, goodness)
+            return block.pass_on(activation, arriving)
+
+        self.walk(incoming, at)
+        return losses
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """Every block's output for images under a neutral label: the label classifier's input."""
         neutral = label_code.embed_neutral(*self._label_input(prepared))
-        return [main_path(passed) for _, _, passed in self.activations(neutral)]
+        return self.each(neutral, lambda block, activation, passed: main_path(passed))
 
     def scores(self, images: Inputs) -> Tensor:
         """Every block's scores of the classes, or of other outputs, (L, B, C) in float32; of tokens (L, B, T, C).
@@ -194,15 +238,20 @@ class Network(nn.Module):
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
                 network was trained on pixels.
         """
+        return self._scores(self._read(images))
+
+    def _scores(self, images: Any) -> Tensor:
         with torch.no_grad():
-            prepared = self._prepared(images)
+            prepared = self.prepare(images)
             if isinstance(self.rule, ContrastiveRule):
                 if getattr(self.rule, "predict", "goodness") == "softmax":
                     assert self.label_classifier is not None
                     return self.label_classifier(self.read(prepared))
                 return self._goodness_of_all(prepared)
-            scores = [_one_pass_scores(block, signal) for block, signal, _ in self.activations(prepared)]
-            return torch.stack(scores) if self.units is None else self.units(torch.stack(scores))
+            scores = torch.stack(self.each(prepared, lambda block, activation, _: _one_pass_scores(block, activation)))
+            if self.targets == "token" and scores.dim() == 3:  # of positions that a model's reading made examples
+                scores = scores.unflatten(1, (len(tensors_in(prepared)[0]), -1))
+            return scores if self.units is None else self.units(scores)
 
     def goodness(self, images: Tensor) -> Tensor:
         """Every block's own score of each class, (L, B, C): `scores`, but for contrastive rules always the goodness.
@@ -213,13 +262,13 @@ class Network(nn.Module):
         if not isinstance(self.rule, ContrastiveRule):
             return self.scores(images)
         with torch.no_grad():
-            return self._goodness_of_all(self._prepared(images))
+            return self._goodness_of_all(self.prepare(self._read(images)))
 
-    def _prepared(self, inputs: Any) -> Any:
+    def _read(self, inputs: Any) -> Any:
+        """Inputs as tensors on the network's device."""
         if isinstance(inputs, tuple | dict) or is_pandas(inputs):
-            read = read_inputs(inputs, self.expected, "The inputs")
-            return self.prepare(each(read, lambda part: part.to(self.device)))
-        return self.prepare(_tensor(inputs).to(self.device))
+            return each(read_inputs(inputs, self.expected, "The inputs"), lambda part: part.to(self.device))
+        return _tensor(inputs).to(self.device)
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
         return goodness_by_label(self.row, *self.apart(prepared))
@@ -307,20 +356,19 @@ def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
             end, other, name = stop, index, own
 
 
-def passed_shapes(blocks: Sequence[Block], signal: Signal) -> list[tuple[int, ...]]:
-    """The shape of what each block passes on, without the batch, if the first one receives `signal`.
+def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:
+    """The losses of blocks that read the goodness of all others; the graphs of all blocks are alive at once."""
+    blocks, streams = [], []
 
-    A residual block's join can make it wider than the activation.
-    """
-    shapes = []
-    with torch.no_grad():
-        for block in blocks:
-            training = block.training
-            activation = block.eval()(signal)  # the trial must not change running statistics
-            block.train(training)
-            signal = block.pass_on(activation, signal)
-            shapes.append(tuple(main_path(signal).shape[1:]))
-    return shapes
+    def at(block: Block, arriving: Any) -> Signal:
+        activation = block(arriving)
+        blocks.append(block)
+        streams.append(block.contrastive_rule.streams(activation))
+        return block.pass_on(activation, arriving)
+
+    network.walk(incoming, at)
+    goodness = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
+    return [block.contrastive_rule.loss(*own, goodness) for block, own in zip(blocks, streams, strict=True)]
 
 
 def _tensor(images: Any) -> Tensor:

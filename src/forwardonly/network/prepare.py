@@ -4,6 +4,7 @@ Pictures become floats and are standardised if the rule wants it; a stem may fol
 standardised if the network was built so.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from forwardonly.bodies import Stem
 from forwardonly.data.inputs import Inputs, require_finite
 from forwardonly.data.ranges import require_unit
+from forwardonly.network.signal import Signal, tensors_in
 
 Input = Literal["pixels", "features", "tokens"]
 PIECE = 1 << 24  # pixels that are counted at a time
@@ -187,3 +189,89 @@ class Units(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         """Scores (..., C) in the units of the targets."""
         return scores * self.std + self.mean
+
+
+Form = dict[str, Any]
+"""The form of a network's input: of a tensor its sizes without the batch and its type, of a tuple or dict its parts."""
+
+
+def form_of(example: Signal) -> Form:
+    """The form of an example, as JSON represents it.
+
+    Raises:
+        ValueError: the example is neither a tensor with a batch on axis 0, nor a tuple or dict of such.
+    """
+    if isinstance(example, Tensor):
+        if example.dim() == 0 or len(example) == 0:
+            raise ValueError("The example must hold inputs, with the batch on axis 0.")
+        return {"sizes": list(example.shape[1:]), "type": str(example.dtype).removeprefix("torch.")}
+    if isinstance(example, Mapping):
+        return {"parts": {str(name): form_of(part) for name, part in example.items()}}
+    if isinstance(example, tuple | list):
+        return {"parts": [form_of(part) for part in example]}
+    raise ValueError(f"The example must be a tensor, or a tuple or dict of tensors, not {type(example).__name__}.")
+
+
+def blank_of(form: Form, count: int, device: torch.device | None = None) -> Signal:
+    """`count` inputs of a form, all zeros."""
+    if "parts" not in form:
+        return torch.zeros(count, *form["sizes"], dtype=getattr(torch, form["type"]), device=device)
+    parts = form["parts"]
+    if isinstance(parts, Mapping):
+        return {name: blank_of(part, count, device) for name, part in parts.items()}
+    return tuple(blank_of(part, count, device) for part in parts)
+
+
+class AsGiven(Prepare):
+    """Inputs that are no images: they go to the model as they are, once their form has been checked.
+
+    Sizes may differ from the example's, as the lengths of texts do; the number of axes and the kind of numbers may not.
+
+    Raises:
+        ValueError: inputs of another form, or with NaN or infinite values.
+    """
+
+    def __init__(self, form: Form):
+        whole = "parts" not in form and not getattr(torch, form["type"]).is_floating_point
+        super().__init__((1,), standardise=False, tokens=whole)
+        self.form = form
+        self.input = "features"
+
+    def fit(self, inputs: Signal) -> None:
+        """Nothing."""
+
+    def forward(self, inputs: Signal) -> Signal:
+        _require_form(inputs, self.form, "The network")
+        return self._pixels(inputs)
+
+    def _pixels(self, inputs: Signal) -> Signal:
+        for tensor in tensors_in(inputs):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError("The inputs hold NaN or infinite values; they must be finite.")
+        return inputs
+
+
+def _require_form(inputs: Signal, form: Form, who: str) -> None:
+    """Raises ValueError unless inputs are of a form."""
+    if "parts" not in form:
+        kind = "whole numbers" if not getattr(torch, form["type"]).is_floating_point else "floats"
+        if not isinstance(inputs, Tensor):
+            raise ValueError(f"{who} takes a tensor of {kind}, not {type(inputs).__name__}.")
+        given = "floats" if inputs.is_floating_point() else "whole numbers"
+        if inputs.dim() != len(form["sizes"]) + 1 or given != kind:
+            like = " x ".join(map(str, ("batch", *form["sizes"])))
+            got = " x ".join(map(str, inputs.shape))
+            raise ValueError(f"{who} takes {kind} of {like}, not {given} of {got}.")
+        return
+    parts = form["parts"]
+    if isinstance(parts, Mapping):
+        if not isinstance(inputs, Mapping) or set(inputs) != set(parts):
+            got = ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
+            raise ValueError(f"{who} takes a dict with {', '.join(parts)}, not {got}.")
+        for name, part in parts.items():
+            _require_form(inputs[name], part, f"{who}'s input {name!r}")
+        return
+    if not isinstance(inputs, tuple | list) or len(inputs) != len(parts):
+        raise ValueError(f"{who} takes a tuple of {len(parts)} tensors.")
+    for number, (own, part) in enumerate(zip(inputs, parts, strict=True)):
+        _require_form(own, part, f"{who}'s input {number}")

@@ -13,15 +13,17 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from forwardonly.network.build import from_config
+from forwardonly.network.build import from_config as built
+from forwardonly.network.localize import rebuilt
 from forwardonly.network.network import Network
 from forwardonly.system import mapped
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+METRICS = "metrics.jsonl"
 CLASSES = "class_names"
 """Key of the class names in the config."""
 FORMAT = 2
@@ -65,11 +67,30 @@ def save(network: Network, folder: str | Path, **more: Any) -> None:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
 
-def load(folder: str | Path) -> Network:
-    """The network that `save` or a run wrote to a folder, on the CPU and in evaluation mode.
+def from_config(config: Mapping[str, Any], model: nn.Module | None = None) -> Network:
+    """The network that a config describes, with fresh weights; `model` is what `localize` made it of.
 
     Raises:
-        ValueError: a file is missing, damaged, or not written by this library.
+        ValueError: the config is not of the form that `save` writes, or its model cannot be built.
+    """
+    if "cuts" not in config:
+        if model is not None:
+            raise ValueError("The network is not one that localize made of a model: load it without model.")
+        return built(config)
+    try:
+        return rebuilt(config, model)
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> Network:
+    """The network that `save` or a run wrote to a folder, on the CPU and in evaluation mode.
+
+    `model` is the user's own, of which `localize` made the network, where no name says how to build it. Its weights
+    become the saved ones.
+
+    Raises:
+        ValueError: a file is missing, damaged, or not written by this library; or the model is missing or another one.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -84,8 +105,8 @@ def load(folder: str | Path) -> Network:
         raise ValueError(f"{folder} has no {MODEL}: the run was not finished.") from None
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{folder / MODEL} is damaged: {problem}.") from None
-    _require_fit(config["network"], tensors, folder)
-    network = from_config(config["network"])
+    _require_fit(config["network"], tensors, folder, model)
+    network = from_config(config["network"], model)
     try:
         network.load_state_dict(tensors)
     except RuntimeError:
@@ -110,7 +131,7 @@ def _class_names(config: Mapping[str, Any], count: int, folder: Path) -> tuple[s
     return None
 
 
-def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path, model: nn.Module | None) -> None:
     """Raises ValueError unless the weights are those of the network in the config, before memory is spent on it.
 
     No size in a config is larger than the number of its network's weights, except options that are upper bounds; so the
@@ -122,7 +143,7 @@ def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: 
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes of zero, given when the network was built
-            wanted = from_config(config).state_dict()
+            wanted = from_config(config, model).state_dict()
     except ValueError:
         raise
     except Exception as problem:  # a config may trip any module of any body
@@ -181,6 +202,24 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError(f"{path} is damaged: it holds no object.")
     return result
+
+
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`, one for each epoch; none if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / METRICS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ValueError(f"{path} is damaged: {problem}.") from None
+    if not all(isinstance(row, dict) and isinstance(row.get("loss"), list) for row in rows):
+        raise ValueError(f"{path} is damaged: a line of it is no epoch's row.")
+    return rows
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -11,14 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastapi import FastAPI, HTTPException, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 from torch import Tensor
-
-try:
-    from fastapi import FastAPI, HTTPException, Request, Response
-    from starlette.concurrency import run_in_threadpool
-    from starlette.datastructures import UploadFile
-except ImportError as missing:
-    raise ValueError("The service needs more packages: pip install 'forward-only[serve]'.") from missing
 
 from forwardonly.data import InMemory, read_adapted
 from forwardonly.network.network import Network

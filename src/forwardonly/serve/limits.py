@@ -6,11 +6,6 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
-HEAD_SECONDS = 10.0
-"""Time in which the head of a request must be there."""
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """What browsers on this machine call it. A page elsewhere can give its own name this machine's address."""
 
@@ -81,35 +76,6 @@ class KnownHosts:
                 await refuse(send, 400, f"This service answers at {', '.join(self.names)} only.")
                 return
         await self.app(scope, receive, send)
-
-
-class Impatient(H11Protocol):
-    """uvicorn's HTTP, which hangs up where a request's head takes longer than HEAD_SECONDS."""
-
-    _due: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
-            self._forget()
-        elif self._due is None:
-            self._due = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _forget(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
 
 
 async def refuse(send: Any, status: int, detail: str) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from forwardonly.network.block import Block, Signal
+from forwardonly.network.block import Block
+from forwardonly.network.signal import Signal
 from forwardonly.rules import PeerGoodness
 
 
@@ -22,13 +23,3 @@ class Batch(NamedTuple):
         """The next block's batch: this block's output, detached."""
         signal = block.pass_on(activation, self.signal)
         return type(self)(signal, self.labels, block.peers_behind(self.peers, goodness))
-
-
-def tensors_in(signal: Signal) -> list[Tensor]:
-    """The tensors of a signal, which is one tensor or several."""
-    return [signal] if isinstance(signal, Tensor) else list(signal)
-
-
-def bytes_of(signal: Signal) -> int:
-    """Memory of a signal in bytes."""
-    return sum(tensor.nbytes for tensor in tensors_in(signal))

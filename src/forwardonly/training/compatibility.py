@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from forwardonly.bodies.dropout import drops
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Data
-from forwardonly.network.block import Signal
+from forwardonly.network.block import Block
 from forwardonly.network.network import Network
+from forwardonly.network.signal import Signal
 from forwardonly.rules import ContrastiveRule
 
 
@@ -42,6 +43,7 @@ FEATURES: Mapping[str, Feature] = {
     "delay": Feature("blocks that start late", lambda s: s.config.delay > 0),
     "workers": Feature("several workers", lambda s: s.config.workers > 1),
     "budget": Feature("a memory budget", lambda s: s.config.memory_budget is not None),
+    "in-place": Feature("a model that `localize` cut in place", lambda s: s.network is not None and s.network.in_place),
     "compile": Feature("compiled blocks", lambda s: s.config.compile),
     "replicas": Feature("several processes", lambda s: s.team is not None and s.team.replicas > 1),
     "stages": Feature("processes that share the blocks", lambda s: s.team is not None and s.team.stages > 1),
@@ -63,8 +65,10 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("greedy", "workers"): "choose 1 worker: one block is at work at a time",
     ("greedy", "budget"): "choose schedule simultaneous",
     ("greedy", "stages"): "let the processes share the data, with stages 1",
+    ("greedy", "in-place"): "choose schedule simultaneous",
     ("delay", "all-peers"): "choose delay 0: such blocks start together",
     ("workers", "budget"): "choose 1 worker",
+    ("workers", "in-place"): "choose 1 worker",
     ("workers", "compile"): "choose 1 worker",
     ("workers", "replicas"): "choose 1 worker",
     ("workers", "stages"): "choose 1 worker",
@@ -76,11 +80,14 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("workers", "all-peers"): "choose 1 worker, or a rule that reads the goodness of earlier blocks",
     ("stages", "classifier"): "let the processes share the data, or choose rule options that do without it",
     ("stages", "all-peers"): "let the processes share the data, or choose a rule that reads earlier blocks",
+    ("budget", "in-place"): "train without one",
     ("budget", "compile"): "leave out compile",
     ("budget", "replicas"): "train in one process",
     ("budget", "stages"): "train in one process",
     ("budget", "classifier"): "choose uniform negatives and prediction by goodness",
     ("budget", "all-peers"): "choose a rule that reads the goodness of earlier blocks",
+    ("in-place", "compile"): "leave out compile",
+    ("in-place", "stages"): "let the processes share the data, with stages 1",
 }
 """Pairs of features that cannot be combined, in the order of FEATURES, and what to choose instead."""
 
@@ -125,22 +132,21 @@ def block_that_needs_two(network: Network) -> int | None:
         return None
     one = {"class": (1,), "token": (1, *network.shape[:1])}.get(network.targets)
     label = torch.zeros(one or (1, network.classes), dtype=torch.int64 if one else None, device=network.device)
-    with torch.no_grad():
-        signal: Signal = network.prepare(network.prepare.blank(1))
-        for number, block in enumerate(network.row, 1):
-            training = block.training
-            norms = [norm for norm in block.train().modules() if isinstance(norm, _BatchNorm) and norm.training]
-            seen: list[Tensor] = []
-            handles = [norm.register_forward_pre_hook(lambda _, given, to=seen: to.extend(given)) for norm in norms]
-            activation = block.eval()(signal)  # the trial must not change running statistics
-            block.rule.local_loss(activation, label, None)
-            signal = block.pass_on(activation, signal)
-            for handle in handles:
-                handle.remove()
-            block.train(training)
-            if any(values.numel() == values.shape[1] for values in seen):
-                return number
-    return None
+    training, seen, found = network.training, list[Tensor](), list[bool]()
+    norms = [norm for norm in network.train().modules() if isinstance(norm, _BatchNorm) and norm.training]
+    network.eval()  # the trial must not change running statistics
+    handles = [norm.register_forward_pre_hook(lambda _, given: seen.extend(given)) for norm in norms]
+
+    def see(block: Block, activation: Tensor, passed: Signal) -> None:
+        block.rule.local_loss(activation, label, None)
+        found.append(any(values.numel() == values.shape[1] for values in seen))
+        seen.clear()
+
+    network.each(network.prepare(network.blank(1)), see)
+    for handle in handles:
+        handle.remove()
+    network.train(training)
+    return found.index(True) + 1 if any(found) else None
 
 
 def refusal(one: str, other: str) -> str:

@@ -9,7 +9,7 @@ from forwardonly.data.taking import Data
 from forwardonly.names import check_options, nearest
 from forwardonly.rules import Preset, Rule, training_defaults
 from forwardonly.system.memory import parse_bytes
-from forwardonly.training import compatibility
+from forwardonly.training import compatibility, optim
 
 LEAST_STEPS, SMALLEST = 16, 8
 """A default batch leaves at least LEAST_STEPS steps in an epoch, unless it would have fewer than SMALLEST images."""
@@ -38,7 +38,7 @@ class TrainingConfig:
     batch_size: int = 128
     """Images in a step; by default at most a sixteenth of the training images. The incomplete last batch is dropped."""
     optimiser: str = "adamw"
-    """Optimiser of each block: muon, or the name of a class in torch.optim, in any case."""
+    """Optimiser of each block: muon, or one of torch.optim, by its name in any case; lbfgs and sparseadam cannot."""
     learning_rate: float = 1e-3
     """Highest learning rate of the run."""
     weight_decay: float = 0.0
@@ -88,6 +88,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        optim.require_known(self.optimiser)
         for name in ("epochs", "batch_size", "validate_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")

@@ -1,7 +1,7 @@
 """A run: `fit` trains a network on data of any kind and records its history, in a folder if one is given."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from forwardonly.data import Images
+from forwardonly.data.images import require_contrast
 from forwardonly.data.matching import covers, named_as
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Columns, Data, take
@@ -37,7 +38,7 @@ class Run:
 
 
 class RunWarning(UserWarning):
-    """Something that a finished run did not do, such as a loss that never moved; also in its result's `notes`."""
+    """Something that a run could not do, such as measure or learn; also in the `notes` of the row or the result."""
 
 
 def fit(
@@ -61,9 +62,9 @@ def fit(
     The network remembers the names of the classes (`Network.class_names`). Labels of validation and test images, and of
     training images if it has learned classes of these names before, are matched to them by name.
 
-    What fails after training (measuring, writing) or did not learn is warned of and noted in the result's `notes`; the
-    run is returned all the same. Of a network built by hand or by `localize`, a run folder holds weights and figures,
-    but `fo.load` cannot rebuild it.
+    What fails after training (measuring, writing) or did not learn is warned of and noted in the result's `notes`, and
+    a failed validation in those of the epoch's row; the run goes on, or is returned all the same. Of a network built by
+    hand or by `localize`, a run folder holds weights and figures, but `fo.load` cannot rebuild it.
 
     Args:
         network: is moved to the device that the options name.
@@ -127,11 +128,17 @@ def fit(
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):
                     trainer.progress.history.append(row)
+                    _warn(row)
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
-    for note in result.get("notes", ()):
-        warnings.warn(note, RunWarning, stacklevel=2)
+    _warn(result)
     return Run(network, trainer.progress.history, result, folder)
+
+
+def _warn(figures: Mapping[str, Any]) -> None:
+    """Warns, where `fit` was called, of what is noted in a row or the result."""
+    for note in figures.get("notes", ()):
+        warnings.warn(note, RunWarning, stacklevel=3)
 
 
 def _check(network: Network, train: Data, validation: Data | None, test: Data | None) -> None:
@@ -146,6 +153,7 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
     if isinstance(train, Images):
         if len(train) == 0:
             raise ValueError("There are no training images.")
+        require_contrast(train)
         low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind == "class" else (0, 0)
         if not 0 <= low <= high < network.classes:
             raise ValueError(

@@ -65,7 +65,7 @@ class Online:
         batch = Batch(self.network.present(images, labels, generator, logits=logits), self.network.aimed(labels))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             context = Context(self.precision, seed_at(self.seed, self.steps))
-            losses = whole_step(self.network.row, self.updates, batch, context)
+            losses = whole_step(self.network, self.updates, batch, context)
         self.steps += 1
         return losses
 

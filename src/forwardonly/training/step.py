@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from forwardonly.network.block import Block, main_path
+from forwardonly.network.block import Block
+from forwardonly.network.signal import main_path
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
 from forwardonly.training.memory.micro_batch import accumulate

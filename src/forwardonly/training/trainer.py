@@ -63,8 +63,8 @@ class Trainer:
         """Trains epoch by epoch from the current position; yields each epoch's row of the history."""
         session, progress = self.session, self.progress
         total = self.strategy.phases * session.config.epochs * self.steps
-        session.network.train()
         while progress.phase < self.strategy.phases:
+            session.network.train()
             started = time.perf_counter()
             drafts = session.feed.drafts(progress.phase, self._position().run_step)
             for block in session.network.row:
@@ -171,7 +171,7 @@ class Trainer:
         row.update(figures.watched(session))
         due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
         if validation is not None and due:
-            row.update(figures.validated(session, validation, self.at_a_time))
+            figures.validate(row, session, validation, self.at_a_time)
         return row
 
     def open(self, extra: dict[str, Any], resume: bool, validation: Data | None = None) -> None:
@@ -327,10 +327,13 @@ class Trainer:
         """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
-        for text in figures.unmoved(session, progress.history, self.summed_losses):
+        for text in (
+            *figures.unmoved(session, progress.history, self.summed_losses),
+            *figures.nearly_black(session.images),
+        ):
             figures.note(result, text)
         if self.folder is not None and session.team.leads:
-            with figures.kept(result, "writing the run", session):
+            with figures.kept(result, figures.AFTER, "writing the run"):
                 run_folder.finish(self.folder, session.network, progress.history, result, self._digest())
         return result
 

@@ -74,7 +74,7 @@ def table(scale: Scale) -> Table:
             "The ratio of separations is left out where the network without a remedy separates nothing at its end.",
             "Two controls stand beside every remedy: none is the cumulative loss without what the remedy adds, and "
             "per-block merely leaves out what the cumulative loss adds, the earlier blocks' margin.",
-            f"Scale {scale}: layers of 500 units, {LENGTH[scale][1]} epochs, seeds: {SEEDS[scale]}{left_out}.",
+            f"Scale {scale}: layers of 500 units, {LENGTH[scale][1]} epochs{left_out}.",
         ),
         compared=tuple(compared),
     )

@@ -48,9 +48,9 @@ SAYS = (
 )
 
 SHORTENED = {
-    "full": "Scale full: 1000 epochs a layer, one batch of all 50,000 images, as in the paper; 5 seeds.",
+    "full": "Scale full: 1000 epochs a layer, one batch of all 50,000 images, as in the paper.",
     "quick": "Scale quick: the paper's 1000 steps a layer, but each on 500 images and not on 50,000, so 10 epochs; "
-    "the tuned rows 3 epochs; 2 seeds.",
+    "the tuned rows 3 epochs.",
 }
 
 

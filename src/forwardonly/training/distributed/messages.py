@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from forwardonly.network.signal import tensors_in
 from forwardonly.rules import PeerGoodness
-from forwardonly.training.batch import Batch, tensors_in
+from forwardonly.training.batch import Batch
 from forwardonly.training.distributed.team import Team
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)

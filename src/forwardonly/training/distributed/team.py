@@ -6,10 +6,10 @@ neighbours on a machine.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,10 @@ from forwardonly.training.distributed.heartbeat import Heartbeat
 from forwardonly.training.runs.checkpoint import pack, unpack
 from forwardonly.training.update import Update, lying_as
 
+T = TypeVar("T")
 TIMEOUT = "FORWARDONLY_PEER_TIMEOUT"
+REASON_BYTES = 500
+"""Longest sentence that processes tell each other of a failure."""
 
 
 class LostPeer(ValueError):
@@ -141,9 +144,12 @@ class Team:
         with self.peers():
             if self.replicas > 1:
                 for buffer in nn.ModuleList(network.row[own[self.stage]]).buffers():
-                    if buffer.is_floating_point():
-                        dist.all_reduce(buffer, group=self._same_stage)
-                        buffer /= self.replicas
+                    if buffer.is_floating_point():  # by differences: what is the same on all keeps its bits
+                        first = buffer.clone()
+                        dist.broadcast(first, self.stage, group=self._same_stage)
+                        apart = buffer - first
+                        dist.all_reduce(apart, group=self._same_stage)
+                        buffer.copy_(first + apart / self.replicas)
             for stage in range(self.stages if self.stages > 1 else 0):
                 for tensor in nn.ModuleList(network.row[own[stage]]).state_dict().values():
                     dist.broadcast(tensor, self.replica * self.stages + stage, group=self._same_replica)
@@ -175,21 +181,50 @@ class Team:
     def evaluate(self, network: Network, images: Data, precision: str, at_a_time: int | None = None) -> AnyEvaluation:
         """`measure.evaluate`, with the images divided among the processes where their labels are classes."""
         size = at_a_time or AT_A_TIME
-        shared = isinstance(images, Images) and images.kind == "class" and len(images) >= self.world
-        if self.alone or not shared:
-            found: AnyEvaluation = evaluate(network, images, batch_size=size, precision=precision)
-            return found
-        assert isinstance(images, Images)
-        count = len(images)
-        mine = torch.arange(count * self.rank // self.world, count * (self.rank + 1) // self.world)
-        measured = evaluate(network, images.subset(mine), batch_size=size, precision=precision)
-        right = torch.tensor([round(share * len(mine)) for share in measured.block_accuracy])
+        mine, count, first, end = images, 0, 0, 0
+        shared = not self.alone and isinstance(images, Images) and images.kind == "class" and len(images) >= self.world
+        if shared:
+            assert isinstance(images, Images)
+            count = len(images)
+            first, end = count * self.rank // self.world, count * (self.rank + 1) // self.world
+            mine = images.subset(torch.arange(first, end))
+        measured: AnyEvaluation = self.together(
+            lambda: evaluate(network, mine, batch_size=size, precision=precision), network.device
+        )
+        if not shared:
+            return measured
+        assert isinstance(measured, Evaluation)
+        right = torch.tensor([round(share * (end - first)) for share in measured.block_accuracy])
         confusion = self.all_reduce(measured.confusion.to(network.device)).cpu()
         return Evaluation(
             accuracy=float(confusion.diagonal().sum()) / count,
             block_accuracy=[number / count for number in self.all_reduce(right.to(network.device)).tolist()],
             confusion=confusion,
         )
+
+    def together(self, work: Callable[[], T], device: torch.device) -> T:
+        """What `work` returns, which waits for no other process; where it fails on one process, it fails on all.
+
+        Otherwise the others would wait for what the failed one never sends.
+
+        Raises:
+            RuntimeError: `work` failed on some process: its reason and rank; in a process alone, `work`'s own error.
+        """
+        if self.alone:
+            return work()
+        result, reason = None, b""
+        try:
+            result = work()
+        except Exception as problem:
+            reason = (" ".join(str(problem).split()) or type(problem).__name__).encode()[:REASON_BYTES]
+        said = torch.zeros(self.world, REASON_BYTES, dtype=torch.uint8, device=device)
+        if reason:
+            said[self.rank, : len(reason)] = _tensor(reason, device)
+        for rank, line in enumerate(self.all_reduce(said).cpu()):
+            if line.any():
+                text = line.numpy().tobytes().rstrip(b"\0").decode(errors="ignore")
+                raise RuntimeError(f"{text} (on rank {rank} of {self.world})")
+        return result  # type: ignore[return-value]
 
     @contextmanager
     def first_on_machine(self) -> Iterator[None]:

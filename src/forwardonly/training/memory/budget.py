@@ -19,13 +19,14 @@ from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
+from forwardonly.network.signal import bytes_of, tensors_in
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes, peak_memory_bytes
 from forwardonly.system.precision import Precision, choose_precision
 from forwardonly.training import compatibility
-from forwardonly.training.batch import Batch, bytes_of, tensors_in
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.memory.offload import Offload, tensors_of
 from forwardonly.training.session import Session

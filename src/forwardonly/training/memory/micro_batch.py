@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from forwardonly.network.block import Block, Signal
+from forwardonly.network.block import Block
+from forwardonly.network.signal import Signal
 from forwardonly.rules import ContrastiveRule, PeerGoodness
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from forwardonly.names import nearest
-from forwardonly.training.config import TrainingConfig
-from forwardonly.training.optim.groups import parameter_groups
+from forwardonly.training.optim.groups import Rates, parameter_groups
 from forwardonly.training.optim.muon import Muon
 
 NOT_FOR_BLOCKS = ("LBFGS", "SparseAdam", "Optimizer")  # they need a closure or sparse gradients, or are the base class
@@ -21,17 +20,22 @@ TABLE: dict[str, type[torch.optim.Optimizer]] = {
 
 MOMENTUM = 0.9  # default of torch's optimisers that take one, where torch's own is 0; Muon has its own
 
-__all__ = ["TABLE", "Muon", "make_optimiser", "parameter_groups"]
+__all__ = ["TABLE", "Muon", "make_optimiser", "parameter_groups", "require_known"]
 
 
-def make_optimiser(name: str, groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+def require_known(name: str) -> None:
+    """Raises ValueError if there is no optimiser of that name."""
+    if name.lower() not in TABLE:
+        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), TABLE)}")
+
+
+def make_optimiser(name: str, groups: list[dict[str, Any]], config: Rates) -> torch.optim.Optimizer:
     """The optimiser of that name for groups of parameters, in its fused form where there is one.
 
     Raises:
         ValueError: there is no optimiser of that name.
     """
-    if name.lower() not in TABLE:
-        raise ValueError(f"Unknown optimiser {name!r}: {nearest(name.lower(), TABLE)}")
+    require_known(name)
     cls = TABLE[name.lower()]
     takes = inspect.signature(cls).parameters
     options: dict[str, Any] = {"lr": config.learning_rate}

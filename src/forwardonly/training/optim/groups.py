@@ -1,14 +1,26 @@
 """Parameter groups: which optimiser trains each parameter of a block, and with which options."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from forwardonly.rules import Rule
-from forwardonly.training.config import TrainingConfig
 
 
-def parameter_groups(module: nn.Module, config: TrainingConfig) -> dict[str, list[dict[str, Any]]]:
+class Rates(Protocol):
+    """What of a training config an optimiser is made of."""
+
+    @property
+    def optimiser(self) -> str: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def momentum(self) -> float | None: ...
+
+
+def parameter_groups(module: nn.Module, config: Rates) -> dict[str, list[dict[str, Any]]]:
     """Groups of trained parameters by the name of their optimiser, one for all parameters without options of their own.
 
     Among a rule's options for a parameter, `optimiser` names an optimiser other than the config's, and `relative_rate`

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images
+from forwardonly.data.ranges import dark
 from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
 from forwardonly.measure.metrics import AnyEvaluation
 from forwardonly.network.block import is_frozen
 from forwardonly.system.memory import peak_memory_bytes
+from forwardonly.training.distributed.team import LostPeer
 from forwardonly.training.session import Session
+
+AFTER = "After training"
 
 
 def watched(session: Session) -> dict[str, Any]:
@@ -24,13 +28,18 @@ def watched(session: Session) -> dict[str, Any]:
     return {name: [own[name] for own in blocks] for name in blocks[0]}
 
 
-def validated(session: Session, images: Data, at_a_time: int) -> dict[str, Any]:
-    """Accuracy on validation images, or what suits other targets, and free-riding if the run measures it."""
-    measured = session.team.evaluate(session.network, images, session.precision, at_a_time)
-    figures = _named("validation", measured)
+def validate(row: dict[str, Any], session: Session, images: Data, at_a_time: int) -> None:
+    """Adds figures on validation images to an epoch's row, and free-riding if the run measures it.
+
+    What fails is noted in the row, and training goes on.
+    """
+    network, team, when = session.network, session.team, "After an epoch"
+    with kept(row, when, "measuring the validation accuracy"):
+        row.update(_named("validation", team.evaluate(network, images, session.precision, at_a_time)))
     if session.config.diagnose and isinstance(images, Images):  # `fit` has refused others
-        figures["free_riding"] = diagnose(session.network, images, precision=session.precision).as_json()
-    return figures
+        with kept(row, when, "measuring free-riding"):
+            found = team.together(lambda: diagnose(network, images, precision=session.precision), session.device)
+            row["free_riding"] = found.as_json()
 
 
 def _named(split: str, measured: AnyEvaluation) -> dict[str, Any]:
@@ -61,11 +70,18 @@ def result_of(
     }
     fitted_on = {"validation": validation, "training": session.images}.get(network.readout.fitted_on or "")
     if fitted_on is not None:
-        with kept(result, f"fitting the readout {network.readout.kind!r}", session):
-            fit_readout(network, fitted_on, precision=session.precision)
+        before = network.readout.weights.clone()
+        with kept(result, AFTER, f"fitting the readout {network.readout.kind!r}"):
+            try:
+                session.team.together(
+                    lambda: fit_readout(network, fitted_on, precision=session.precision), session.device
+                )
+            except RuntimeError:  # of another process: all measure with the same readout
+                network.readout.weights.copy_(before)
+                raise
     for name, images in (("validation", validation), ("test", test)):
         if images is not None:
-            with kept(result, f"measuring the {name} accuracy", session):
+            with kept(result, AFTER, f"measuring the {name} accuracy"):
                 measured = session.team.evaluate(network, images, session.precision, at_a_time)
                 result.update(_named(name, measured))
     result["peak_memory_bytes"] = peak_memory_bytes(session.device)
@@ -73,22 +89,23 @@ def result_of(
 
 
 @contextmanager
-def kept(result: dict[str, Any], work: str, session: Session) -> Iterator[None]:
-    """A context for `work` after training, whose failure is noted in the result: a trained network is not lost by it.
+def kept(figures: dict[str, Any], when: str, work: str) -> Iterator[None]:
+    """A context for `work` on a trained network, which is not lost by a failure: it is noted in the `figures`.
 
-    Where several processes share the run they would wait for each other, so there it is raised.
+    Raises:
+        LostPeer: another process is gone. Its launcher ends this one too, and the run goes on from its last checkpoint.
     """
     try:
         yield
+    except LostPeer:
+        raise
     except Exception as problem:
-        if not session.team.alone:
-            raise
-        note(result, f"After training, {work} failed: {str(problem) or type(problem).__name__}")
+        note(figures, f"{when}, {work} failed: {str(problem) or type(problem).__name__}")
 
 
-def note(result: dict[str, Any], text: str) -> None:
-    """Adds a sentence to the result's `notes`."""
-    result.setdefault("notes", []).append(text)
+def note(figures: dict[str, Any], text: str) -> None:
+    """Adds a sentence to the `notes` of a result or of an epoch's row."""
+    figures.setdefault("notes", []).append(text)
 
 
 def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tensor) -> list[str]:
@@ -109,6 +126,15 @@ def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tens
                 "nothing: try another learning rate or seed, and look whether its input is the same for all images."
             )
     return found
+
+
+def nearly_black(images: Data) -> list[str]:
+    """A sentence if the images are bytes of another scale than 0 to 255, as it seems, and their notes do not say so."""
+    pictures = isinstance(images, Images) and images.images.dtype == torch.uint8 and len(images.shape) == 3
+    if not isinstance(images, Images) or not pictures or not images.images.numel():
+        return []
+    said = dark(images.name, int(images.images.max()))
+    return [said] if said is not None and said not in images.notes else []
 
 
 def describe_device(device: torch.device) -> str:

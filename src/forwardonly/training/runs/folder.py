@@ -12,6 +12,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.storage import (
     CONFIG,
     FORMAT,
+    METRICS,
     MODEL,
     RESULT,
     packed,
@@ -23,7 +24,6 @@ from forwardonly.network.storage import (
 from forwardonly.training.runs import checkpoint
 from forwardonly.version import __version__
 
-METRICS = "metrics.jsonl"
 DIGEST = "digest"
 """Key of the images' digest in a finished run's config."""
 
@@ -129,6 +129,8 @@ def finish(
             write_atomically(folder / MODEL, packed(network.state_dict()))
         _write_metrics(folder, history)
         write_json(folder / RESULT, result)
+        for unfinished in folder.glob(".*.tmp"):  # left by a process that was killed
+            unfinished.unlink(missing_ok=True)
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from forwardonly.bodies.dropout import drops
 from forwardonly.data import Images
-from forwardonly.network.block import Signal
 from forwardonly.network.network import Network
+from forwardonly.network.signal import Signal, bytes_of, tensors_in
 from forwardonly.rules import ContrastiveRule, PeerGoodness
 from forwardonly.system.precision import Precision
-from forwardonly.training.batch import Batch, bytes_of, tensors_in
+from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.step import advance
 
@@ -33,7 +33,7 @@ def repeats(network: Network, images: Images, config: TrainingConfig) -> bool:
     if not (fixed and steady and config.augment is None and network.label_classifier is None):
         return False
     signal = network.present(images.images[:1], images.labels[:1], wrong=images.labels[:1])
-    largest = max(bytes_of(signal), *(bytes_of(passed) for _, _, passed in network.activations(signal)))
+    largest = max(bytes_of(signal), *network.each(signal, lambda block, activation, passed: bytes_of(passed)))
     return largest * len(images) <= MOST_BYTES
 
 

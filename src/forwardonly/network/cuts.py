@@ -1,0 +1,107 @@
+"""What the rules of a localized model read at each wall, seen in one forward pass on an example."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from forwardonly.network.localized import Cut
+from forwardonly.network.reading import Channels, Pool, Reading, layouts_of, mask_of
+from forwardonly.network.signal import detached, readable, tensors_in
+from forwardonly.network.walled import Arrival, Walled
+from forwardonly.network.walls import Wall, all_trained
+
+
+def cuts_at(model: nn.Module, inputs: Any, walls: Sequence[Wall], channels: Channels | None) -> list[Cut]:
+    """What rules read at each wall of a model in evaluation mode.
+
+    Raises:
+        ValueError: a signal has no axis that is known to hold the batch or the channels.
+    """
+    walled = Walled(model, [wall.name for wall in walls])
+    signals: list[Any] = []
+
+    def keep(index: int, arrival: Arrival) -> Any:
+        signals.append(arrival.signal)
+        return arrival.signal
+
+    tokens: list[Tensor] = []
+    with all_trained(model), torch.enable_grad(), _last_tokens(model, tokens):
+        output = walled.walk(inputs, keep, whole=True)
+        others = _at_another_size(walled, inputs)
+        pool: Pool = "mean" if mask_of(inputs) is not None or _texts(inputs) else "none"
+        length = _length_behind_class_token(output, tokens) if pool == "none" else None
+        cuts = []
+        for index, wall in enumerate(walls):
+            try:
+                layouts = layouts_of(signals[index], others[index] if others else None, pool, channels)
+            except ValueError as problem:
+                raise ValueError(f"Block {index}, which ends with {wall.name!r}, cannot be read: {problem}.") from None
+            for number, (layout, own) in enumerate(zip(layouts, readable(signals[index]), strict=True)):
+                if own.dim() == 3 and own.shape[3 - layout.batch - layout.channels] == length:
+                    layouts[number] = replace(layout, pool="class-token")
+            reading = Reading(layouts)
+            with torch.no_grad():
+                shape = reading(detached(signals[index]), mask_of(inputs)).shape[1:]
+            cuts.append(Cut(wall.name, wall.weights, reading, shape))
+    return cuts
+
+
+def _at_another_size(walled: Walled, inputs: Any) -> list[Any] | None:
+    """The signals for another number of inputs; None if the model takes no other."""
+    count = min(len(tensor) for tensor in tensors_in(inputs))
+    signals: list[Any] = []
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return torch.cat([leaf, leaf]) if count == 1 else leaf[: count - 1]
+
+    def keep(index: int, arrival: Arrival) -> Any:
+        signals.append(arrival.signal)
+        return arrival.signal
+
+    try:
+        with torch.no_grad():
+            walled.walk(tree_map(other, inputs), keep)
+    except Exception:  # the batch is not axis 0 of every input, as in graphs
+        return None
+    return signals
+
+
+def _texts(inputs: Any) -> bool:
+    """Whether the inputs are rows of token numbers."""
+    return any(not tensor.is_floating_point() and tensor.dim() == 2 for tensor in tensors_in(inputs))
+
+
+@contextmanager
+def _last_tokens(model: nn.Module, last: list[Tensor]) -> Iterator[None]:
+    """A context in which `last` receives the last tensor of three axes that a module of the model gives."""
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        last[:] = [tensor for tensor in readable(output) if tensor.dim() == 3 and tensor.requires_grad] or last
+
+    handles = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _length_behind_class_token(output: Any, tokens: Sequence[Tensor]) -> int | None:
+    """The number of tokens (B, T, D) of which the model's output depends on the first alone; None if on others too."""
+    given = readable(output)
+    if not tokens or not given or not given[0].requires_grad or given[0] is tokens[0]:
+        return None
+    weights = torch.randn_like(given[0])  # the plain sum behind a norm would have no gradient
+    total = (given[0] * weights).sum()
+    slope: Tensor | None = torch.autograd.grad(total, tokens[0], retain_graph=True, allow_unused=True)[0]
+    if slope is None:
+        return None
+    moved = slope.abs().sum((0, 2))
+    return len(moved) if len(moved) > 1 and moved[0] > 0 and not moved[1:].any() else None

@@ -1,0 +1,118 @@
+"""A network whose blocks are parts of a model that runs as it was written.
+
+Shapes: B batch, C classes, L blocks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forwardonly.network.block import Block
+from forwardonly.network.network import Network
+from forwardonly.network.prepare import AsGiven, Form, Prepare, blank_of
+from forwardonly.network.reading import Reading
+from forwardonly.network.readout import Kind
+from forwardonly.network.signal import Signal, to_device
+from forwardonly.network.walled import Part, Walled, WalledBlock
+from forwardonly.rules import BlockPosition, Rule
+
+
+class Cut:
+    """Where one block of a model ends: behind which module, with which weights, and what its rule reads there."""
+
+    def __init__(self, wall: str, weights: Sequence[str], reading: Reading, shape: Sequence[int]):
+        self.wall = wall
+        self.weights = tuple(weights)
+        self.reading = reading
+        self.shape = tuple(shape)
+
+    def describe(self) -> dict[str, Any]:
+        """The cut, as JSON represents it."""
+        return {
+            "wall": self.wall,
+            "weights": list(self.weights),
+            "read": self.reading.describe(),
+            "shape": list(self.shape),
+        }
+
+
+class Localized(Network):
+    """A network in place; `localize` makes it.
+
+    Args:
+        model: the user's own; its weights stay where they are, and what is behind the last wall is not trained.
+        cuts: one for each block.
+        rule: every block gets its own copy.
+        form: of the model's input.
+        images: whether the inputs are images, which are scaled and standardised.
+    """
+
+    in_place = True
+    walled: Walled
+    _form: Form
+    _images: bool
+    _cuts: tuple[Cut, ...]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cuts: Sequence[Cut],
+        rule: Rule,
+        form: Form,
+        *,
+        images: bool,
+        readout: Kind = "sum",
+        config: Mapping[str, Any] | None = None,
+    ):
+        weights = dict(model.named_parameters())
+        blocks = []
+        for index, cut in enumerate(cuts):
+            part = Part({name: weights[name] for name in cut.weights})
+            own = rule.for_block(cut.shape, BlockPosition(index, len(cuts)))
+            blocks.append(WalledBlock(part, cut.reading, own))
+        self.__dict__.update(_form=form, _images=images, _cuts=tuple(cuts), _model=model)  # for the base class
+        super().__init__(blocks, shape=form.get("sizes", ()), readout=readout, config=config)
+
+    def _make_prepare(self, stem: Any, standardise: bool) -> Prepare:
+        self.walled = Walled(self.__dict__.pop("_model"), [cut.wall for cut in self._cuts])
+        if not self._images:
+            return AsGiven(self._form)
+        maps = [weight for weight in self.walled.parameters() if weight.dim() == 4 and weight.shape[2:].numel() > 1]
+        last = bool(maps) and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in maps)
+        return Prepare(self.shape, standardise=standardise, channels_last=last)
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's model, with the weights as they are."""
+        return self.walled.model
+
+    def blank(self, count: int) -> Any:
+        """That many inputs of zeros, in the form that the model takes."""
+        return super().blank(count) if self._images else blank_of(self._form, count, self.device)
+
+    def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
+        """As of any network; the model computes, and stops at the last wall."""
+        row = self.row[:blocks]
+        self.walled.walk(incoming, lambda index, arrival: at(row[index], arrival), blocks)
+
+    def scores(self, images: Any) -> Tensor:
+        """Every block's class scores, (L, B, C) in float32, for inputs in the form that the model takes.
+
+        Raises:
+            ValueError: inputs of another form than the example's, or not finite.
+        """
+        return super().scores(images) if self._images else self._scores(to_device(images, self.device))
+
+    def _goodness_of_all(self, prepared: Tensor) -> Tensor:
+        """One pass through the model for each label, (L, B, C)."""
+        columns = []
+        for label in range(self.classes):
+            labelled = self.with_labels(prepared, torch.full((len(prepared),), label, device=prepared.device))
+            columns.append(
+                torch.stack(
+                    self.each(labelled, lambda block, activation, _: block.contrastive_rule.goodness(activation))
+                )
+            )
+        return torch.stack(columns, dim=2)

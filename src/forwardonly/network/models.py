@@ -1,0 +1,87 @@
+"""Models of other libraries, by names from which they can be built again.
+
+Only libraries that build a model from data are known: no code of a saved file is run.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from forwardonly.names import nearest
+
+KINDS = ("timm", "hf")
+
+
+def build(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """The model of a name: "timm:NAME" with options of `timm.create_model`, or "hf:FOLDER", a folder with its files.
+
+    Raises:
+        ValueError: the name is of neither form, there is no such model, an option does not fit, or a package is
+            missing.
+    """
+    kind, _, own = name.partition(":")
+    if kind not in KINDS or not own:
+        raise ValueError(f"A model is a module, or a name such as 'timm:resnet18' or 'hf:FOLDER', not {name!r}.")
+    try:
+        return _timm(own, options) if kind == "timm" else _hugging_face(own)
+    except (RuntimeError, TypeError, OSError, KeyError) as problem:
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
+        raise ValueError(f"The model {name!r} cannot be built: {reason}.") from None
+
+
+def _timm(name: str, options: Mapping[str, Any]) -> nn.Module:
+    timm = _imported("timm")
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}: {nearest(name, timm.list_models())}")
+    model: nn.Module = timm.create_model(name, **options)
+    return model
+
+
+def _hugging_face(folder: str) -> nn.Module:
+    transformers = _imported("transformers")
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: a Hugging Face model is named by its folder.")
+    model: nn.Module = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+def source_of(model: nn.Module) -> dict[str, Any] | None:
+    """How a Hugging Face model is built again: its class and its config; None for models of other kinds."""
+    kind = type(model)
+    if not kind.__module__.startswith("transformers.models."):
+        return None
+    config = json.loads(model.config.to_json_string(use_diff=False))  # type: ignore[union-attr, operator]
+    return {"class": kind.__name__, "config": config}
+
+
+def rebuilt(source: Mapping[str, Any]) -> nn.Module:
+    """The model of a source, with weights that are still to be loaded.
+
+    Raises:
+        ValueError: the source is not of a known form, or the model cannot be built.
+    """
+    if "name" in source:
+        options = {name: value for name, value in source["options"].items() if name != "pretrained"}
+        return build(str(source["name"]), options)
+    transformers = _imported("transformers")
+    kind = getattr(transformers, str(source["class"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise ValueError(f"transformers has no model class {source['class']!r}.")
+    config = {name: value for name, value in source["config"].items() if name != "auto_map"}
+    model: nn.Module = kind(kind.config_class.from_dict(config))  # type: ignore[attr-defined]
+    return model
+
+
+def _imported(package: str) -> Any:
+    """A package that is not ours to require.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return __import__(package)
+    except ImportError:
+        raise ValueError(f"A {package} model needs the package {package}: pip install {package}.") from None

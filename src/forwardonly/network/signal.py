@@ -1,0 +1,53 @@
+"""Signals: what passes from block to block. A tensor, or any tree of tensors that a model passes on.
+
+Shapes: B batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+Signal = Any
+"""A tensor; in residual networks the main path and the shortcut; in a model of the user's, whatever it passes on."""
+
+
+def tensors_in(signal: Signal) -> list[Tensor]:
+    """The tensors of a signal."""
+    return [leaf for leaf in tree_leaves(signal) if isinstance(leaf, Tensor)]
+
+
+def bytes_of(signal: Signal) -> int:
+    """Memory of a signal in bytes."""
+    return sum(tensor.nbytes for tensor in tensors_in(signal))
+
+
+def readable(signal: Signal) -> list[Tensor]:
+    """The tensors of a signal that a rule reads.
+
+    Of a tuple or a dict the first one of floats, where models have their hidden states; of a list all of them.
+    """
+    floats = [tensor for tensor in tensors_in(signal) if tensor.is_floating_point() and tensor.dim() > 0]
+    return floats if isinstance(signal, list) else floats[:1]
+
+
+def main_path(signal: Signal) -> Tensor:
+    """The tensor of a signal that a body receives, and that readers of a network see."""
+    return signal if isinstance(signal, Tensor) else readable(signal)[0]
+
+
+def detached(signal: Signal) -> Signal:
+    """A signal of the same form, cut from autograd's graph."""
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, signal)
+
+
+def replaced(signal: Signal, old: list[Tensor], new: list[Tensor]) -> Signal:
+    """A signal of the same form, with new tensors in place of old ones."""
+    instead = {id(before): after for before, after in zip(old, new, strict=True)}
+    return tree_map(lambda leaf: instead.get(id(leaf), leaf), signal)
+
+
+def to_device(signal: Signal, device: torch.device) -> Signal:
+    """A signal on a device."""
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, signal)

@@ -1,0 +1,128 @@
+"""A model with walls in it: it runs as it was written, and its signal is detached behind each wall."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from forwardonly.network.block import Block, is_frozen
+from forwardonly.network.reading import Reading, mask_of
+from forwardonly.network.signal import Signal, detached, readable, replaced
+from forwardonly.network.walls import call
+from forwardonly.rules import ContrastiveRule, Rule
+
+
+class Arrival(NamedTuple):
+    """A signal at a wall, and the mask (B, T) of the tokens that count, if the model's inputs have one."""
+
+    signal: Signal
+    mask: Tensor | None
+
+
+Visit = Callable[[int, Arrival], Signal]
+"""Called at each wall with its index and what arrives; returns what the model goes on with."""
+
+
+class Stop(Exception):
+    """Ends a forward pass at a wall."""
+
+
+class Walled(nn.Module):
+    """A model and the names of the modules behind which its walls stand.
+
+    The model itself is not changed: hooks are in place only while `walk` runs.
+    """
+
+    def __init__(self, model: nn.Module, walls: Sequence[str]):
+        super().__init__()
+        self.model = model
+        self.walls = tuple(walls)
+        self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, except for modules whose weights are all frozen: their norms keep their statistics."""
+        super().train(mode)
+        for module in self.model.modules():
+            if is_frozen(module):
+                module.eval()
+        return self
+
+    def walk(self, inputs: Any, visit: Visit, blocks: int | None = None, *, whole: bool = False) -> Any:
+        """Runs the model up to the last wall of its first `blocks`, or the `whole` of it; `visit` is called at each.
+
+        Returns the model's output, or None if it ended before.
+        """
+        mask, names = mask_of(inputs), self.walls[:blocks]
+
+        def hook(index: int) -> Callable[..., Any]:
+            def at_wall(module: nn.Module, arguments: Any, output: Any) -> Any:
+                passed = visit(index, Arrival(output, mask))
+                if index == len(names) - 1 and not whole and not torch.compiler.is_exporting():
+                    raise Stop
+                return passed
+
+            return at_wall
+
+        walls = map(self.model.get_submodule, names)
+        handles = [module.register_forward_hook(hook(index)) for index, module in enumerate(walls)]
+        try:
+            return self(inputs)
+        except Stop:
+            return None
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's own output, as without walls."""
+        if self.takes_cache and isinstance(inputs, Mapping):
+            inputs = {"use_cache": False, **inputs}  # a cache would keep every block's keys and values
+        return call(self.model, inputs)
+
+
+class Part(nn.Module):
+    """The weights of a model between two walls, by their names in it. They stay the model's, which saves them."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]):
+        super().__init__()
+        inside: dict[str, dict[str, nn.Parameter]] = {}
+        for name, weight in weights.items():
+            first, _, rest = name.partition(".")
+            if rest:
+                inside.setdefault(first, {})[rest] = weight
+            else:
+                self.register_parameter(name, weight)
+        for name, own in inside.items():
+            self.add_module(name, Part(own))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Nothing: the model saves its weights."""
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        """Nothing, as above."""
+
+
+class WalledBlock(Block):
+    """A block of a model in place: the model has computed its part when a signal arrives at its wall."""
+
+    def __init__(self, part: Part, reading: Reading, rule: Rule):
+        super().__init__(part, rule)
+        self.reading = reading
+
+    def forward(self, incoming: Arrival) -> Tensor:
+        """What the rule reads at the wall."""
+        return self.reading(*incoming)
+
+    def pass_on(self, activation: Tensor, incoming: Arrival) -> Signal:
+        """The signal, detached.
+
+        The model has norms of its own. Only contrastive rules divide it by its length, which is their goodness.
+        """
+        signal = detached(incoming.signal)
+        if not isinstance(self.rule, ContrastiveRule):
+            return signal
+        read = readable(signal)
+        with torch.no_grad():
+            return replaced(signal, read, [self.rule.pass_on(tensor) for tensor in read])
