@@ -154,6 +154,11 @@ def test_blocks_by_hand_learn_in_c(tmp_path):
     torch.testing.assert_close(torch.from_numpy(scores), net.eval()(data.images[:9]), rtol=1e-4, atol=1e-4)
 
 
+def numbers(shape, **options):
+    """A network of features of a shape."""
+    return fo.mlp(shape, (8,), rule=fo.rules.Projection(classes=4, **options))
+
+
 def in_place():
     """A model that is cut in place."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 4))
@@ -269,6 +274,8 @@ REFUSED = {
     ),
     "optimiser": (lambda: build("projection", MLP, random_images(FLAT)), {"optimiser": "adam"}, "choose optimiser sgd"),
     "hard": (lambda: build("ff", MLP, random_images(FLAT)), {}, "negatives uniform"),
+    "targets": (lambda: numbers((1, 6, 6), targets="number"), {}, "one class an example, not targets of the kind 'num"),
+    "axes": (lambda: numbers((36,)), {}, r"give features as \(features, 1, 1\)"),
     "localized": (in_place, {}, "cut in place: build the network of a body"),
     "stem": (lambda: build("projection", fo.bodies.Six(width=0.1), random_images(MAPS)), {}, "has a stem"),
     "shortcut": (lambda: build("projection", fo.bodies.ResNet17(width=0.04), random_images(MAPS)), {}, "cannot hold"),

@@ -39,6 +39,13 @@ def make_plan(network: Network, *, batch_size: int, precision: Precision = "floa
             "C cannot hold a model that fo.localize cut in place: build the network of a body (mlp, cnn, conv, "
             "separable), or of blocks that are each an nn.Sequential."
         )
+    if network.rule.targets != "class":
+        raise ValueError(f"C learns one class an example, not targets of the kind {network.rule.targets!r}.")
+    if len(network.shape) != 3:
+        raise ValueError(
+            f"C takes examples of channels x height x width, not of {len(network.shape)} axes: give features as "
+            "(features, 1, 1), and signals as (channels, 1, time)."
+        )
     _check_rule(network)
     if network.prepare.stem is not None:
         raise ValueError("The body has a stem, which C cannot hold: choose the body mlp, cnn or separable.")
