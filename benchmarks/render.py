@@ -363,8 +363,9 @@ def device_code(results: Results) -> str:
 def device_accuracy(results: Results) -> str:
     """Accuracy after training in C, beside Python."""
     rows = []
-    for name, words in {"digits-mlp": "digits", "vowels-1d": "Japanese vowels (UCR)"}.items():
-        line = results.timing(f"device-accuracy/{name}")
+    names = {"device-accuracy/digits-mlp": "digits", "device-accuracy/vowels-1d": "Japanese vowels (UCR)"}
+    for name, words in names.items():
+        line = results.timing(name)
         means = [f"{100 * line['arms'][arm]['mean']:.2f}" for arm in ("python-float32", "c-float32", "c-int8")]
         rows.append([words, *means, str(line["config"]["seeds"])])
     return table(["", "Python, float32, %", "C, float32, %", "C, int8, %", "seeds"], rows)
