@@ -291,6 +291,16 @@ def test_a_step_gives_each_block_the_gradient_of_its_own_loss(case):
         torch.testing.assert_close(weights[name], value)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_group_norm_behind_a_wall_on_channels_last_maps(groups):
+    """PyTorch's own backward pass crashes the process there, so a failure of this test ends it."""
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Sequential(nn.GroupNorm(groups, 4), nn.Conv2d(4, 4, 3)), nn.ReLU()]
+    network = localize(nn.Sequential(*layers).to(memory_format=torch.channels_last), blocks=["1"])
+    assert len(network.row) == 2
+    for loss in network.train().local_losses(network.prepare(maps()), LABELS):
+        loss.backward()
+
+
 def test_dropout_of_the_models_own_making_is_off_in_evaluation():
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), Drop(), nn.Linear(16, 16), Drop(), nn.Linear(16, 4))
     network = localize(model, blocks=2)

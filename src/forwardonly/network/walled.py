@@ -67,6 +67,9 @@ class Walled(nn.Module):
 
         walls = map(self.model.get_submodule, names)
         handles = [module.register_forward_hook(hook(index)) for index, module in enumerate(walls)]
+        if torch.is_grad_enabled():
+            norms = (module for module in self.model.modules() if isinstance(module, nn.GroupNorm))
+            handles += [norm.register_forward_pre_hook(_contiguous_leaf) for norm in norms]
         try:
             return self(inputs)
         except Stop:
@@ -80,6 +83,14 @@ class Walled(nn.Module):
         if self.takes_cache and isinstance(inputs, Mapping):
             inputs = {"use_cache": False, **inputs}  # a cache would keep every block's keys and values
         return call(self.model, inputs)
+
+
+def _contiguous_leaf(norm: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The input of a group norm, contiguous where it needs no gradient.
+
+    On channels-last maps without gradient its backward pass crashes the process (PyTorch 2.13 on CPUs).
+    """
+    return tuple(maps if maps.requires_grad else maps.contiguous() for maps in given)
 
 
 class Part(nn.Module):
