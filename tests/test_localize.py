@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import forwardonly as fo
+from forwardonly.network import recurrent
 from forwardonly.network.localize import LargeBlockWarning
-from forwardonly.network.signal import detached
+from forwardonly.network.signal import detached, tensors_in
 from forwardonly.network.walls import call, record, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore::forwardonly.network.localize.LargeBlockWarning")
@@ -124,6 +125,17 @@ class Recurrent(nn.Module):
         return x
 
 
+class Stacked(nn.Module):
+    """Three recurrent layers in one module."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.layers = kind(3, 8, 3, batch_first=True, dropout=0.3, **options)
+
+    def forward(self, x):
+        return self.layers(x.transpose(1, 2))[0]
+
+
 class Switching(nn.Module):
     """Control flow that depends on values."""
 
@@ -193,6 +205,8 @@ MODELS = {
     "texts": (Texts, tokens, 2, (8,)),
     "recurrent": (Recurrent, series, 3, (8, 10, 1)),
     "long memory": (lambda: Recurrent(nn.LSTM), series, 3, (8, 10, 1)),
+    "stacked": (lambda: Stacked(nn.LSTM), series, 3, (8, 10, 1)),
+    "stacked both ways": (lambda: Stacked(nn.GRU, bidirectional=True), series, 3, (16, 10, 1)),
     "control flow": (Switching, lambda: torch.randn(6, 6), 2, (8,)),
     "graph": (Graph, graph, 2, (8,)),
     "series": (
@@ -299,6 +313,26 @@ def test_group_norm_behind_a_wall_on_channels_last_maps(groups):
     assert len(network.row) == 2
     for loss in network.train().local_losses(network.prepare(maps()), LABELS):
         loss.backward()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"bias": False}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_of_a_recurrent_stack_give_what_the_stack_gives(kind, options, packed):
+    model = nn.ModuleDict({"stack": kind(3, 5, 3, **options)})
+    stack = model["stack"]
+    x = torch.randn(4, 6, 3)
+    if packed:
+        x = nn.utils.rnn.pack_padded_sequence(x, [4, 4, 3, 2, 1, 1])
+    expected = stack(x)
+    state = expected[1] if not packed else None
+    expected = stack(x, state)
+    layers = recurrent.layers_of(model)
+    with recurrent.opened(model, layers):
+        given = stack(x, state)
+    assert all(map(torch.equal, tensors_in(given), tensors_in(expected)))
+    assert "forward" not in vars(stack)
+    assert list(recurrent.by_name(layers)) == ["stack.0", "stack.1", "stack.2"]
 
 
 def test_dropout_of_the_models_own_making_is_off_in_evaluation():
@@ -496,7 +530,7 @@ def test_saved_and_loaded_around_the_model(case, tmp_path):
             weight.add_(0.01)
     fo.save(network.eval(), tmp_path)
     fresh = next(make for make, *_ in MODELS.values() if isinstance(make(), type(model)))()
-    if not isinstance(model, Encoder | Recurrent | nn.Sequential):
+    if not isinstance(model, Encoder | Recurrent | Stacked | nn.Sequential):
         again = fo.load(tmp_path, model=fresh)
         assert torch.equal(again.scores(example), network.scores(example))
     with pytest.raises(ValueError, match=r"fo\.load\(folder, model=\.\.\.\)"):
