@@ -11,6 +11,11 @@ from forwardonly.network import recurrent
 from forwardonly.network.localize import LargeBlockWarning
 from forwardonly.network.signal import detached, tensors_in
 from forwardonly.network.walls import call, record, settle
+from forwardonly.training.batch import Batch
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
+from forwardonly.training.update import Update
 
 pytestmark = pytest.mark.filterwarnings("ignore::forwardonly.network.localize.LargeBlockWarning")
 
@@ -280,12 +285,6 @@ def test_each_loss_reaches_its_own_weights_alone(case, training):
 
 def test_a_step_gives_each_block_the_gradient_of_its_own_loss(case):
     """Against autograd of the stated loss: each block's update equals that from its loss on the detached signal."""
-    from forwardonly.training.batch import Batch
-    from forwardonly.training.config import TrainingConfig
-    from forwardonly.training.step import Context
-    from forwardonly.training.strategies import whole_step
-    from forwardonly.training.update import Update
-
     model, example, _, _ = case
     model.eval()
     network = localize(model, example).eval()  # no dropout, so that both passes draw the same
@@ -345,12 +344,6 @@ def test_dropout_of_the_models_own_making_is_off_in_evaluation():
 
 
 def test_memory_saved_for_backward_is_that_of_one_block():
-    from forwardonly.training.batch import Batch
-    from forwardonly.training.config import TrainingConfig
-    from forwardonly.training.step import Context
-    from forwardonly.training.strategies import whole_step
-    from forwardonly.training.update import Update
-
     def saved(depth):
         layers = [nn.Flatten(), *(part for _ in range(depth) for part in (nn.Linear(36, 36), nn.ReLU()))]
         network = localize(nn.Sequential(*layers))
@@ -646,12 +639,38 @@ def test_inputs_of_another_form_are_one_clear_sentence(inputs, sentence):
         localize(Texts(), tokens()).predict(inputs)
 
 
-@pytest.mark.parametrize(
-    "options", [{"schedule": "greedy"}, {"workers": 2}, {"memory_budget": "2GiB"}, {"compile": True}]
-)
+@pytest.mark.parametrize("options", [{"schedule": "greedy"}, {"workers": 2}, {"compile": True}])
 def test_what_needs_blocks_that_can_be_called_is_refused(images, options):
     with pytest.raises(ValueError, match=r"(?i)a model that `localize` cut in place"):
         fo.fit(localize(), images, **options)
+
+
+def test_offloading_blocks_of_a_model_in_place_changes_no_bit(images):
+    """By the plan that a budget below the resident weights would give; in files on a CPU."""
+    from forwardonly.system import mapped
+    from forwardonly.training.memory.offload import Offload
+
+    def trained(offloaded):
+        torch.manual_seed(0)
+        network = localize(nn.Sequential(nn.Flatten(), *(p for _ in range(4) for p in (nn.Linear(36, 36), nn.ReLU()))))
+        updates = [Update(block, TrainingConfig(learning_rate=0.01)) for block in network.row]
+        with Offload(network, updates, torch.device("cpu")) if offloaded else torch.enable_grad():
+            for _ in range(3):
+                whole_step(network, updates, Batch(network.prepare(maps()), LABELS), Context("fp32"))
+            in_files = [all(map(mapped.holds, block.parameters())) for block in network.row]
+        assert in_files == [offloaded] * 4
+        return network.state_dict()
+
+    assert all(map(torch.equal, trained(True).values(), trained(False).values()))
+
+
+def test_a_budget_is_kept_or_refused_for_a_model_in_place(images):
+    plain, within = (localize(rule=fo.rules.Hyperspherical(classes=4)) for _ in range(2))
+    fo.fit(plain, images, epochs=2, batch_size=20, precision="fp32")
+    fo.fit(within, images, epochs=2, batch_size=20, precision="fp32", memory_budget="8GiB")
+    assert all(map(torch.equal, plain.state_dict().values(), within.state_dict().values()))
+    with pytest.raises(ValueError, match=r"does not fit in 1MiB: the smallest memory budget that it fits in is \d+MiB"):
+        fo.fit(localize(), images, epochs=2, memory_budget="1MiB")
 
 
 @pytest.mark.parametrize("shared", ["block", "body", "rule", "weight"])

@@ -15,7 +15,7 @@ from forwardonly.network.prepare import AsGiven, Form, Prepare, blank_of
 from forwardonly.network.reading import Reading
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import Signal, to_device
-from forwardonly.network.walled import Part, Walled, WalledBlock
+from forwardonly.network.walled import Arrival, Part, Walled, WalledBlock
 from forwardonly.rules import BlockPosition, Rule
 
 
@@ -50,6 +50,8 @@ class Localized(Network):
     """
 
     in_place = True
+    before_block: Callable[[int], None] | None = None
+    """Called with the index of each block before the model computes it: where idle blocks are offloaded, loads it."""
     walled: Walled
     _form: Form
     _images: bool
@@ -95,7 +97,16 @@ class Localized(Network):
     def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
         """As of any network; the model computes, and stops at the last wall."""
         row = self.row[:blocks]
-        self.walled.walk(incoming, lambda index, arrival: at(row[index], arrival), blocks)
+        load = self.before_block or (lambda index: None)
+
+        def visit(index: int, arrival: Arrival) -> Signal:
+            passed = at(row[index], arrival)
+            if index + 1 < len(row):
+                load(index + 1)
+            return passed
+
+        load(0)
+        self.walled.walk(incoming, visit, blocks)
 
     def scores(self, images: Any) -> Tensor:
         """Every block's class scores, (L, B, C) in float32, for inputs in the form that the model takes.

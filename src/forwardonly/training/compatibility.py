@@ -74,7 +74,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("workers", "all-peers"): "choose 1 worker, or a rule that reads the goodness of earlier blocks",
     ("stages", "classifier"): "let the processes share the data, or choose rule options that do without it",
     ("stages", "all-peers"): "let the processes share the data, or choose a rule that reads earlier blocks",
-    ("budget", "in-place"): "train without one",
     ("budget", "compile"): "leave out compile",
     ("budget", "replicas"): "train in one process",
     ("budget", "stages"): "train in one process",
