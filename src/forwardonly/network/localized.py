@@ -69,11 +69,20 @@ class Localized(Network):
         config: Mapping[str, Any] | None = None,
     ):
         weights = dict(model.named_parameters())
+        kinds = {f"{name}.{own}": module for name, module in model.named_modules() for own in module._parameters}
+        tables = nn.Embedding | nn.EmbeddingBag
+        no_layer = {
+            name
+            for name, module in kinds.items()
+            if isinstance(module, tables) or "weight" not in name.rpartition(".")[2]
+        } | {name for name in weights if "." not in name}
         blocks = []
         for index, cut in enumerate(cuts):
             part = Part({name: weights[name] for name in cut.weights})
             own = rule.for_block(cut.shape, BlockPosition(index, len(cuts)))
-            blocks.append(WalledBlock(part, cut.reading, own))
+            block = WalledBlock(part, cut.reading, own)
+            block.no_layer = frozenset(f"body.{name}" for name in cut.weights if name in no_layer)
+            blocks.append(block)
         self.__dict__.update(_form=form, _images=images, _cuts=tuple(cuts), _model=model)  # for the base class
         super().__init__(blocks, shape=form.get("sizes", ()), readout=readout, config=config)
 

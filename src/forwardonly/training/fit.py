@@ -94,6 +94,8 @@ def fit(
     setting = compatibility.Setting(config, network, device, team)
     compatibility.check(setting)
     compatibility.check_counts(setting, len(train))
+    if config.heads_first > 0 and not all(any(True for _ in block.rule.parameters()) for block in network.row):
+        raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         plan = make_plan(network, train, config, device)
         plan.place(network, device)
@@ -103,10 +105,13 @@ def fit(
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
             network.class_names = train.classes
-            with finish_step_on_interrupt() as interrupted:
-                for row in trainer.train(validation, progress, interrupted):
-                    trainer.progress.history.append(row)
-                    _warn(row)
+            try:
+                with finish_step_on_interrupt() as interrupted:
+                    for row in trainer.train(validation, progress, interrupted):
+                        trainer.progress.history.append(row)
+                        _warn(row)
+            finally:
+                session.free()
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
     _warn(result)

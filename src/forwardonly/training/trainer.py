@@ -92,6 +92,9 @@ class Trainer:
         """One step on the next batch of the epoch."""
         session, step = self.session, self.progress.step
         position = self._position()
+        if session.must_turn(position.run_step):
+            self.strategy.finish()
+            session.turn()
         torch.manual_seed(session.feed.dropout_seed(position))
         batch = order[step * session.batch_size : (step + 1) * session.batch_size]
         losses = self.strategy.step(batch, position)
