@@ -673,6 +673,49 @@ def test_a_budget_is_kept_or_refused_for_a_model_in_place(images):
         fo.fit(localize(), images, epochs=2, memory_budget="1MiB")
 
 
+class Language(nn.Module):
+    """The next of twenty tokens from those before it, by two causal convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(20, 12)
+        self.one, self.two = nn.Conv1d(12, 16, 3), nn.Conv1d(16, 16, 3)
+
+    def forward(self, input_ids):
+        x = self.table(input_ids).transpose(1, 2)
+        for layer in (self.one, self.two):
+            x = torch.relu(layer(F.pad(x, (2, 0))))
+        return x
+
+
+@pytest.mark.parametrize("form", ["tensor", "dict"])
+def test_a_model_of_text_learns_the_next_token(form):
+    """A text in which each token follows from the one before is learned nearly for certain."""
+    text = torch.arange(64 * 9).view(64, 9) * 7 % 20
+    ids = text[:, :-1] if form == "tensor" else {"input_ids": text[:, :-1]}
+    example = ids[:2] if form == "tensor" else {"input_ids": text[:2, :-1]}
+    network = localize(Language(), example, rule=fo.rules.Projection(classes=20, targets="token"), blocks=2)
+    run = fo.fit(network, (ids, text[:, 1:]), epochs=20, batch_size=16, learning_rate=0.01, precision="fp32")
+    assert max(run.history[-1]["loss"]) < 0.2 < min(run.history[0]["loss"])
+    assert (network.predict(ids) == text[:, 1:]).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("targets", ["number", "labels"])
+def test_a_model_of_a_table_learns_numbers_and_several_labels(targets):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 6, generator=generator)
+    numbers = torch.stack([x[:, 0] + x[:, 1], x[:, 2] - x[:, 3]], 1)
+    y = numbers if targets == "number" else (numbers > 0).float()
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+    network = localize(model, x[:2], rule=fo.rules.Projection(classes=2, targets=targets))
+    fo.fit(network, (x, y), epochs=30, batch_size=32, learning_rate=0.01, precision="fp32")
+    given = network.predict(x)
+    if targets == "number":
+        assert 1 - (given - y).square().mean() / y.var(0).mean() > 0.95
+    else:
+        assert (given == y.bool()).float().mean() > 0.95
+
+
 @pytest.mark.parametrize("shared", ["block", "body", "rule", "weight"])
 def test_a_network_whose_blocks_share_weights_is_refused(images, shared):
     one, two = fo.mlp(images.shape, [36, 36, 36], rule=fo.rules.ChannelLearnable(classes=4)).row[1:]

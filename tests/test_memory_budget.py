@@ -218,7 +218,7 @@ def test_a_file_in_pieces_is_one_that_safetensors_reads():
 def plan_of(digits, size, **options):
     network = fo.mlp(digits.train.shape, [64] * 6, rule=fo.rules.Projection(classes=10))
     config = TrainingConfig(memory_budget=size, precision="fp32", **options)
-    return budget.make_plan(network, digits.train, config, CPU)
+    return budget.make_plan(network, digits.train, config, CPU, config.batch_size)
 
 
 def test_plans_from_large_to_small(digits, monkeypatch):

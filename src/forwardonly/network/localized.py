@@ -86,13 +86,13 @@ class Localized(Network):
         self.__dict__.update(_form=form, _images=images, _cuts=tuple(cuts), _model=model)  # for the base class
         super().__init__(blocks, shape=form.get("sizes", ()), readout=readout, config=config)
 
-    def _make_prepare(self, stem: Any) -> Prepare:
+    def _make_prepare(self, stem: Any, standardise: bool) -> Prepare:
         self.walled = Walled(self.__dict__.pop("_model"), [cut.wall for cut in self._cuts])
         if not self._images:
             return AsGiven(self._form)
         maps = [weight for weight in self.walled.parameters() if weight.dim() == 4 and weight.shape[2:].numel() > 1]
         last = bool(maps) and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in maps)
-        return Prepare(self.shape, standardise=self.rule.standardise, channels_last=last)
+        return Prepare(self.shape, standardise=standardise, channels_last=last)
 
     @property
     def model(self) -> nn.Module:

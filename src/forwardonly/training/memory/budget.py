@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 
 from forwardonly.data import Images
+from forwardonly.data.inputs import each
+from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.network.block import Block
 from forwardonly.network.localized import Localized
@@ -102,8 +104,10 @@ class Cost:
         return int(SLACK * (self.fixed + self.an_image * part)) + self.signal * batch * (1 if part == batch else 3)
 
 
-def make_plan(network: Network, train: Images, config: TrainingConfig, device: torch.device) -> MemoryPlan:
-    """The fastest plan within `config.memory_budget`; the default plan without one. The network may be on the host.
+def make_plan(network: Network, train: Data, config: TrainingConfig, device: torch.device, batch: int) -> MemoryPlan:
+    """The fastest plan for steps of `batch` images within `config.memory_budget`; the default plan without one.
+
+    The network may be on the host.
 
     Raises:
         ValueError: no plan fits; the text names the smallest budget that one would fit.
@@ -112,12 +116,12 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
         return MemoryPlan()
     if device.type == "cpu":
         return_freed_memory()
-    budget, batch = parse_bytes(config.memory_budget), min(config.batch_size, len(train))
-    precision = choose_precision(config.precision, device)
+    budget, precision = parse_bytes(config.memory_budget), choose_precision(config.precision, device)
+    held = train.images.nbytes + train.labels.nbytes if isinstance(train, Images) else 0
     if isinstance(network, Localized):
-        return _plan_in_place(network, train, config, precision, device)
+        return _plan_in_place(network, train, config, precision, device, batch, held)
     costs = measure(network, train, config, precision)
-    before = RESERVE + (memory_bytes(device) if device.type == "cpu" else train.images.nbytes + train.labels.nbytes)
+    before = RESERVE + (memory_bytes(device) if device.type == "cpu" else held)
     on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
     resident = sum(cost.resident for cost in costs)
 
@@ -142,17 +146,23 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
 
 
 def _plan_in_place(
-    network: Localized, train: Images, config: TrainingConfig, precision: Precision, device: torch.device
+    network: Localized,
+    train: Data,
+    config: TrainingConfig,
+    precision: Precision,
+    device: torch.device,
+    batch: int,
+    held_by_images: int,
 ) -> MemoryPlan:
     """The plan of a model in place, whose blocks compute whole batches: idle blocks are offloaded where needed."""
-    budget, batch = parse_bytes(config.memory_budget or ""), min(config.batch_size, len(train))
+    budget = parse_bytes(config.memory_budget or "")
     few, many = (_peak_in_place(network, _front(network, train, count), precision) for count in TRIALS)
     an_image = max(0, many - few) // (TRIALS[1] - TRIALS[0])
     step = int(SLACK * (max(0, few - TRIALS[0] * an_image) + batch * an_image))
     slots = 1 + _slots(config)
     resident = [slots * sum(weight.nbytes for weight in block.parameters()) for block in network.row]
     weights = sum(resident) // slots
-    before = RESERVE + (memory_bytes(device) - weights if device.type == "cpu" else train.images.nbytes)
+    before = RESERVE + (memory_bytes(device) - weights if device.type == "cpu" else held_by_images)
     on_device = 3 if device.type == "cuda" else 1
     ways = [(False, sum(resident)), (len(resident) > 1, on_device * max(resident))]
     for offload, held in ways:
@@ -204,7 +214,7 @@ def _slots(config: TrainingConfig) -> int:
     return sum(isinstance(slot, torch.Tensor) and slot.dim() == 2 for own in states for slot in own.values())
 
 
-def measure(network: Network, train: Images, config: TrainingConfig, precision: Precision) -> list[Cost]:
+def measure(network: Network, train: Data, config: TrainingConfig, precision: Precision) -> list[Cost]:
     """The memory cost of each block; blocks of the same kind are measured once."""
     known: dict[str, Cost] = {}
     costs = []
@@ -248,9 +258,17 @@ def _cost(trials: list[_Trial]) -> Cost:
     return Cost(few.resident, fixed, an_image, few.signal // TRIALS[0])
 
 
-def _front(network: Network, train: Images, count: int) -> Batch:
+def _front(network: Network, train: Data, count: int) -> Batch:
     """The first block's input for `count` images."""
-    chosen = torch.arange(count) % len(train)
-    images, labels = train.images[chosen].to(network.device), train.labels[chosen].to(network.device)
+    if isinstance(train, Images):
+        images, labels = train.images, train.labels
+    else:
+        images, given = train.sample(count)  # type: ignore[assignment]  # a rule reads what it gets
+        assert given is not None
+        labels = given
+    chosen = torch.arange(count) % len(labels)
+    images = each(images, lambda part: part[chosen].to(network.device))  # type: ignore[assignment]
+    labels = labels[chosen].to(network.device)
+    wrong = (labels + 1) % network.classes if isinstance(network.rule, ContrastiveRule) else None
     with torch.no_grad():
-        return Batch(network.present(images, labels, wrong=(labels + 1) % network.classes), labels)
+        return Batch(network.present(images, labels, wrong=wrong), network.aimed(labels))
