@@ -86,7 +86,7 @@ def test_a_part_needs_less_than_the_whole():
 
 
 def room_of(kind, network, moves):
-    room = Offload(network.row, moves, CPU)
+    room = Offload(network, moves, CPU)
     if kind is HostStore:  # an accelerator's store, with the CPU in the accelerator's place
         room.stores = [HostStore(block, move, CPU) for block, move in zip(network.row, moves, strict=True)]
     return room

@@ -19,7 +19,7 @@ from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
-from forwardonly.network.signal import Signal, main_path, tensors_in
+from forwardonly.network.signal import Signal, main_path
 from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule
 from forwardonly.targets import OBJECTIVES
 
@@ -249,8 +249,6 @@ class Network(nn.Module):
                     return self.label_classifier(self.read(prepared))
                 return self._goodness_of_all(prepared)
             scores = torch.stack(self.each(prepared, lambda block, activation, _: _one_pass_scores(block, activation)))
-            if self.targets == "token" and scores.dim() == 3:  # of positions that a model's reading made examples
-                scores = scores.unflatten(1, (len(tensors_in(prepared)[0]), -1))
             return scores if self.units is None else self.units(scores)
 
     def goodness(self, images: Tensor) -> Tensor:

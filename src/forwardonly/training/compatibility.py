@@ -16,7 +16,7 @@ from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Data
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
-from forwardonly.network.signal import Signal
+from forwardonly.network.signal import Signal, tensors_in
 from forwardonly.rules import ContrastiveRule
 
 
@@ -80,7 +80,6 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("workers", "all-peers"): "choose 1 worker, or a rule that reads the goodness of earlier blocks",
     ("stages", "classifier"): "let the processes share the data, or choose rule options that do without it",
     ("stages", "all-peers"): "let the processes share the data, or choose a rule that reads earlier blocks",
-    ("budget", "in-place"): "train without one",
     ("budget", "compile"): "leave out compile",
     ("budget", "replicas"): "train in one process",
     ("budget", "stages"): "train in one process",
@@ -130,7 +129,8 @@ def block_that_needs_two(network: Network) -> int | None:
     """
     if isinstance(network.rule, ContrastiveRule):
         return None
-    one = {"class": (1,), "token": (1, *network.shape[:1])}.get(network.targets)
+    blank = network.blank(1)
+    one = {"class": (1,), "token": tuple(tensors_in(blank)[0].shape[:2])}.get(network.targets)
     label = torch.zeros(one or (1, network.classes), dtype=torch.int64 if one else None, device=network.device)
     training, seen, found = network.training, list[Tensor](), list[bool]()
     norms = [norm for norm in network.train().modules() if isinstance(norm, _BatchNorm) and norm.training]
@@ -142,7 +142,7 @@ def block_that_needs_two(network: Network) -> int | None:
         found.append(any(values.numel() == values.shape[1] for values in seen))
         seen.clear()
 
-    network.each(network.prepare(network.blank(1)), see)
+    network.each(network.prepare(blank), see)
     for handle in handles:
         handle.remove()
     network.train(training)

@@ -55,6 +55,12 @@ class TrainingConfig:
     """Share of the run after which the last block starts to learn, at the current learning rate; the blocks before it
     start at equal intervals, the first at once. A block that has not started costs nothing.
     """
+    heads_first: float = 0.0
+    """Share of the run in which bodies are frozen and only the rules' own weights learn: for pretrained models."""
+    body_rate: float = 1.0
+    """Learning rate of the bodies as a share of that of the rules' own weights: below 1 for pretrained models."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate of each block's body per block behind it, so that early layers change less."""
     clip: float | None = None
     """Largest norm of a block's gradient; none does not clip it."""
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
@@ -104,6 +110,11 @@ class TrainingConfig:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
         if not 0 <= self.delay < 1:
             raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
+        if not 0 <= self.heads_first < 1:
+            raise ValueError(f"heads_first is a share of the run, from 0 to below 1, not {self.heads_first}.")
+        for name in ("body_rate", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a factor above 0, at most 1, not {getattr(self, name)}.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:

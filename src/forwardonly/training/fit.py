@@ -112,6 +112,8 @@ def fit(
     setting = compatibility.Setting(config, network, device, team, train)
     compatibility.check(setting)
     _check_options(network, config, train, validation, options)
+    if config.heads_first > 0 and not all(any(True for _ in block.rule.parameters()) for block in network.row):
+        raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batch_size = prepared_for(train, config.batch_size, seed)
         if isinstance(train, Passing) and train.batch_size is None and options.get("batch_size") is not None:
@@ -125,10 +127,13 @@ def fit(
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
             network.class_names = train.classes or None
-            with finish_step_on_interrupt() as interrupted:
-                for row in trainer.train(validation, progress, interrupted):
-                    trainer.progress.history.append(row)
-                    _warn(row)
+            try:
+                with finish_step_on_interrupt() as interrupted:
+                    for row in trainer.train(validation, progress, interrupted):
+                        trainer.progress.history.append(row)
+                        _warn(row)
+            finally:
+                session.free()
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
     _warn(result)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from forwardonly.data import Images
 from forwardonly.data.streams import Passing
@@ -33,6 +34,8 @@ class Session:
     updates: list[Update]
     """One for each block."""
     feed: Feed
+    bodies: list[nn.Parameter]
+    """Weights of bodies that the run trains; they are frozen while heads learn first."""
     micro_batch: int | None = None
     """Images that a block computes at a time; None for the whole batch."""
 
@@ -40,6 +43,21 @@ class Session:
     def batch_size(self) -> int:
         """Images in a step, over all processes."""
         return self.feed.batch_size
+
+    def must_turn(self, step: int) -> bool:
+        """Whether the bodies are to be frozen or freed before a step."""
+        return bool(self.bodies) and self.bodies[0].requires_grad == self.schedule.heads_alone(step)
+
+    def free(self) -> None:
+        """Frees the bodies, however the run has ended."""
+        if self.bodies and not self.bodies[0].requires_grad:
+            self.turn()
+
+    def turn(self) -> None:
+        """Freezes the bodies, or frees them; frozen norms keep their statistics."""
+        for weight in self.bodies:
+            weight.requires_grad_(not weight.requires_grad)
+        self.network.train()
 
     def context(self, seed: int | None, first: int = 0) -> Context:
         """The context of a step for the blocks from index `first` on."""
@@ -54,14 +72,17 @@ def open_session(
     precision = choose_precision(config.precision, device)
     for block in network.row:
         block.compiled = config.compile
-    updates = [team.update(block, config, batch_size) for block in network.row]
+    last = len(network.row) - 1
+    rates = [config.body_rate * config.layer_decay ** (last - index) for index in range(last + 1)]
+    updates = [team.update(block, config, batch_size, rate) for block, rate in zip(network.row, rates, strict=True)]
+    bodies = [weight for block in network.row for weight in block.body.parameters() if weight.requires_grad]
     schedule = Schedule(config, _steps_per_epoch(train, config, batch_size), len(updates))
     feed = Feed(network, train, config, schedule, precision, batch_size, seed, team)
     inputs, targets = feed.sample()
     network.prepare.fit(inputs)
     if network.units is not None:
         network.units.fit(targets)
-    return Session(network, train, config, device, seed, team, precision, schedule, updates, feed)
+    return Session(network, train, config, device, seed, team, precision, schedule, updates, feed, bodies)
 
 
 def _steps_per_epoch(train: Data, config: TrainingConfig, batch_size: int) -> int:

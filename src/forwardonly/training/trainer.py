@@ -94,6 +94,9 @@ class Trainer:
         """One step on the next batch of the epoch."""
         session, step = self.session, self.progress.step
         position = self._position()
+        if session.must_turn(position.run_step):
+            self.strategy.finish()
+            session.turn()
         torch.manual_seed(session.feed.dropout_seed(position))
         losses = self.strategy.step(draft, position)
         session.team.finish()

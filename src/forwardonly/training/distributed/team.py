@@ -107,9 +107,11 @@ class Team:
         part = self.part(count)
         return (part.stop - part.start) / count
 
-    def update(self, module: nn.Module, config: TrainingConfig, batch: int) -> Update:
+    def update(self, module: nn.Module, config: TrainingConfig, batch: int, body_rate: float = 1.0) -> Update:
         """A module's update; where replicas share global batches of `batch` images, one that sums their gradients."""
-        return Update(module, config) if self.replicas == 1 else SharedUpdate(module, config, self, self.weight(batch))
+        if self.replicas == 1:
+            return Update(module, config, body_rate)
+        return SharedUpdate(module, config, self, self.weight(batch), body_rate)
 
     def exchange(self, update: "SharedUpdate", gradient: Tensor) -> "dist.Work | None":
         """Starts to sum a gradient over replicas, in place; meanwhile the previous update takes its step."""
@@ -287,8 +289,8 @@ class SharedUpdate(Update):
     The next block computes meanwhile. `weight` is this replica's share of the global batch.
     """
 
-    def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float):
-        super().__init__(module, config)
+    def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float, body_rate: float = 1.0):
+        super().__init__(module, config, body_rate)
         self.team = team
         self.weight = weight
         self.sharing: list[nn.Parameter] = []
