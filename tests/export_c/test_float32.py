@@ -290,6 +290,7 @@ REFUSED = {
         "has GELU at 2.*a block may have Linear",
     ),
     "one": (lambda: build("projection", CNN, random_images((1, 8, 8))), {"batch_size": 1}, "needs 2 images"),
+    "rates": (lambda: build("projection", MLP, random_images(FLAT)), {"body_rate": 0.5}, "one learning rate for all"),
     "batch": (
         lambda: build("projection", MLP, random_images(FLAT)),
         {"batch_size": 0},

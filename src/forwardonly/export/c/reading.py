@@ -39,6 +39,10 @@ def make_plan(network: Network, *, batch_size: int, precision: Precision = "floa
             "C cannot hold a model that fo.localize cut in place: build the network of a body (mlp, cnn, conv, "
             "separable), or of blocks that are each an nn.Sequential."
         )
+    if config.body_rate != 1 or config.layer_decay != 1 or config.heads_first:
+        raise ValueError(
+            "C has one learning rate for all weights: choose body_rate 1, layer_decay 1 and heads_first 0."
+        )
     if network.rule.targets != "class":
         raise ValueError(f"C learns one class an example, not targets of the kind {network.rule.targets!r}.")
     if len(network.shape) != 3:
