@@ -4,6 +4,8 @@ from forwardonly.bodies.convolutional import CNN, Conv, Six, VGG8b
 from forwardonly.bodies.layers import Body, Chain, Layer, Stem
 from forwardonly.bodies.mlp import MLP
 from forwardonly.bodies.residual import ResNet17
+from forwardonly.bodies.resnet import ResNet18, ResNet56
+from forwardonly.bodies.tinycnn import TinyCNN
 from forwardonly.bodies.transformer import Transformer
 
 TABLE: dict[str, type[Body]] = {
@@ -12,7 +14,10 @@ TABLE: dict[str, type[Body]] = {
     "conv": Conv,
     "six": Six,
     "vgg8b": VGG8b,
+    "tinycnn": TinyCNN,
     "resnet17": ResNet17,
+    "resnet18": ResNet18,
+    "resnet56": ResNet56,
     "transformer": Transformer,
 }
 """Every body by the name that the command line and config files use."""
@@ -26,8 +31,11 @@ __all__ = [
     "Conv",
     "Layer",
     "ResNet17",
+    "ResNet18",
+    "ResNet56",
     "Six",
     "Stem",
+    "TinyCNN",
     "Transformer",
     "VGG8b",
 ]
