@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet17": {"width": 0.25},
     "resnet18": {"width": 0.25},
     "resnet56": {"walls": 5},
+    "separable": {"channels": (16, 16)},
 }
 CLASSES, COUNT = 4, 64
 

@@ -45,6 +45,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 0.1},
     "resnet56": {"width": 0.25, "walls": 5},
     "transformer": {},
+    "separable": {"channels": (8, 8)},
 }
 LOWERED = ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "conv2d")
 

@@ -5,6 +5,7 @@ from forwardonly.bodies.layers import Body, Chain, Layer, Stem
 from forwardonly.bodies.mlp import MLP
 from forwardonly.bodies.residual import ResNet17
 from forwardonly.bodies.resnet import ResNet18, ResNet56
+from forwardonly.bodies.separable import Separable
 from forwardonly.bodies.tinycnn import TinyCNN
 from forwardonly.bodies.transformer import Transformer
 
@@ -19,6 +20,7 @@ TABLE: dict[str, type[Body]] = {
     "resnet18": ResNet18,
     "resnet56": ResNet56,
     "transformer": Transformer,
+    "separable": Separable,
 }
 """Every body by the name that the command line and config files use."""
 
@@ -33,6 +35,7 @@ __all__ = [
     "ResNet17",
     "ResNet18",
     "ResNet56",
+    "Separable",
     "Six",
     "Stem",
     "TinyCNN",

@@ -33,7 +33,7 @@ from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "training": ("epochs", "batch_size", "learning_rate", "validate_every", "diagnose"),
+    "training": ("epochs", "steps", "batch_size", "learning_rate", "validate_every", "diagnose"),
     "schedule_and_optimiser": (
         *("optimiser", "weight_decay", "momentum", "clip"),
         *("schedule", "lr_schedule", "final_rate", "warmup", "delay"),
@@ -47,6 +47,7 @@ EXPERT = frozenset(
     {
         "data_dir",
         "image_size",
+        "cache",
         "limit",
         "log",
         "validate_every",
@@ -56,7 +57,7 @@ EXPERT = frozenset(
         "lr_schedule",
         "final_rate",
     }
-    | {"warmup", "compile", "checkpoint_every", "cutout"}
+    | {"steps", "warmup", "compile", "checkpoint_every", "cutout"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 
@@ -76,6 +77,10 @@ class Train(Common):
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Resize and crop the images of a folder to squares of this many pixels."""
+    cache: bool = False
+    """Decode the images of a folder once, into a file beside it, and read that: for folders larger than memory, which
+    are else decoded anew in each epoch.
+    """
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
     limit: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
@@ -141,7 +146,7 @@ def _with_groups(plain: Train, saved: dict[str, Any], argv: Sequence[str]) -> An
     }
     groups["network"] = (_unprefixed(own_options(body)), _values(saved, "body"))
     cls = rule_class(rule)
-    own_rule = own_options(cls, without=("classes",), hidden=cls.expert if brief(argv) else ())
+    own_rule = own_options(cls, without=("classes", "targets"), hidden=cls.expert if brief(argv) else ())
     values = {**preset_options(rule), **_values(saved, "rule")}
     groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], values)
     first: list[tuple[str, Any]] = [
@@ -194,13 +199,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
     with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
-        train, validation, test = fo.data.load(
-            chosen.data,
-            validation=chosen.validation,
-            limit=chosen.limit,
-            data_dir=chosen.data_dir,
-            image_size=chosen.image_size,
-        )
+        train, validation, test = _load(chosen)
     rule = fo.rules.make(chosen.rule, classes=len(train.classes), **asdict(chosen.rule_options))
     body = fo.bodies.TABLE[chosen.body](**asdict(chosen.network))
     config = TrainingConfig.resolve(rule, train, training_options(chosen))
@@ -267,6 +266,30 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     return result
 
 
+def _load(chosen: Any) -> fo.data.Splits:
+    """The splits of the data, in memory where they fit; a folder that does not is read as it is needed."""
+    folder = chosen.data not in fo.data.NAMES and os.path.isdir(Path(chosen.data).expanduser())
+    if chosen.cache and not folder:
+        raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
+    if chosen.cache and chosen.limit is not None:
+        raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
+    if (
+        folder
+        and chosen.limit is None
+        and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size))
+    ):
+        return fo.data.stream(
+            chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
+        )
+    return fo.data.load(
+        chosen.data,
+        validation=chosen.validation,
+        limit=chosen.limit,
+        data_dir=chosen.data_dir,
+        image_size=chosen.image_size,
+    )
+
+
 def show(result: dict[str, Any], screen: Screen) -> None:
     """A table of each block's accuracy as far as it was measured, and the folder of the run."""
     measured = {
@@ -323,7 +346,7 @@ def _values(saved: dict[str, Any], part: str) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
-        if name not in ("name", "classes")
+        if name not in ("name", "classes", "targets")
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from forwardonly.names import whole_number
+from forwardonly.targets import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,11 @@ class Images:
         return f"<{kind} {self.name!r}: {len(self):,} of {shape} in {len(self.classes)} classes, on {where}>"
 
     @property
+    def kind(self) -> Kind:
+        """What the labels are; see `forwardonly.targets`."""
+        return "class"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         _, channels, height, width = self.images.shape
@@ -74,18 +80,21 @@ class Images:
 
     def to(self, device: torch.device | str) -> Self:
         """The same split on `device`."""
-        return type(self)(self.images.to(device), self.labels.to(device), self.classes, self.name, self.notes)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, (M,) int64, in that order, as a copy."""
         indices = indices.to(self.labels.device)
-        return type(self)(
-            self.images.index_select(0, indices),
-            self.labels.index_select(0, indices),
-            self.classes,
-            self.name,
-            self.notes,
-        )
+        return replace(self, images=self.images.index_select(0, indices), labels=self.labels.index_select(0, indices))
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of one batch after the other, in the stored order; views, not copies."""
+        for start in range(0, len(self), batch_size):
+            yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
+
+    def inputs_in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """The images alone, as `in_order`."""
+        return iter(self.images.split(batch_size))
 
     def of_classes(self, chosen: Sequence[int]) -> Self:
         """The images of the chosen classes alone; labels are renumbered in that order.

@@ -1,9 +1,10 @@
 """Measurements of a network: accuracy, assignments, free-riding, locality, weights, memory."""
 
-from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
+from forwardonly.measure.accuracy import evaluate, fit_readout
 from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.locality import Leak, leaks
+from forwardonly.measure.metrics import Evaluation, LabelsEvaluation, NumbersEvaluation, TokensEvaluation
 from forwardonly.measure.weights import Weights, weights
 from forwardonly.system.memory import SavedBytes, peak_memory_bytes
 
@@ -12,8 +13,11 @@ __all__ = [
     "BlockDiagnosis",
     "Diagnosis",
     "Evaluation",
+    "LabelsEvaluation",
     "Leak",
+    "NumbersEvaluation",
     "SavedBytes",
+    "TokensEvaluation",
     "Weights",
     "assignments",
     "diagnose",

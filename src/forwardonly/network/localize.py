@@ -94,7 +94,7 @@ def localize(
         torch.manual_seed(seed)
         plain = _run(model.eval(), inputs)
         walls = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
-        cuts = cuts_at(model, inputs, walls, channels)
+        cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token")
         torch.manual_seed(seed)
         config = _config(source, cuts, rule, form, readout, images)
         network = Localized(model, cuts, rule, form, images=images, readout=readout, config=config)
