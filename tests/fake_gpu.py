@@ -182,7 +182,7 @@ def step(rule: str, body: str, options: dict[str, Any], device: torch.device, fa
     move(network, device, fake)
     network.train()
     with fake, Strict() as strict:
-        session = open_session(network, pictures(shape), config, device, 0, Team())
+        session = open_session(network, pictures(shape), config, device, 0, Team(), BATCH)
         strategy = strategies.choose(session)
         with MemoryPlan(micro_batch).applied(session, slice(0, None), None):
             for phase in range(strategy.phases):
