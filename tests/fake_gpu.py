@@ -40,7 +40,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "conv": {"depth": 2, "channels": 8},
     "six": {"width": 0.1},
     "vgg8b": {"width": 0.1},
+    "tinycnn": {"width": 0.1},
     "resnet17": {"width": 0.1},
+    "resnet18": {"width": 0.1},
+    "resnet56": {"width": 0.25, "walls": 5},
     "transformer": {},
     "separable": {"channels": (8, 8)},
 }

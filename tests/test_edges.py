@@ -189,7 +189,7 @@ def test_a_users_model_in_another_precision(dtype):
     fo.localize(model.float(), fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
 
 
-@pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16)])
+@pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16), ("tinycnn", 4)])
 def test_the_smallest_image_of_a_body(body, least):
     make = fo.bodies.TABLE[body](width=0.05)
     fo.build(make, (1, least, least), rule=fo.rules.Projection(classes=4))
