@@ -317,6 +317,29 @@ def lowering(network, inputs):
     return [int(fell.sum()), len(fell)]
 
 
+def table(lines):
+    """The lines as a table in Markdown, under a sentence that counts those that are right in everything."""
+    rows = ["| model | blocks | largest % | saved / backprop | learn under | comes back | ONNX differs by |"]
+    rows.append("|---" * 7 + "|")
+    right = 0
+    for line in lines:
+        if "failed" in line:
+            rows.append(f"| {line['model']} | {line['failed']} | | | | | |")
+            continue
+        onnx = line["onnx"]
+        fell = {rule: f"{rule} {one} of {every}" for rule, (one, every) in line["lowered"].items()}
+        whole = all(one == every for one, every in line["lowered"].values())
+        close = isinstance(onnx, float) and onnx <= 1e-4
+        right += whole and close and line["leaks"] == 0 and line["saved_and_loaded"] and line["largest"] <= 0.5
+        shown = [line["model"], line["blocks"], f"{100 * line['largest']:.0f}", f"{line['saved']:.2f}"]
+        shown += [", ".join(fell.values()), "yes" if line["saved_and_loaded"] else "no"]
+        shown.append(f"{onnx:.0e}" if isinstance(onnx, float) else onnx)
+        rows.append("| " + " | ".join(map(str, shown)) + " |")
+    saved = sorted(line["saved"] for line in lines if "saved" in line)
+    head = f"{right} of {len(lines)} models right in everything"
+    return "\n".join([f"{head}; median of saved bytes {saved[len(saved) // 2]:.2f}." if saved else f"{head}.", "", *rows])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -324,6 +347,9 @@ def main():
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", action="store_true")
     given = parser.parse_args()
+    if given.table:
+        print(table([json.loads(text) for text in given.out.read_text().splitlines()]))
+        return
     library = declare_torchvision_operators()
     if given.one:
         print(json.dumps(examined(given.names[0])))
