@@ -207,6 +207,11 @@ class ForwardOnlyClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(f"ForwardOnlyClassifier needs at least two classes, y has one class: {classes.tolist()}.")
         rule = fo.rules.make(self.rule, classes=len(classes), **(self.rule_options or {}))
+        if not rule.labelled:
+            raise ValueError(
+                f"The rule {self.rule} learns without labels, so it makes no classifier: train it by fo.fit, and read "
+                "the network by fo.probe."
+            )
         self.classes_ = classes
         drawn = not isinstance(self.random_state, numbers.Integral)
         self._seed = int(check_random_state(self.random_state).randint(2**31) if drawn else self.random_state)

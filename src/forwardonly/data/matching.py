@@ -28,6 +28,7 @@ def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
     classes = tuple(classes)
     if images.classes == classes:
         return images
+    images.require_labels()
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
     index_of, listed = {name: index for index, name in enumerate(classes)}, Counter(classes)
     new = []

@@ -1,9 +1,10 @@
-"""Measurements of a network: accuracy, assignments, free-riding, locality, weights, memory."""
+"""Measurements of a network: accuracy, probes, assignments, free-riding, locality, weights, memory."""
 
 from forwardonly.measure.accuracy import Evaluation, evaluate, fit_readout
 from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.locality import Leak, leaks
+from forwardonly.measure.probe import Probe, probe
 from forwardonly.measure.weights import Weights, weights
 from forwardonly.system.memory import SavedBytes, peak_memory_bytes
 
@@ -13,6 +14,7 @@ __all__ = [
     "Diagnosis",
     "Evaluation",
     "Leak",
+    "Probe",
     "SavedBytes",
     "Weights",
     "assignments",
@@ -21,5 +23,6 @@ __all__ = [
     "fit_readout",
     "leaks",
     "peak_memory_bytes",
+    "probe",
     "weights",
 ]

@@ -40,8 +40,10 @@ def evaluate(
     or fewer.
 
     Raises:
-        ValueError: no images, a class that is not one of the network's, or images of another shape than its own.
+        ValueError: no images, a class that is not one of the network's, images of another shape than its own, or a
+            network that learns without labels.
     """
+    network.require_classes()
     if len(images) == 0:
         raise ValueError("There are no images to evaluate on.")
     images = matched(network, images)

@@ -32,14 +32,15 @@ class Leak(NamedTuple):
 def leaks(network: Network, images: Images) -> list[Leak]:
     """Every parameter of an earlier block that depends on a later block's loss; empty if training is local.
 
-    The network does not change. A batch of at most 64 of the labelled images is used.
+    The network does not change. A batch of at most 64 of the images is used.
 
     Raises:
         ValueError: there are no images.
     """
     if len(images) == 0:
         raise ValueError("There are no images to audit the network with.")
-    some = matched(network, images).subset(torch.arange(min(BATCH, len(images)))).to(network.device)
+    images = matched(network, images) if network.labelled else images
+    some = images.subset(torch.arange(min(BATCH, len(images)))).to(network.device)
     wrong = None
     if isinstance(network.rule, ContrastiveRule):
         generator = torch.Generator(network.device).manual_seed(0)
@@ -65,7 +66,8 @@ def _gradients(
     if perturbed is not None:
         rule: Any = trial.row[perturbed].rule
         rule.loss = _larger(rule.loss)
-    incoming = trial.present(images.images, images.labels, wrong=wrong)
+    generator = torch.Generator(network.device).manual_seed(0)
+    incoming = trial.present(images.images, images.labels, generator, wrong)
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(0)
         for loss in trial.local_losses(incoming, images.labels):

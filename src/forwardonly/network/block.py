@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardonly.network.signal import Signal, main_path
-from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
+from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 from forwardonly.rules.base import PeersNeeded
 
 Join = Callable[[Tensor, Signal], Signal]
@@ -68,12 +68,12 @@ class Block(nn.Module):
     @property
     def needs_peers(self) -> PeersNeeded:
         """The other blocks whose goodness the rule reads."""
-        return self.rule.needs_peers if isinstance(self.rule, ContrastiveRule) else "none"
+        return self.rule.needs_peers if isinstance(self.rule, TwoStreamRule) else "none"
 
     @property
-    def contrastive_rule(self) -> ContrastiveRule:
+    def contrastive_rule(self) -> TwoStreamRule:
         """The rule, typed as a contrastive one."""
-        assert isinstance(self.rule, ContrastiveRule)
+        assert isinstance(self.rule, TwoStreamRule)
         return self.rule
 
     def peers_behind(self, peers: PeerGoodness | None, own: PeerGoodness | None) -> PeerGoodness | None:

@@ -18,14 +18,16 @@ from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare
 from forwardonly.network.readout import Kind, Readout
 from forwardonly.network.signal import Signal, main_path
-from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule
+from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule, UnlabelledRule
+
+FAMILIES = (OnePassRule, ContrastiveRule, UnlabelledRule)
 
 
 class Network(nn.Module):
     """Blocks in a row, each with a rule of its own.
 
     Args:
-        blocks: at least one; all contrastive or all one-pass.
+        blocks: at least one; all one-pass, all contrastive, or all without labels.
         shape: of one image: channels, height, width.
         readout: how the blocks' scores become the network's.
         stem: untrained module before the first block.
@@ -37,7 +39,7 @@ class Network(nn.Module):
     None for a network that has not been trained. `fo.save` keeps them.
 
     Raises:
-        ValueError: no blocks, blocks of both families, or blocks that share weights.
+        ValueError: no blocks, blocks of several families, or blocks that share weights.
     """
 
     in_place = False
@@ -54,8 +56,10 @@ class Network(nn.Module):
         super().__init__()
         if not blocks:
             raise ValueError("A network needs at least one block.")
-        if len({isinstance(block.rule, ContrastiveRule) for block in blocks}) > 1:
-            raise ValueError("A network cannot mix contrastive and one-pass rules: they are fed differently.")
+        if len({tuple(isinstance(block.rule, family) for family in FAMILIES) for block in blocks}) > 1:
+            raise ValueError(
+                "A network cannot mix one-pass, contrastive and unlabelled rules: they are fed differently."
+            )
         _refuse_shared_weights(blocks)
         rule = blocks[0].rule
         self.shape = tuple(shape)
@@ -99,6 +103,19 @@ class Network(nn.Module):
         return self.row[0].rule
 
     @property
+    def labelled(self) -> bool:
+        """Whether the network learns from labels, and so has class scores."""
+        return self.rule.labelled
+
+    def require_classes(self) -> None:
+        """Raises ValueError for a network that learns without labels, where class scores are asked for."""
+        if not self.labelled:
+            raise ValueError(
+                "This network learns without labels, so it has no class scores: read it with labelled images by "
+                "fo.probe(network, train), or `forwardonly probe RUN`."
+            )
+
+    @property
     def draws_hard(self) -> bool:
         """Whether training draws wrong labels from the label classifier's predictions."""
         return getattr(self.rule, "negatives", "uniform") == "hard"
@@ -125,9 +142,14 @@ class Network(nn.Module):
         For one-pass rules, the prepared images (B, ...). For contrastive rules, (2B, ...): the positive stream, which
         is the images with their labels, and behind it the negative one, the same images with `wrong` labels (B,). If
         `wrong` is None, `generator` draws them; hard ones are drawn from the label classifier's `logits` (B, C),
-        computed unless given.
+        computed unless given. Rules without labels make both streams of the images, of which there may be two views,
+        (2B, ...) behind each other; of the labels only the number counts.
         """
         prepared = self.prepare(images)
+        if isinstance(self.rule, UnlabelledRule):
+            assert generator is not None
+            views = prepared.split(len(labels))
+            return torch.cat(self.rule.pair(views[0], views[-1], generator))
         if not isinstance(self.rule, ContrastiveRule):
             return prepared
         if wrong is None:
@@ -201,8 +223,15 @@ class Network(nn.Module):
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """Every block's output for images under a neutral label: the label classifier's input."""
-        neutral = label_code.embed_neutral(*self._label_input(prepared))
-        return self.each(neutral, lambda block, activation, passed: main_path(passed))
+        return self.each(self.alone(prepared), lambda block, activation, passed: main_path(passed))
+
+    def alone(self, prepared: Any) -> Any:
+        """The first block's input for prepared images as such: under a neutral label, where labels are embedded."""
+        if isinstance(self.rule, UnlabelledRule):
+            return self.rule.alone(prepared)
+        if isinstance(self.rule, ContrastiveRule):
+            return label_code.embed_neutral(*self._label_input(prepared))
+        return prepared
 
     def scores(self, images: Tensor) -> Tensor:
         """Every block's class scores, (L, B, C) in float32.
@@ -211,11 +240,12 @@ class Network(nn.Module):
 
         Raises:
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
-                network was trained on pixels.
+                network was trained on pixels; a network that learns without labels.
         """
         return self._scores(_tensor(images).to(self.device))
 
     def _scores(self, images: Any) -> Tensor:
+        self.require_classes()
         with torch.no_grad():
             prepared = self.prepare(images)
             if isinstance(self.rule, ContrastiveRule):

@@ -63,7 +63,7 @@ def fit(
 
     Args:
         network: is moved to the device that the options name.
-        train: images to learn from.
+        train: images to learn from; under a rule without labels, their labels do not matter and may be missing.
         validation: images to report accuracy on after each epoch.
         test: images to report accuracy on once, at the end.
         out: run folder; without one nothing is written.
@@ -84,7 +84,8 @@ def fit(
     """
     seed = whole_number("seed", seed, 0)
     _check(network, train, validation, test)
-    train, validation, test = _matched(network, train, validation, test)
+    if network.labelled:
+        train, validation, test = _matched(network, train, validation, test)
     folder = None if out is None else Path(out)
     config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
@@ -102,7 +103,7 @@ def fit(
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
-            network.class_names = train.classes
+            network.class_names = train.classes if network.labelled else None
             with finish_step_on_interrupt() as interrupted:
                 for row in trainer.train(validation, progress, interrupted):
                     trainer.progress.history.append(row)
@@ -137,6 +138,15 @@ def _check(network: Network, train: Images, validation: Images | None, test: Ima
     for images in (train, validation, test):
         if images is not None and tuple(images.shape) != network.shape:
             raise ValueError(f"The network takes images of {network.shape}, not {tuple(images.shape)}.")
+    if not network.labelled:
+        if validation is not None or test is not None or network.readout.fitted_on is not None:
+            raise ValueError(
+                "This network learns without labels, so it has no accuracy on validation or test images and no fitted "
+                "readout: leave them out, and read it with labelled images by fo.probe(network, train) or "
+                "`forwardonly probe RUN`."
+            )
+        return
+    train.require_labels()
     low, high = int(train.labels.min()), int(train.labels.max())
     if not 0 <= low <= high < network.classes:
         raise ValueError(

@@ -27,6 +27,7 @@ from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.memory.offload import Offload, tensors_of
+from forwardonly.training.randomness import generator_at
 from forwardonly.training.session import Session
 from forwardonly.training.step import Context, advance, learn
 from forwardonly.training.update import Update
@@ -182,4 +183,5 @@ def _front(network: Network, train: Images, count: int) -> Batch:
     chosen = torch.arange(count) % len(train)
     images, labels = train.images[chosen].to(network.device), train.labels[chosen].to(network.device)
     with torch.no_grad():
-        return Batch(network.present(images, labels, wrong=(labels + 1) % network.classes), labels)
+        wrong = (labels + 1) % max(1, network.classes)
+        return Batch(network.present(images, labels, generator_at(network.device, 0), wrong), labels)
