@@ -54,7 +54,7 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
-    saved_run = open_run(chosen.run, "cpu")
+    saved_run = open_run(chosen.run, "cpu", classes=chosen.format != "safetensors")
     test = _images(chosen, saved_run) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
     if chosen.what == "training-step":

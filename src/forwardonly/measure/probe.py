@@ -104,7 +104,13 @@ def probe(
     """
     _check(network, train, test, method, blocks, labels_share)
     grid, batch_size = whole_number("grid", grid, 1), whole_number("batch_size", batch_size, 1)
-    train = limited(train, round(len(train) * labels_share), whole_number("seed", seed, 0))
+    kept = round(len(train) * labels_share)
+    if kept < (least := len(train.labels.unique())):
+        raise ValueError(
+            f"labels_share {labels_share:g} of {len(train)} images leaves {kept}, fewer than one for each of {least} "
+            "classes."
+        )
+    train = limited(train, kept, whole_number("seed", seed, 0))
     test = None if test is None else named_as(test, train.classes, "the set of training images")
     if not network.prepare.fitted:
         network.prepare.fit(train.images.to(network.device))
