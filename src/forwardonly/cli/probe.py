@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -38,7 +38,7 @@ class ProbeRun(OnData):
     """Also probe the same network with random weights."""
     seed: int = 0
     """Seed of the draw of labelled images, and of those that are held out to choose the classifier's strength."""
-    precision: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
+    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, UNSET, tyro.conf.DisallowNone] = None
     """Arithmetic of the blocks: auto, fp32 or bf16; by default the run's own."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""

@@ -114,7 +114,7 @@ def probe(
     test = None if test is None else named_as(test, train.classes, "the set of training images")
     if not network.prepare.fitted:
         network.prepare.fit(train.images.to(network.device))
-    how = {"blocks": blocks, "grid": grid, "batch_size": batch_size, "precision": precision}
+    how: dict[str, Any] = {"blocks": blocks, "grid": grid, "batch_size": batch_size, "precision": precision}
     kind, classes = KINDS[method], len(train.classes)
     parts = hold_out(train, _spare(train), seed)
     (x, y), (held_x, held_y) = (
