@@ -55,7 +55,9 @@ class Images:
                 f"{self.name}: labels must be int64 of shape ({len(self.images)},), one for each image, "
                 f"not {self.labels.dtype} of shape {tuple(self.labels.shape)}"
             )
-        if len(self.labels) and (self.labelled or bool((self.labels != NO_LABEL).any())):
+        if not self.labelled and bool((self.labels != NO_LABEL).any()):
+            raise ValueError(f"{self.name}: labels are of no class: name the classes, or leave out the labels")
+        if len(self.labels) and self.labelled:
             low, high = (int(x) for x in self.labels.aminmax())
             if low < 0 or high >= len(self.classes):
                 raise ValueError(

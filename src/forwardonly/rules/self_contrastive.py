@@ -43,9 +43,9 @@ class SelfContrastive(UnlabelledRule):
     """Positive stream: an image beside itself, or two augmented views of it (`--crop`, `--flip`, `--cutout`)."""
     threshold: float = 2.0
     """Goodness that the positive stream is to exceed."""
-    negative_threshold: float = 1.0
+    negative_threshold: float = 2.0
     """Goodness that the negative stream is to stay below."""
-    sharpness: float = 1.0
+    sharpness: float = 4.0
     """Inverse temperature of the loss; 1 is the paper's."""
     penalty: float = 0.0
     """Weight of the positive goodness in the loss."""
