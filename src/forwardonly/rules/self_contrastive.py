@@ -5,7 +5,8 @@ the same weights, so that the first block sees their sum; two augmented views in
 loss on the mean of squared activations, a threshold for each stream, a penalty on the positive goodness; activations
 are normalised before the next block; a linear classifier reads the network (`fo.probe`). Ours: half the sum, so that
 [x, x] is the image itself, which is the paper's loss with a quarter of the goodness; images are normalised to a mean
-of zero and a unit mean square each; one threshold for all blocks, and a sharpness (log/).
+of zero and a unit mean square each; thresholds that are the same for both streams and all blocks, and a sharpness,
+chosen on held-out images (log/).
 
 Shapes: B batch, D features; images are (B, K, H, W).
 """
@@ -41,9 +42,9 @@ class SelfContrastive(UnlabelledRule):
 
     positives: Literal["same", "views"] = "same"
     """Positive stream: an image beside itself, or two augmented views of it (`--crop`, `--flip`, `--cutout`)."""
-    threshold: float = 2.0
+    threshold: float = 4.0
     """Goodness that the positive stream is to exceed."""
-    negative_threshold: float = 2.0
+    negative_threshold: float = 4.0
     """Goodness that the negative stream is to stay below."""
     sharpness: float = 4.0
     """Inverse temperature of the loss; 1 is the paper's."""
