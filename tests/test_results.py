@@ -45,9 +45,11 @@ def test_a_run_has_every_field(line):
     assert set(line) >= RUN
     assert set(line["config"]) == {"data", "body", "rule", "training", "readout"}
     assert line["chosen_by"] in ("none", "validation", "test")
-    measured = [line["test_accuracy"]] if line["test_accuracy"] is not None else [
-        probe["accuracy"] for probe in line["probes"]
-    ]
+    measured = (
+        [line["test_accuracy"]]
+        if line["test_accuracy"] is not None
+        else [probe["accuracy"] for probe in line["probes"]]
+    )
     assert measured and all(0 < accuracy <= 1 for accuracy in measured)
     assert line["id"].endswith(f"/seed{line['seed']}")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", line["date"]) and re.match(r"[0-9a-f]{7}", line["commit"])

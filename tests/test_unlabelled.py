@@ -122,6 +122,17 @@ def test_an_image_alone_has_no_other_to_be_compared_with(images, options):
         Online(network(images)).learn(images.images[:1])
 
 
+def test_blocks_with_labels_learn_on_what_was_learned_without(images):
+    net = network(images)
+    fo.fit(net, images, epochs=1, batch_size=16)
+    front = fo.Front(net.eval(), 1)
+    x = net.rule.alone(net.prepare(images.images))
+    expected = net.row[0].pass_on(net.row[0](x), x)
+    assert torch.equal(front(images.images), expected)
+    head = fo.mlp((12, 1, 1), [8], rule=fo.rules.Projection(classes=4))
+    fo.fit(head, fo.extract(front, images, precision="fp32"), epochs=1, batch_size=16)
+
+
 def test_rules_of_several_families_do_not_mix(images):
     blocks = [network(images).row[0], fo.mlp((1, 3, 4), [9], rule=fo.rules.ForwardForward(classes=4)).row[0]]
     with pytest.raises(ValueError, match="cannot mix"):
