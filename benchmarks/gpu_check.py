@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "six": {"width": 0.25},
     "vgg8b": {"width": 0.25},
     "resnet17": {"width": 0.25},
+    "separable": {"channels": (16, 16)},
 }
 CLASSES, COUNT = 4, 64
 

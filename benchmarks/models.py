@@ -25,7 +25,7 @@ from forwardonly.network.signal import tensors_in
 
 RULES = ("projection", "hyperspherical", "best")
 STEPS, IMAGES, BATCH, CLASSES = 10, 200, 20, 4
-TRIED = 3  # models of a family
+CANDIDATES, TRIED = 6, 3  # models of a family whose sizes are looked at, and that are cut
 LIMIT = 900  # seconds for one model
 
 
@@ -50,15 +50,25 @@ SMALL = ("atto", "femto", "pico", "nano", "xxs", "micro", "xs", "tiny", "_t", "m
 
 
 def timm_models():
-    """The models of each of timm's architecture modules, those first whose names say that they are small."""
+    """A few models of each of timm's architecture modules, smallest first, among those whose names say small."""
     import timm
 
     def rank(name):
         return next((place for place, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name
 
-    modules = sorted(timm.list_modules())
-    found = {module: sorted(timm.list_models(module=module), key=rank) for module in modules}
-    return {module: ["timm:" + name for name in names] for module, names in found.items() if names}
+    def weights(name):
+        try:
+            with torch.device("meta"):
+                return sum(weight.numel() for weight in timm.create_model(name).parameters())
+        except Exception:  # some cannot be made without memory
+            return 10**9
+
+    found = {}
+    for module in sorted(timm.list_modules()):
+        names = sorted(timm.list_models(module=module), key=rank)[:CANDIDATES]
+        if names:
+            found[module] = ["timm:" + name for name in sorted(names, key=weights)]
+    return found
 
 
 def hugging_face_models():

@@ -318,6 +318,59 @@ def _number(value: float, name: str) -> str:
     return f"{value:.3g}" if name == "free-riding" else f"{value:.{places}f}"
 
 
+DEVICE = {
+    "digits-mlp": "digits, 64-64-64-64-64",
+    "mnist-cnn": "MNIST, four convolutions",
+    "keyword-1d": "keywords, `separable`, 40 × 1 × 49",
+    "colour-depthwise": "colour, `separable`, 3 × 32 × 32",
+}
+
+
+DEVICE_ARMS = {"float32": "float32", "int8": "int8", "backprop-float32": "backprop, float32"}
+
+
+def device_memory(results: Results) -> str:
+    """Static memory of training steps in C, and what of it activations take."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = []
+    for name, words in DEVICE.items():
+        own = [arms[f"{name}/{arm}"] for arm in DEVICE_ARMS]
+        held = [f"{arm['static_bytes'] / 1000:.1f} ({arm['activations_of_one_block'] / 1000:.1f})" for arm in own]
+        rows.append([words, *held])
+    return table(["KB (of which activations)", *DEVICE_ARMS.values()], rows)
+
+
+def device_work(results: Results) -> str:
+    """Instructions of training steps in C."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = [
+        [words, *(f"{arms[f'{name}/{arm}']['instructions_learn'] / 1e6:.2f}" for arm in DEVICE_ARMS)]
+        for name, words in DEVICE.items()
+    ]
+    return table(["million instructions a step", *DEVICE_ARMS.values()], rows)
+
+
+def device_code(results: Results) -> str:
+    """Code and stack of training steps in C."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = []
+    for name, words in DEVICE.items():
+        own = [arms[f"{name}/{arm}"] for arm in DEVICE_ARMS]
+        rows.append([words, *(f"{arm['code_bytes'] / 1000:.1f} ({arm['stack_bytes']})" for arm in own)])
+    return table(["KB of code (bytes of stack)", *DEVICE_ARMS.values()], rows)
+
+
+def device_accuracy(results: Results) -> str:
+    """Accuracy after training in C, beside Python."""
+    rows = []
+    names = {"device-accuracy/digits-mlp": "digits", "device-accuracy/vowels-1d": "Japanese vowels (UCR)"}
+    for name, words in names.items():
+        line = results.timing(name)
+        means = [f"{100 * line['arms'][arm]['mean']:.2f}" for arm in ("python-float32", "c-float32", "c-int8")]
+        rows.append([words, *means, str(line["config"]["seeds"])])
+    return table(["", "Python, float32, %", "C, float32, %", "C, int8, %", "seeds"], rows)
+
+
 PAPERS = (
     "networkff-mnist",
     "networkff-fashion",
@@ -337,6 +390,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "processes": processes,
     "parallel-model": parallel_model,
     "fast": fast,
+    "device-memory": device_memory,
+    "device-code": device_code,
+    "device-work": device_work,
+    "device-accuracy": device_accuracy,
     **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
 }
 """Every generated table by the name between its marks."""

@@ -43,6 +43,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "vgg8b": {"width": 0.1},
     "resnet17": {"width": 0.1},
     "transformer": {},
+    "separable": {"channels": (8, 8)},
 }
 LOWERED = ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "conv2d")
 

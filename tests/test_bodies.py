@@ -20,6 +20,7 @@ SMALL = {
     "vgg8b": {"width": 0.05},
     "resnet17": {"width": 0.04},
     "transformer": {"depth": 1, "channels": 16, "patch": 5},
+    "separable": {"channels": (9, 12, 12)},
 }
 
 
@@ -153,6 +154,40 @@ def test_backprop_reaches_the_first_layer_of_a_residual_net():
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
 
+def test_separable_layers_are_a_filter_a_channel_and_a_mix_of_channels():
+    network = build("separable", (3, 32, 32), channels=(8, 16, 24), pools=2)
+    assert shapes(network) == [(8, 16, 16), (16, 8, 8), (24, 8, 8)]
+    assert weights(network) == (3 * 8 * 9 + 8) + (8 * 9 + 8 * 16 + 16) + (16 * 9 + 16 * 24 + 24)
+    depthwise, pointwise = network.row[1].body[:2]
+    maps = torch.randn(2, 8, 16, 16)
+    dense = torch.zeros(16, 8, 3, 3)
+    for out in range(16):
+        for channel in range(8):
+            dense[out, channel] = pointwise.weight[out, channel, 0, 0] * depthwise.weight[channel, 0]
+    expected = torch.nn.functional.conv2d(maps, dense.detach(), pointwise.bias, padding=1)
+    torch.testing.assert_close(pointwise(depthwise(maps)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_separable_layers_are_one_dimensional_on_maps_of_height_one():
+    network = build("separable", (12, 1, 29), channels=(8, 16), kernel=5, pools=2)
+    assert shapes(network) == [(8, 1, 14), (16, 1, 7)]
+    assert network.row[0].body[0].weight.shape == (8, 12, 1, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 1, 8)])
+def test_separable_layers_learn_digits(digits, shape):
+    """As pictures, and their rows as a signal of eight channels."""
+    train, test = (
+        fo.data.Images(some.images.view(-1, *shape), some.labels, some.classes, "digits")
+        for some in (digits.train, digits.test)
+    )
+    rule = fo.rules.Projection(classes=10)
+    network = fo.build(fo.bodies.Separable(channels=(16, 32, 32), pools=1), shape, rule=rule)
+    fo.fit(network, train, epochs=12, batch_size=32, precision="fp32")
+    assert fo.evaluate(network, test).accuracy > 0.9
+
+
 def test_whitening_makes_patches_uncorrelated():
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(200, 2, 9, 9, generator=generator).cumsum(3)  # strongly correlated along rows
@@ -192,6 +227,10 @@ def test_one_channel_and_two_hundred_classes(rule):
         ("cnn", (3, 32, 32), {"dropout": 1.0}, "dropout is a share"),
         ("resnet17", (3, 32, 32), {"dropout": -0.1}, "dropout is a share"),
         ("conv", (3, 32, 32), {"depth": 0}, "depth and channels must be at least 1"),
+        ("separable", (3, 8, 8), {"pools": 4}, "halves its maps 4 times: they must be at least 16 long, not 8"),
+        ("separable", (3, 8, 8), {"kernel": 2}, "kernel must be an odd number"),
+        ("separable", (3, 8, 8), {"pools": 5}, "pools must be from 0 to the 4 layers"),
+        ("separable", (3, 8, 8), {"channels": ()}, "channels must name at least one layer"),
         ("transformer", (3, 32, 32), {"patch": 5}, "patch must divide the image's sides"),
         ("transformer", (3, 32, 32), {"heads": 3}, "heads divide channels"),
     ],

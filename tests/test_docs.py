@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w*)(?: title=\"([\w.]+)\")?[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = ("python", "sh")
+NEEDS = re.compile(r"<!-- needs: (.+?) -->")
+"""Programs, besides Python's, that a page's blocks run."""
 
 
 def blocks(page):
@@ -45,6 +48,10 @@ def test_every_block_is_of_a_known_kind():
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page(page, tmp_path, monkeypatch):
+    if found := NEEDS.match(page.read_text(encoding="utf-8")):
+        missing = [program for program in found[1].split() if shutil.which(program) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)

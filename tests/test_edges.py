@@ -128,8 +128,10 @@ def test_online_takes_labels_of_any_whole_type(pictures, dtype):
 def test_fit_says_what_it_takes(pictures):
     network = fo.mlp(pictures.shape, [8], rule=fo.rules.Projection(classes=4))
     loader = DataLoader(TensorDataset(pictures.images, pictures.labels), batch_size=8)
-    for data in (loader, (pictures.images, pictures.labels), pictures.images, None):
-        with pytest.raises(ValueError, match=r"train must be fo\.data\.Images or fo\.data\.Features, not "):
+    for data in (loader, (pictures.images, pictures.labels)):
+        fo.fit(network, data, test=data, epochs=1)
+    for data in (pictures.images, "pictures", 7, None):
+        with pytest.raises(ValueError, match=r"train must be .*, not "):
             fo.fit(network, data, epochs=1)
         if data is not None:
             with pytest.raises(ValueError, match="test must be "):
@@ -159,8 +161,9 @@ def test_arrays_are_predicted(pictures):
     for images in (pictures.images, pictures.images.float() / 255):
         assert torch.equal(network.predict(images.numpy()), network.predict(images))
     assert torch.equal(network.goodness(pictures.images.numpy()), network.goodness(pictures.images))
-    for images in ([[0]], "pictures", None, np.array(["a"]), pictures):
-        with pytest.raises(ValueError, match="Images must be a tensor or an array"):
+    assert torch.equal(network.predict(pictures), network.predict(pictures.images))
+    for images in ([[0]], "pictures", None, np.array(["a"])):
+        with pytest.raises(ValueError, match=r"must be a tensor or an array|the data to predict"):
             network.predict(images)
     with pytest.raises(ValueError, match="Images must be uint8 or float"):
         network.predict(pictures.images.long().numpy())

@@ -5,14 +5,14 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_digits, make_blobs
+from sklearn.datasets import load_diabetes, load_digits, make_blobs
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import forwardonly as fo
-from forwardonly.estimator import ForwardOnlyClassifier
+from forwardonly.estimator import ForwardOnlyClassifier, ForwardOnlyRegressor
 
 SMALL = {"hidden": (32, 32), "epochs": 20, "learning_rate": 5e-3, "precision": "fp32"}
 
@@ -135,3 +135,50 @@ def test_numpy_s_numbers_among_the_parameters_can_be_saved(tmp_path):
 def test_an_unknown_rule_or_option_of_one_is_a_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         ForwardOnlyClassifier(**options).fit(np.arange(40.0).reshape(20, 2), np.arange(20) % 2)
+
+
+NUMBERS = {"hidden": (32, 32), "epochs": 20, "learning_rate": 5e-3, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def diabetes():
+    X, y = load_diabetes(return_X_y=True)
+    return train_test_split(StandardScaler().fit_transform(X), y, test_size=0.25, random_state=0)
+
+
+def test_scikit_learns_own_checks_of_the_regressor():
+    quick = ForwardOnlyRegressor(hidden=(16,), epochs=10, batch_size=32, learning_rate=0.02, precision="fp32")
+    results = check_estimator(quick, on_skip=None)
+    assert len(results) > 45
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
+    assert not any(result["expected_to_fail"] for result in results)
+
+
+@pytest.mark.parametrize("rule", ["projection", "auxiliary", "backprop"])
+def test_numbers_are_learned(diabetes, rule):
+    regressor = ForwardOnlyRegressor(rule, **NUMBERS, random_state=0).fit(diabetes[0], diabetes[2])
+    assert regressor.score(diabetes[1], diabetes[3]) > 0.2
+    assert "does not learn numbers" in str(_refused(lambda: ForwardOnlyRegressor("ff").fit(diabetes[0], diabetes[2])))
+
+
+def _refused(call):
+    with pytest.raises(ValueError) as caught:
+        call()
+    return caught.value
+
+
+def test_several_numbers_batch_by_batch_saved_and_loaded(diabetes, tmp_path):
+    X, y = diabetes[0], np.stack([diabetes[2], -1e3 * diabetes[2] + 7], 1)
+    regressor = ForwardOnlyRegressor(**NUMBERS, random_state=0)
+    for _ in range(12):
+        for start in range(0, len(X), 100):
+            regressor.partial_fit(X[start : start + 100], y[start : start + 100])
+    assert regressor.predict(X).shape == y.shape and regressor.score(X, y) > 0.4
+    regressor.save(tmp_path)
+    again = ForwardOnlyRegressor.load(tmp_path)
+    assert (again.predict(X) == regressor.predict(X)).all()
+    assert again.partial_fit(X, y).score(X, y) > 0.4
+    assert "has 1 numbers a row, it had 2" in str(_refused(lambda: again.partial_fit(X, y[:, 0])))
+    ForwardOnlyRegressor(**{**NUMBERS, "epochs": 1}).fit(X, y[:, 0]).save(tmp_path / "one")
+    assert ForwardOnlyRegressor.load(tmp_path / "one").predict(X).shape == (len(X),)
+    assert "was not written by ForwardOnlyClassifier" in str(_refused(lambda: ForwardOnlyClassifier.load(tmp_path)))

@@ -65,7 +65,7 @@ def test_a_config_with_another_input_is_refused(trained_run, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["network"]["input"] = ["pixels"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"has the input .*pixels.*, it must be pixels or features"):
+    with pytest.raises(ValueError, match=r"has the input .*pixels.*, it must be pixels, features or tokens"):
         fo.load(folder)
     del config["network"]["input"]  # as runs of before have none
     (folder / "config.json").write_text(json.dumps(config))

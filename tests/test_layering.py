@@ -19,7 +19,7 @@ import forwardonly
 PACKAGE = Path(forwardonly.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (  # lowest first
-    ("version", "names"),
+    ("version", "names", "targets"),
     ("system", "ops"),
     ("labels",),
     ("rules", "bodies", "data"),

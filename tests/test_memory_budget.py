@@ -86,7 +86,7 @@ def test_a_part_needs_less_than_the_whole():
 
 
 def room_of(kind, network, moves):
-    room = Offload(network.row, moves, CPU)
+    room = Offload(network, moves, CPU)
     if kind is HostStore:  # an accelerator's store, with the CPU in the accelerator's place
         room.stores = [HostStore(block, move, CPU) for block, move in zip(network.row, moves, strict=True)]
     return room
@@ -218,7 +218,7 @@ def test_a_file_in_pieces_is_one_that_safetensors_reads():
 def plan_of(digits, size, **options):
     network = fo.mlp(digits.train.shape, [64] * 6, rule=fo.rules.Projection(classes=10))
     config = TrainingConfig(memory_budget=size, precision="fp32", **options)
-    return budget.make_plan(network, digits.train, config, CPU)
+    return budget.make_plan(network, digits.train, config, CPU, config.batch_size)
 
 
 def test_plans_from_large_to_small(digits, monkeypatch):

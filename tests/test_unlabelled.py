@@ -170,7 +170,7 @@ def test_images_without_labels():
 
 def test_no_classifier_comes_of_a_rule_without_labels(digits):
     X, y = digits.train.images.flatten(1).numpy(), digits.train.labels.numpy()
-    with pytest.raises(ValueError, match="learns without labels, so it makes no classifier"):
+    with pytest.raises(ValueError, match="learns without labels, so it makes no estimator"):
         ForwardOnlyClassifier("self-contrastive", (20,), epochs=1).fit(X, y)
 
 

@@ -351,7 +351,7 @@ def pairs(folder: Path, feature: str, **how: Any) -> dict[str, str]:
 
     def work(team: fo.training.Team) -> None:
         seen = {}
-        for name in allowed:
+        for name in (*allowed, "indexed"):
             features.train([name], team)
             seen[name] = "works"
         if team.leads:

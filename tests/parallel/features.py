@@ -43,13 +43,24 @@ def options(features: Iterable[str]) -> dict[str, Any]:
     return {name: value for feature in features for name, value in OPTIONS.get(feature, {}).items()}
 
 
-def train(features: Iterable[str], team: fo.training.Team | None = None, device: str = "cpu") -> None:
-    """Two epochs with these features; raises unless every loss is finite. Compiling is left out: it takes a minute."""
-    block._compiled_judge = lambda: block._judge  # type: ignore[assignment]
+def data(features: Iterable[str]) -> Any:
+    """Images in memory, or the same as a stream of batches or read by index."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (64, 1, 6, 6), dtype=torch.uint8, generator=generator)
     images = fo.data.Images(pictures, torch.arange(64) % 4, ("a", "b", "c", "d"), "random")
-    given = {"epochs": 2, "batch_size": 16, "precision": "fp32", "device": device, **options(features)}
-    run = fo.fit(network(features), images, team=team, **given)
+    if "stream" in features:
+        return [(images.images[start : start + 16], images.labels[start : start + 16]) for start in range(0, 64, 16)]
+    if "indexed" in features:
+        return [(images.images[index], int(images.labels[index])) for index in range(64)]
+    return images
+
+
+def train(features: Iterable[str], team: fo.training.Team | None = None, device: str = "cpu") -> None:
+    """Two epochs with these features; raises unless every loss is finite. Compiling is left out: it takes a minute."""
+    block._compiled_judge = lambda: block._judge  # type: ignore[assignment]
+    given = {"epochs": 2, "precision": "fp32", "device": device, **options(features)}
+    if "stream" not in features:  # whose batches are its own
+        given["batch_size"] = 16
+    run = fo.fit(network(features), data(features), team=team, **given)
     losses = [loss for row in run.history for loss in row["loss"] if loss is not None]
     assert losses and all(map(math.isfinite, losses))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forwardonly.data.taking import take
 from forwardonly.training import Team, TrainingConfig, compatibility
 from forwardonly.training.compatibility import FEATURES, REFUSED, Setting, refusal
 
@@ -22,7 +23,9 @@ def setting(features):
     device = torch.device("cuda" if "gpu" in features else "cpu")
     team = Team()
     team.replicas, team.stages = 1 + ("replicas" in features), 1 + ("stages" in features)
-    return Setting(TrainingConfig(**CASES["options"](features)), CASES["network"](features), device, team)
+    network = CASES["network"](features)
+    data = take(CASES["data"](features), network.expected)
+    return Setting(TrainingConfig(**CASES["options"](features)), network, device, team, data)
 
 
 def test_the_table_names_pairs_in_the_order_of_its_features():
@@ -56,7 +59,7 @@ def test_every_other_pair_works_in_several_processes(kind, tmp_path, crew):
     """One launch of two processes trains with each feature in turn; together they are tried as replicas x stages."""
     seen = crew(f"pairs-{kind}", tmp_path)
     expected = [name for name in FEATURES if name not in ("gpu", *OF_PROCESSES) and not refused(name, kind)]
-    assert seen == dict.fromkeys(expected, "works")
+    assert seen == dict.fromkeys([*expected, "indexed"], "works")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

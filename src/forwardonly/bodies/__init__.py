@@ -4,6 +4,7 @@ from forwardonly.bodies.convolutional import CNN, Conv, Six, VGG8b
 from forwardonly.bodies.layers import Body, Chain, Layer, Stem
 from forwardonly.bodies.mlp import MLP
 from forwardonly.bodies.residual import ResNet17
+from forwardonly.bodies.separable import Separable
 from forwardonly.bodies.transformer import Transformer
 
 TABLE: dict[str, type[Body]] = {
@@ -14,6 +15,7 @@ TABLE: dict[str, type[Body]] = {
     "vgg8b": VGG8b,
     "resnet17": ResNet17,
     "transformer": Transformer,
+    "separable": Separable,
 }
 """Every body by the name that the command line and config files use."""
 
@@ -26,6 +28,7 @@ __all__ = [
     "Conv",
     "Layer",
     "ResNet17",
+    "Separable",
     "Six",
     "Stem",
     "Transformer",

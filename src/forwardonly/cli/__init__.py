@@ -33,6 +33,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("forwardonly.cli.train", "Train one network and save it as a run."),
+    "tune": Command("forwardonly.cli.tune", "Train a model of timm or Hugging Face that has learned before."),
     "evaluate": Command(
         "forwardonly.cli.evaluate", "Measure a run: accuracy, accuracy of each block, confusion matrix."
     ),
@@ -53,7 +54,7 @@ COMMANDS = {
     "data": Command("forwardonly.cli.data", "List, fetch and verify data sets."),
 }
 
-WITH_MORE = ("train", "compare")
+WITH_MORE = ("train", "tune", "compare")
 MORE = "These are the most common options; `forwardonly {} --help-all` shows all of them."
 
 OK, MISTAKE, INTERRUPTED = 0, 2, 130

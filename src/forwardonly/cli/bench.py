@@ -9,7 +9,7 @@ import torch
 import tyro
 
 import forwardonly as fo
-from forwardonly.bench import depth, speed, start
+from forwardonly.bench import decoding, depth, speed, start
 from forwardonly.bench.speed import Arm, Work
 from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen
@@ -106,6 +106,11 @@ class Data(Bench):
     """A data set's name (see `forwardonly data list`), a folder of images with a directory a class, or an .npz file."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
+    image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Resize and crop the images of a folder to squares of this many pixels, and also measure decoding them, beside a
+    plain loop of Pillow and PyTorch's DataLoader."""
+    readers: int = 2
+    """Processes that decode the images of a folder."""
     crop: int = 4
     """Augmentation: pad by this many pixels and cut out the old size at random."""
     flip: Literal["none", "random", "alternating"] = "random"
@@ -154,7 +159,7 @@ def options(argv: Sequence[str]) -> Any:
             raise ValueError(f"unknown {what} {name!r}: {nearest(name, table)}")
     if rule == "backprop":
         raise ValueError("backprop is what rules are measured against: choose another --rule")
-    own_rule = own_options(fo.rules.rule_class(fo.rules.TABLE[rule]), without=("classes",))
+    own_rule = own_options(fo.rules.rule_class(fo.rules.TABLE[rule]), without=("classes", "targets"))
     own_body = own_options(fo.bodies.TABLE[body])
     groups = [
         (
@@ -289,7 +294,7 @@ def _data(chosen: Data) -> dict[str, Any]:
     device = chosen_device(chosen)
 
     def load() -> fo.data.Images:
-        return fo.data.load(chosen.data, data_dir=chosen.data_dir).train.to(device)
+        return fo.data.load(chosen.data, data_dir=chosen.data_dir, image_size=chosen.image_size).train.to(device)
 
     images = load()
     augment = fo.data.Augment(crop=chosen.crop, flip=chosen.flip, cutout=chosen.cutout)
@@ -303,7 +308,11 @@ def _data(chosen: Data) -> dict[str, Any]:
         return go
 
     arms: dict[str, Arm] = {"load": load, "batches": epoch(None), "augmented": epoch(augment)}
-    return {"arms": _rates(speed.alternate(arms, repeats=chosen.repeats, device=device), len(images))}
+    if chosen.image_size is None:
+        return {"arms": _rates(speed.alternate(arms, repeats=chosen.repeats, device=device), len(images))}
+    arms = {**arms, **decoding.arms(Path(chosen.data), chosen.image_size, chosen.batch, chosen.readers)}
+    seconds = speed.alternate(arms, repeats=chosen.repeats, device=device)
+    return {"decoding_ratio": seconds["Pillow, DataLoader"] / seconds["decoded"], "arms": _rates(seconds, len(images))}
 
 
 def _start(chosen: Start) -> dict[str, Any]:
@@ -322,6 +331,7 @@ MEASURES: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 RATIOS = {
+    "decoding_ratio": "images decoded a second, ours / Pillow and DataLoader",
     "step_ratio": "a step, ours / backprop",
     "checkpointed_ratio": "a step, ours / backprop with checkpointing",
     "saved_ratio": "bytes saved for backward, deepest / shallowest",

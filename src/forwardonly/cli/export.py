@@ -15,7 +15,15 @@ from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.data import Images
-from forwardonly.export import Format, export_network, export_training_step, input_about, training_step
+from forwardonly.export import (
+    Format,
+    Precision,
+    export_c,
+    export_network,
+    export_training_step,
+    input_about,
+    training_step,
+)
 from forwardonly.network.storage import read_config
 
 CHECKED = 1000  # test images that go through the exported network at a time
@@ -27,8 +35,8 @@ class Export(OnData):
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    format: Format = "onnx"
-    """Kind of file."""
+    format: Format | Literal["c"] = "onnx"
+    """Kind of file; c is a training step as one C file without dependencies, which also predicts."""
     what: Literal["prediction", "training-step"] = "prediction"
     """The network for prediction, or its training step with a prediction graph for the weights so learned."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
@@ -37,6 +45,14 @@ class Export(OnData):
     """Images in a training step; by default those of the run."""
     optimiser: Annotated[Literal["sgd", "adam", "adamw"] | None, UNSET, tyro.conf.DisallowNone] = None
     """Optimiser of the training step; by default the run's."""
+    learning_rate: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
+    """Learning rate of a step in C at the start; by default the run's."""
+    momentum: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
+    """Momentum of sgd; by default the run's. Without any (0), a step in C keeps one number a weight, else two."""
+    weight_decay: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
+    """Weight decay of the training step; by default the run's."""
+    precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
+    """Numbers of a step in C: float32, or int8 weights and signals, which learn by plain sgd, one example a step."""
     check: bool = True
     """Compare an ONNX file's predictions on the test images with the run's own; `--data` names others."""
 
@@ -54,10 +70,14 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
+    if chosen.precision is not None and chosen.format != "c":
+        raise ValueError("--precision is for --format c: other formats hold float32.")
     saved_run = open_run(chosen.run, "cpu", classes=chosen.format != "safetensors")
     test = _images(chosen, saved_run) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
-    if chosen.what == "training-step":
+    if chosen.format == "c":
+        files = _export_c(chosen, saved_run, out)
+    elif chosen.what == "training-step":
         files = export_training_step(saved_run.network, _step(chosen, saved_run), out, format=chosen.format)
     else:
         files = export_network(saved_run.network, out, format=chosen.format)
@@ -87,15 +107,25 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         )
 
 
+def _export_c(chosen: Export, saved_run: SavedRun, out: Path) -> list[Path]:
+    """The files of a training step in C."""
+    if chosen.what != "training-step":
+        raise ValueError("A C file holds the training step, which also predicts: add --what training-step.")
+    precision: Precision = chosen.precision or "float32"
+    return export_c(saved_run.network, out, precision=precision, **_step_options(chosen))
+
+
 def _step(chosen: Export, saved_run: SavedRun) -> Any:
-    """The training step with the run's training config, except for options in `chosen`."""
+    """The training step as a graph."""
+    return training_step(saved_run.network, **_step_options(chosen))
+
+
+def _step_options(chosen: Export) -> dict[str, Any]:
+    """Options of a training step: the run's training config, except for options in `chosen`."""
     trained = read_config(chosen.run).get("training", {})
-    known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip")
-    given = {name: trained[name] for name in known if name in trained}
-    if chosen.optimiser is not None:
-        given["optimiser"] = chosen.optimiser
-    batch_size = trained.get("batch_size", 128) if chosen.batch_size is None else chosen.batch_size
-    return training_step(saved_run.network, batch_size=batch_size, **given)
+    known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip", "batch_size")
+    given = {"batch_size": 128, **{name: trained[name] for name in known if name in trained}}
+    return given | {name: own for name in known if (own := getattr(chosen, name, None)) is not None}
 
 
 def _images(chosen: Export, saved_run: SavedRun) -> Images:

@@ -1,6 +1,5 @@
 """`forwardonly train`: builds a network from the options of the command, the rule and the body, and trains it."""
 
-import itertools
 import json
 import os
 import time
@@ -9,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self
 
-import torch
 import tyro
 
 import forwardonly as fo
 from forwardonly.cli import cautions
 from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
+from forwardonly.cli.places import agreed, newest_of, restarted, stem_of
 from forwardonly.cli.screen import Screen, percent, sizes
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
@@ -33,10 +33,11 @@ from forwardonly.training.runs.folder import refuse_changes
 from forwardonly.training.runs.loggers import Logger, logger
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "training": ("epochs", "batch_size", "learning_rate", "validate_every", "diagnose"),
+    "training": ("epochs", "steps", "batch_size", "learning_rate", "validate_every", "diagnose"),
     "schedule_and_optimiser": (
         *("optimiser", "weight_decay", "momentum", "clip"),
         *("schedule", "lr_schedule", "final_rate", "warmup", "delay"),
+        *("heads_first", "body_rate", "layer_decay"),
     ),
     "memory_and_processes": ("precision", "device", "memory_budget", "workers", "compile", "checkpoint_every"),
     "augmentation": ("crop", "flip", "cutout"),
@@ -47,6 +48,7 @@ EXPERT = frozenset(
     {
         "data_dir",
         "image_size",
+        "cache",
         "limit",
         "log",
         "validate_every",
@@ -56,7 +58,7 @@ EXPERT = frozenset(
         "lr_schedule",
         "final_rate",
     }
-    | {"warmup", "compile", "checkpoint_every", "cutout"}
+    | {"steps", "warmup", "compile", "checkpoint_every", "cutout", "heads_first", "body_rate", "layer_decay"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 
@@ -76,6 +78,10 @@ class Train(Common):
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Resize and crop the images of a folder to squares of this many pixels."""
+    cache: bool = False
+    """Decode the images of a folder once, into a file beside it, and read that: for folders larger than memory, which
+    are else decoded anew in each epoch.
+    """
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
     limit: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
@@ -97,17 +103,41 @@ class Train(Common):
     stages: int = 1
     """Number of processes, of those that torchrun starts, that share the blocks; the others share each batch."""
 
+    kinds: ClassVar[Mapping[str, Any]] = MappingProxyType({"rule": fo.rules.TABLE, "body": fo.bodies.TABLE})
+    """What is chosen by name, with the table of each."""
+    expert: ClassVar[frozenset[str]] = EXPERT
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Training options whose defaults are other than those of `TrainingConfig`."""
 
-def options(argv: Sequence[str]) -> Any:
-    """The defaults, as an instance of `Train` with a field for each group of options."""
-    plain = Train(
-        rule=given(argv, "--rule", Train.rule),
-        data=given(argv, "--data", Train.data),
-        body=given(argv, "--body", Train.body),
-    )
+    @classmethod
+    def named(cls, argv: Sequence[str]) -> Self:
+        """The defaults, with what decides which further options there are."""
+        return cls(
+            rule=given(argv, "--rule", cls.rule),
+            data=given(argv, "--data", cls.data),
+            body=given(argv, "--body", cls.body),
+        )
+
+    def network_options(self, saved: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """A group of options of the network, with their values."""
+        return {"network": (_unprefixed(own_options(fo.bodies.TABLE[self.body])), _values(saved, "body"))}
+
+    def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
+        """The network of these options."""
+        body = fo.bodies.TABLE[self.body](**asdict(self.network))  # type: ignore[attr-defined]  # of its group
+        return fo.build(body, train.shape, rule=rule, readout=self.readout, seed=self.seed)
+
+    def as_saved(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that say what network a resumed run has, from its config."""
+        return {"body": network["body"]["name"]}
+
+
+def options(argv: Sequence[str], kind: type[Train] = Train) -> Any:
+    """The defaults, as an instance of `kind` with a field for each group of options."""
+    plain = kind.named(argv)
     if not (resumes := "--resume" in argv) and not restarted():
         return _with_groups(plain, {}, argv)
-    default = _newest(_stem(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
+    default = newest_of(stem_of(plain.data, plain.rule, given(argv, "--seed", str(Train.seed))))
     out = Path(given(argv, "--out", str(default)))
     if not resumes and not (out / CONFIG).exists():
         return _with_groups(plain, {}, argv)  # the first attempt stopped before it made a run
@@ -115,7 +145,7 @@ def options(argv: Sequence[str]) -> Any:
         plain = replace(plain, resume=True)
     saved = read_config(out)
     try:
-        for part in ("rule", "body"):
+        for part in plain.kinds:
             name = saved["network"][part]["name"]
             if given(argv, f"--{part}", name) != name:
                 raise ValueError(f"{out} was started with --{part} {name}: leave that option as it was")
@@ -128,35 +158,42 @@ def options(argv: Sequence[str]) -> Any:
 
 def _with_groups(plain: Train, saved: dict[str, Any], argv: Sequence[str]) -> Any:
     """`plain` with the options of its rule and body; their values are those of a saved config, if any."""
-    for kind, name, table in (("rule", plain.rule, fo.rules.TABLE), ("body", plain.body, fo.bodies.TABLE)):
-        if name not in table:
+    for kind, table in plain.kinds.items():
+        if (name := getattr(plain, kind)) not in table:
             raise ValueError(f"unknown {kind} {name!r}: {nearest(name, table)}")
-    rule, body = fo.rules.TABLE[plain.rule], fo.bodies.TABLE[plain.body]
+    rule = fo.rules.TABLE[plain.rule]
     own = suited(rule, given(argv, "--schedule", TrainingConfig.schedule))
-    shown = {**asdict(TrainingConfig()), **own, **asdict(fo.data.augmentation(plain.data)), **saved.get("training", {})}
-    hidden = EXPERT if brief(argv) else frozenset()
+    shown = {
+        **asdict(TrainingConfig()),
+        **own,
+        **plain.defaults,
+        **asdict(fo.data.augmentation(plain.data)),
+        **saved.get("training", {}),
+    }
+    hidden = plain.expert if brief(argv) else frozenset()
     groups: dict[str, tuple[Any, dict[str, Any]]] = {
         name: (_unprefixed(own_options(TrainingConfig, only=names, hidden=hidden)), shown)
         for name, names in GROUPS.items()
     }
-    groups["network"] = (_unprefixed(own_options(body)), _values(saved, "body"))
+    groups.update(plain.network_options(saved))
     cls = rule_class(rule)
-    own_rule = own_options(cls, without=("classes",), hidden=cls.expert if brief(argv) else ())
+    own_rule = own_options(cls, without=("classes", "targets"), hidden=cls.expert if brief(argv) else ())
     values = {**preset_options(rule), **_values(saved, "rule")}
     groups["rule_options"] = (Annotated[own_rule, tyro.conf.arg(name="rule")], values)
     first: list[tuple[str, Any]] = [
         (kind, Annotated[str, tyro.conf.arg(metavar="{" + ",".join(table) + "}")])
-        for kind, table in (("rule", fo.rules.TABLE), ("body", fo.bodies.TABLE))
+        for kind, table in plain.kinds.items()
     ]
-    first += [(own.name, Annotated[own.type, tyro.conf.Suppress]) for own in fields(Train) if own.name in hidden]
+    off = [own for own in fields(plain) if own.name in hidden or (own.name == "body" and "body" not in plain.kinds)]
+    first += [(own.name, Annotated[own.type, tyro.conf.Suppress]) for own in off]
     unknown = saved.get("training", {}).keys() - {own.name for own in fields(TrainingConfig)}
     if unknown:
         raise KeyError(*unknown)
-    names = given_among(argv, shown) | saved.get("training", {}).keys()
+    names = given_among(argv, shown) | saved.get("training", {}).keys() | plain.defaults.keys()
     every = make_dataclass(
         "Train",
         [*first, *((name, kind) for name, (kind, _) in groups.items())],
-        bases=(Train,),
+        bases=(type(plain),),
         namespace={"given": names},
         frozen=True,
         kw_only=True,
@@ -194,22 +231,15 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
     with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
-        train, validation, test = fo.data.load(
-            chosen.data,
-            validation=chosen.validation,
-            limit=chosen.limit,
-            data_dir=chosen.data_dir,
-            image_size=chosen.image_size,
-        )
+        train, validation, test = _load(chosen)
     rule = fo.rules.make(chosen.rule, classes=len(train.classes), **asdict(chosen.rule_options))
-    body = fo.bodies.TABLE[chosen.body](**asdict(chosen.network))
     config = TrainingConfig.resolve(rule, train, training_options(chosen))
-    out = chosen.out or _agreed(team, _stem(chosen.data, chosen.rule, chosen.seed))
+    out = chosen.out or agreed(team, stem_of(chosen.data, chosen.rule, chosen.seed))
     on_disk = config.memory_budget is not None and choose_device(config.device).type == "cpu"
     if on_disk:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
-        network = fo.build(body, train.shape, rule=rule, readout=chosen.readout, seed=chosen.seed)
+        network = chosen.build(train, rule)
     extra = {"data": {**_data(chosen, train.classes), "notes": list(train.notes)}}
     news = [
         *train.notes,
@@ -267,6 +297,30 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     return result
 
 
+def _load(chosen: Any) -> fo.data.Splits:
+    """The splits of the data, in memory where they fit; a folder that does not is read as it is needed."""
+    folder = chosen.data not in fo.data.NAMES and os.path.isdir(Path(chosen.data).expanduser())
+    if chosen.cache and not folder:
+        raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
+    if chosen.cache and chosen.limit is not None:
+        raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
+    if (
+        folder
+        and chosen.limit is None
+        and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size))
+    ):
+        return fo.data.stream(
+            chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
+        )
+    return fo.data.load(
+        chosen.data,
+        validation=chosen.validation,
+        limit=chosen.limit,
+        data_dir=chosen.data_dir,
+        image_size=chosen.image_size,
+    )
+
+
 def show(result: dict[str, Any], screen: Screen) -> None:
     """A table of each block's accuracy as far as it was measured, and the folder of the run."""
     measured = {
@@ -311,7 +365,7 @@ def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:
         image_size=data["image_size"],
         validation=data["validation"],
         limit=data.get("limit"),
-        body=network["body"]["name"],
+        **plain.as_saved(network),
         readout=network["readout"],
         seed=saved["seed"],
         out=out,
@@ -324,37 +378,5 @@ def _values(saved: dict[str, Any], part: str) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
-        if name not in ("name", "classes")
+        if name not in ("name", "classes", "targets")
     }
-
-
-def _stem(data: str, rule: str, seed: int | str) -> Path:
-    name = data if data in fo.data.NAMES else Path(data).expanduser().resolve().stem
-    return Path("runs") / f"{name}-{rule}-seed{seed}"
-
-
-def _fresh(stem: Path) -> Path:
-    """The folder itself, or its name with the first free number."""
-    if not stem.exists():
-        return stem
-    return next(path for k in itertools.count(2) if not (path := stem.with_name(f"{stem.name}-{k}")).exists())
-
-
-def _agreed(team: Team, stem: Path) -> Path:
-    """A new folder, the same for all processes."""
-    return Path(team.broadcast(str(_fresh(stem)), torch.device("cpu")))
-
-
-def restarted() -> bool:
-    """Whether torchrun has restarted this process, after one of the run's processes died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
-def _newest(stem: Path) -> Path:
-    """The folder that `_fresh` returned last."""
-    newest = stem
-    for k in itertools.count(2):
-        if not (path := stem.with_name(f"{stem.name}-{k}")).exists():
-            return newest
-        newest = path
-    raise AssertionError

@@ -55,8 +55,8 @@ def read_adapted(
 
     def adapt(index: int) -> str:
         file = files[index]
-        seen = look(file, most_pixels)
-        size, grey = seen.image.size, seen.image.mode == "L"
+        seen = look(file, most_pixels, height if height == width else None)
+        size, grey = seen.size, seen.image.mode == "L"
         fits = size == (width, height)
         if not fits and height != width:
             raise ValueError(

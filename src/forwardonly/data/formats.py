@@ -156,11 +156,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             with archive.open(member) as stream, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # numpy warns of arrays that Python 2 wrote, but reads them correctly
                 # A zip member is a BinaryIO in all that is used here: read().
-                arrays[key] = _read_npy(stream, member.file_size, f"{path}: {key!r}")  # type: ignore[arg-type]
+                arrays[key] = read_npy(stream, member.file_size, f"{path}: {key!r}")  # type: ignore[arg-type]
         return arrays
 
 
-def _read_npy(stream: BinaryIO, size: int, what: str) -> np.ndarray:
+def read_npy(stream: BinaryIO, size: int, what: str) -> np.ndarray:
+    """The array of numbers in a `.npy` file of `size` bytes; ValueError for any other content."""
     read_header: Any = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from forwardonly.names import whole_number
+from forwardonly.targets import Kind
 
 NO_LABEL = -1
 
@@ -21,8 +22,8 @@ class Images:
 
     images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`; both may be given as
     numpy arrays, and labels then as whole numbers of any size. Images without labels have no classes, and -1 as labels,
-    which may be left out. notes: what was assumed and passed over in reading, a
-    sentence each. Raises ValueError where the tensors do not match.
+    which may be left out. notes: what was assumed and passed over in reading, a sentence each. Raises ValueError where
+    the tensors do not match.
     """
 
     images: Tensor
@@ -71,7 +72,7 @@ class Images:
     @property
     def labelled(self) -> bool:
         """Whether the images have labels."""
-        return bool(self.classes)
+        return self.kind != "class" or bool(self.classes)
 
     def require_labels(self) -> None:
         """Raises ValueError if the images have no labels."""
@@ -85,6 +86,11 @@ class Images:
         return f"<{kind} {self.name!r}: {len(self):,} of {shape} {classes}, on {where}>"
 
     @property
+    def kind(self) -> Kind:
+        """What the labels are; see `forwardonly.targets`."""
+        return "class"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         _, channels, height, width = self.images.shape
@@ -92,18 +98,21 @@ class Images:
 
     def to(self, device: torch.device | str) -> Self:
         """The same split on `device`."""
-        return type(self)(self.images.to(device), self.labels.to(device), self.classes, self.name, self.notes)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, (M,) int64, in that order, as a copy."""
         indices = indices.to(self.labels.device)
-        return type(self)(
-            self.images.index_select(0, indices),
-            self.labels.index_select(0, indices),
-            self.classes,
-            self.name,
-            self.notes,
-        )
+        return replace(self, images=self.images.index_select(0, indices), labels=self.labels.index_select(0, indices))
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of one batch after the other, in the stored order; views, not copies."""
+        for start in range(0, len(self), batch_size):
+            yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
+
+    def inputs_in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """The images alone, as `in_order`."""
+        return iter(self.images.split(batch_size))
 
     def of_classes(self, chosen: Sequence[int]) -> Self:
         """The images of the chosen classes alone; labels are renumbered in that order.

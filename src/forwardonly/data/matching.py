@@ -11,9 +11,12 @@ from typing import TypeVar
 
 import torch
 
+from forwardonly.data.examples import columns_as
 from forwardonly.data.images import Images
+from forwardonly.data.streams import Stream
+from forwardonly.data.targets import some
 
-Set = TypeVar("Set", bound=Images)
+Set = TypeVar("Set", bound=Images | Stream)
 PIECE = 1 << 26  # bytes that are hashed at a time
 
 
@@ -28,13 +31,17 @@ def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
     classes = tuple(classes)
     if images.classes == classes:
         return images
+    if isinstance(images, Stream):
+        return images.named_as(classes, whose)
+    if images.kind != "class":
+        return columns_as(images, classes, whose)  # type: ignore[return-value]  # of the same type
     images.require_labels()
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
     index_of, listed = {name: index for index, name in enumerate(classes)}, Counter(classes)
     new = []
     for name, count in zip(images.classes, counts, strict=True):
         if count and name not in index_of:
-            raise ValueError(f"{images.name} has the class {name!r}, which {whose} does not have: {_some(classes)}.")
+            raise ValueError(f"{images.name} has the class {name!r}, which {whose} does not have: {some(classes)}.")
         if count and max(listed[name], images.classes.count(name)) > 1:
             raise ValueError(f"{images.name} or {whose} has two classes named {name!r}: give each its own name.")
         new.append(index_of.get(name, 0))
@@ -42,14 +49,21 @@ def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
     return replace(images, labels=labels, classes=classes)
 
 
-def covers(classes: Sequence[str], images: Images) -> bool:
-    """Whether every class that has an image is among `classes`."""
+def covers(classes: Sequence[str], images: Images | Stream) -> bool:
+    """Whether every class that has an image is among `classes`; of a stream, every class that may occur."""
+    if isinstance(images, Stream) or images.kind != "class":
+        return set(images.classes) <= set(classes)
     used = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
     return all(not count or name in classes for name, count in zip(images.classes, used, strict=True))
 
 
-def digest(images: Images) -> str:
-    """A hash of the images, their labels and their class names, in their order; not of the set's name or place."""
+def digest(images: Images | Stream) -> str:
+    """A hash of the images, their labels and their class names, in their order; not of the set's name or place.
+
+    A stream has no content to hash before it is read: of it, its own words (`Stream.words`).
+    """
+    if isinstance(images, Stream):
+        return images.digest()
     found = hashlib.blake2b(digest_size=16)
     about = [str(images.images.dtype), list(images.images.shape), list(images.classes)]
     found.update(json.dumps(about).encode())
@@ -58,8 +72,3 @@ def digest(images: Images) -> str:
         found.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     found.update(images.labels.cpu().contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def _some(names: Sequence[str]) -> str:
-    """The names, or the first of many."""
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -6,7 +6,7 @@ import os
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from forwardonly.data.images import Images
 from forwardonly.data.reading import UnreadableError, reading
-from forwardonly.data.seeing import DARK, Seen, as_seen, is_grey, upright_size
+from forwardonly.data.seeing import DARK, Seen, as_seen, in_mode, is_grey, upright_size
 from forwardonly.data.sources import NAMED_BY_NUMBER, TINY
 
 if TYPE_CHECKING:
@@ -96,15 +96,29 @@ def read_with_changes(
         if shape[0] not in (1, 3):
             raise ValueError(f"image files have 1 channel or 3, not {shape[0]}")
         pixels = _room(len(files), shape)
-
-        def decode(index: int) -> Seen:
-            seen = look(files[index])
-            pixels[index] = fitted(seen.image, files[index], shape, image_size)
-            return replace(seen, image=None)  # type: ignore[arg-type]  # let go of, for memory
-
-        seen = list(pool.map(decode, range(len(files))))
+        seen = decode(files, shape, image_size, pixels, pool.map)
     _require_bright(files, seen)
     return torch.from_numpy(pixels), Counter(change for each in seen for change in each.changes)
+
+
+def decode(
+    files: Sequence[Picture],
+    shape: tuple[int, int, int],
+    image_size: int | None,
+    pixels: np.ndarray,
+    each: Callable[[Callable[[int], Seen], Iterable[int]], Iterable[Seen]],
+) -> list[Seen]:
+    """Decodes files into `pixels` (N, C, H, W), as `read_images`; returns what was seen, without the images.
+
+    `each` maps a function over numbers: `map`, or that of a pool of threads.
+    """
+
+    def one(index: int) -> Seen:
+        seen = look(files[index], side=image_size)
+        pixels[index] = fitted(seen.image, files[index], shape, image_size)
+        return replace(seen, image=None)  # type: ignore[arg-type]  # let go of, for memory
+
+    return list(each(one, range(len(files))))
 
 
 @contextmanager
@@ -192,12 +206,15 @@ def picture_head(file: Picture) -> tuple[bool, tuple[int, int]]:
         return is_grey(image), upright_size(image, stream)
 
 
-def look(file: Picture, most_pixels: int = MAX_PIXELS) -> Seen:
-    """The decoded picture as people see it; ValueError, naming the file, for one that cannot be read."""
+def look(file: Picture, most_pixels: int = MAX_PIXELS, side: int | None = None) -> Seen:
+    """The decoded picture as people see it, to be resized to squares of `side` pixels if that is given.
+
+    ValueError, naming the file, for one that cannot be read.
+    """
     with reading(file, "an image"), file.open("rb") as stream, open_picture(file, stream, most_pixels) as image:
         if image.mode in ("I", "F") and not is_grey(image):
             raise UnreadableError(f"{file}: it has 32 bits a channel, save it with 8")
-        return as_seen(image)
+        return as_seen(image, side)
 
 
 def fitted(image: Image, file: Picture, shape: tuple[int, int, int], image_size: int | None) -> np.ndarray:
@@ -205,7 +222,7 @@ def fitted(image: Image, file: Picture, shape: tuple[int, int, int], image_size:
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = in_mode(image, "L" if channels == 1 else "RGB")
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     if image.size != (width, height):

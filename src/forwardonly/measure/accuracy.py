@@ -1,71 +1,72 @@
-"""Accuracy of a network, and of each block alone.
+"""The figures of a network, and of each block alone: accuracy, or what suits other targets than classes.
 
 Shapes: L blocks, B batch, C classes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from forwardonly.data import Images, Views
+from forwardonly.data.inputs import Inputs, each
 from forwardonly.data.matching import named_as
+from forwardonly.data.taking import Columns, Data, take
+from forwardonly.measure.metrics import TALLIES
 from forwardonly.network.network import Network
 from forwardonly.system.precision import autocast, choose_precision
 
 AT_A_TIME = 1000  # images
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracies are fractions of 1; `confusion` (C, C) counts true classes in rows, predicted ones in columns."""
-
-    accuracy: float
-    block_accuracy: list[float]
-    confusion: Tensor
-
-
 def evaluate(
     network: Network,
-    images: Images,
+    images: Any,
     *,
     batch_size: int = AT_A_TIME,
     precision: str = "auto",
     views: Views | None = None,
-) -> Evaluation:
+    classes: Sequence[Any] | None = None,
+    columns: Columns | None = None,
+) -> Any:
     """Accuracy on labelled images, or on the summed scores of several `views` of each, on the network's device.
 
     If the network has learned class names, labels are matched by name: images may have their classes in another order,
-    or fewer.
+    or fewer. For several labels, numbers or tokens the figures are others; see `forwardonly.measure.metrics`.
+
+    Args:
+        network: measured in evaluation mode.
+        images: data of any kind that `fo.fit` takes; a stream is read to its end.
+        batch_size: images at a time, where the data have no batches of their own.
+        precision: auto, fp32 or bf16.
+        views: of each image.
+        classes: names of the classes, as in `fo.fit`.
+        columns: as in `fo.fit`.
 
     Raises:
         ValueError: no images, a class that is not one of the network's, images of another shape than its own, or a
             network that learns without labels.
     """
     network.require_classes()
-    if len(images) == 0:
-        raise ValueError("There are no images to evaluate on.")
-    images = matched(network, images)
-    highest = int(images.labels.max())
-    if highest >= network.classes:
-        raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
-    device = network.device
-    confusion = torch.zeros(network.classes**2, dtype=torch.int64, device=device)
-    right = torch.zeros(len(network.readout.weights), dtype=torch.int64, device=device)
-    for scores, labels in _scored(network, images, batch_size, precision, views or Views()):
-        right += (scores.argmax(2) == labels).sum(1)
-        predicted = network.readout(scores).argmax(1)
-        confusion += torch.bincount(labels * network.classes + predicted, minlength=len(confusion))
-    table = confusion.view(network.classes, network.classes).cpu()
-    return Evaluation(
-        accuracy=float(table.diagonal().sum()) / len(images),
-        block_accuracy=[count / len(images) for count in right.tolist()],
-        confusion=table,
-    )
+    data = take(images, network.expected, classes=classes, columns=columns, name="the data to evaluate on")
+    if isinstance(data, Images):
+        if len(data) == 0:
+            raise ValueError("There are no images to evaluate on.")
+        data = matched(network, data)
+        highest = int(data.labels.max()) if data.kind == "class" else 0
+        if highest >= network.classes:
+            raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
+    else:
+        data = matched(network, data)
+    tally = TALLIES[network.targets](len(network.readout.weights), network.classes, network.device)
+    scale = 1.0 / float(network.readout.weights.sum()) if network.targets in ("number", "token") else 1.0
+    for scores, targets in _scored(network, data, batch_size, precision, views or Views()):
+        tally.add(scores, network.readout(scores) * scale, targets)
+    return tally.result()
 
 
-def matched(network: Network, images: Images) -> Images:
+def matched(network: Network, images: Data) -> Any:
     """The images with the network's labels for their classes, by name, if the network has learned class names.
 
     Raises:
@@ -74,24 +75,31 @@ def matched(network: Network, images: Images) -> Images:
     return images if network.class_names is None else named_as(images, network.class_names, "the network")
 
 
-def fit_readout(network: Network, images: Images, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
+def fit_readout(network: Network, images: Data, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
     """Fits the network's readout to labelled images; a fixed readout does not change."""
     images = matched(network, images)
     if network.readout.fitted_on is not None:
-        scores, labels = zip(*_scored(network, images, batch_size, precision, Views()), strict=True)
-        network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels))
+        scored = _scored(network, images, batch_size, precision, Views())
+        scores, labels = zip(*((network.aimed(own), network.aimed(targets)) for own, targets in scored), strict=True)
+        network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels), network.targets)
 
 
 def _scored(
-    network: Network, images: Images, batch_size: int, precision: str, views: Views
+    network: Network, images: Data, batch_size: int, precision: str, views: Views
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every block's scores (L, B, C) and the labels (B,), batch by batch, in evaluation mode."""
     device, training = network.device, network.training
     chosen = choose_precision(precision, device)
+    batches: Iterator[tuple[Inputs, Tensor | None]] = iter(images.in_order(batch_size))
     network.eval()
-    for start in range(0, len(images), batch_size):
-        batch = images.images[start : start + batch_size].to(device)
+    for inputs, labels in batches:
+        if labels is None:
+            raise ValueError(f"{images.name} has no targets to compare with: a batch is (inputs, targets), or a dict.")
+        given = each(inputs, lambda part: part.to(device))
         with torch.no_grad(), autocast(chosen, device, cache=False):  # bf16 copies of all weights would fill memory
-            scores = [network.scores(view) for view in views(batch)]
-        yield sum(scores[1:], start=scores[0]), images.labels[start : start + batch_size].to(device)
+            if isinstance(given, Tensor) and given.dim() == 4:
+                scores = [network.scores(view) for view in views(given)]
+            else:
+                scores = [network.scores(given)]
+        yield sum(scores[1:], start=scores[0]), labels.to(device)
     network.train(training)

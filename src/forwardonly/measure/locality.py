@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images
+from forwardonly.data.inputs import Inputs, each
+from forwardonly.data.taking import take
 from forwardonly.labels import wrong_labels
 from forwardonly.measure.accuracy import matched
 from forwardonly.network.network import Network
@@ -29,7 +31,7 @@ class Leak(NamedTuple):
     parameter: str
 
 
-def leaks(network: Network, images: Images) -> list[Leak]:
+def leaks(network: Network, images: Any) -> list[Leak]:
     """Every parameter of an earlier block that depends on a later block's loss; empty if training is local.
 
     The network does not change. A batch of at most 64 of the images is used.
@@ -37,14 +39,11 @@ def leaks(network: Network, images: Images) -> list[Leak]:
     Raises:
         ValueError: there are no images.
     """
-    if len(images) == 0:
-        raise ValueError("There are no images to audit the network with.")
-    images = matched(network, images) if network.labelled else images
-    some = images.subset(torch.arange(min(BATCH, len(images)))).to(network.device)
+    some = _some(network, images)
     wrong = None
     if isinstance(network.rule, ContrastiveRule):
         generator = torch.Generator(network.device).manual_seed(0)
-        wrong = wrong_labels(some.labels, network.classes, generator)
+        wrong = wrong_labels(some[1], network.classes, generator)
     plain = _gradients(network, some, wrong, None)
     found = []
     for perturbed in range(1, len(plain)):
@@ -58,8 +57,24 @@ def leaks(network: Network, images: Images) -> list[Leak]:
     return found
 
 
+def _some(network: Network, images: Any) -> tuple[Inputs, Tensor]:
+    """At most 64 inputs with targets, on the network's device."""
+    data = take(images, network.expected, name="the data to audit with")
+    data = matched(network, data) if network.labelled else data
+    if isinstance(data, Images):
+        if len(data) == 0:
+            raise ValueError("There are no images to audit the network with.")
+        part = data.subset(torch.arange(min(BATCH, len(data)))).to(network.device)
+        return part.images, network.aimed(part.labels)
+    inputs, targets = next(data.in_order(BATCH))
+    if targets is None:
+        raise ValueError(f"{data.name} has no targets to audit the network with.")
+    given = each(inputs, lambda one: one[:BATCH].to(network.device))
+    return given, network.aimed(targets[:BATCH].to(network.device))
+
+
 def _gradients(
-    network: Network, images: Images, wrong: Tensor | None, perturbed: int | None
+    network: Network, batch: tuple[Inputs, Tensor], wrong: Tensor | None, perturbed: int | None
 ) -> list[dict[str, Tensor]]:
     """The gradients of each block's parameters, with one block's loss scaled up."""
     trial = copy.deepcopy(network).train().requires_grad_(True)
@@ -67,10 +82,10 @@ def _gradients(
         rule: Any = trial.row[perturbed].rule
         rule.loss = _larger(rule.loss)
     generator = torch.Generator(network.device).manual_seed(0)
-    incoming = trial.present(images.images, images.labels, generator, wrong)
+    incoming = trial.present(*batch, generator, wrong)
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(0)
-        for loss in trial.local_losses(incoming, images.labels):
+        for loss in trial.local_losses(incoming, batch[1]):
             loss.backward(retain_graph=True)  # so that a leak is found instead of raising an error
     return [
         {name: parameter.grad for name, parameter in block.named_parameters() if parameter.grad is not None}

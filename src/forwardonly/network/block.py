@@ -31,6 +31,8 @@ class Block(nn.Module):
         join: for residual networks, combines shortcut and activation behind the wall.
     """
 
+    no_layer: frozenset[str] = frozenset()
+    """Names of weights with several axes that are no layer's, such as embeddings: Muon leaves them to SGD."""
     compiled = False
     """Whether training compiles the block; a setting of the run, not saved with the network."""
 

@@ -16,9 +16,17 @@ from forwardonly.network.signal import Signal
 
 
 def build(
-    body: bodies.Body, shape: Sequence[int], *, rule: rules.Rule, readout: Kind = "sum", seed: int = 0
+    body: bodies.Body,
+    shape: Sequence[int],
+    *,
+    rule: rules.Rule,
+    readout: Kind = "sum",
+    standardise: bool | None = None,
+    seed: int = 0,
 ) -> Network:
-    """A network of `body` for images of `shape`, in which every layer is a block with its own copy of `rule`.
+    """A network of `body` for images, or other inputs, of `shape`: every layer is a block with its own copy of `rule`.
+
+    `standardise` shifts and scales each feature by what the training data have; by default pictures alone.
 
     Under the backprop rule all layers together are one block. Initial weights are drawn from `seed`; the global random
     state does not change.
@@ -28,8 +36,11 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = _config(body, shape, rule, readout)
-        return assemble(body.layers(shape), shape, rule, readout=readout, stem=body.stem(shape), config=config)
+        config = _config(body, shape, rule, readout, standardise)
+        stem = body.stem(shape)
+        return assemble(
+            body.layers(shape), shape, rule, readout=readout, stem=stem, standardise=standardise, config=config
+        )
 
 
 def assemble(
@@ -39,6 +50,7 @@ def assemble(
     *,
     readout: Kind = "sum",
     stem: bodies.Stem | None = None,
+    standardise: bool | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Network:
     """A network of layers behind a stem, with the rule on each layer, or on all together if it is backprop."""
@@ -46,7 +58,7 @@ def assemble(
         layers = [bodies.Layer(bodies.Chain(layers))]
     images = torch.zeros(2, *shape)
     blocks = _fit_rules(layers, images if stem is None else stem(images), rule)
-    return Network(blocks, shape=shape, readout=readout, stem=stem, config=config)
+    return Network(blocks, shape=shape, readout=readout, stem=stem, standardise=standardise, config=config)
 
 
 def mlp(
@@ -56,11 +68,12 @@ def mlp(
     rule: rules.Rule,
     dropout: float = 0.0,
     readout: Kind = "sum",
+    standardise: bool | None = None,
     seed: int = 0,
 ) -> Network:
-    """A multilayer perceptron for images of `shape` (channels, height, width); see `build`."""
+    """A multilayer perceptron for images of `shape` (channels, height, width) or rows of (features,); see `build`."""
     body = bodies.MLP(hidden=hidden, dropout=dropout)  # type: ignore[arg-type]  # which makes a tuple of it
-    return build(body, shape, rule=rule, readout=readout, seed=seed)
+    return build(body, shape, rule=rule, readout=readout, standardise=standardise, seed=seed)
 
 
 def from_config(config: Mapping[str, Any]) -> Network:
@@ -72,11 +85,11 @@ def from_config(config: Mapping[str, Any]) -> Network:
     try:
         shape = [int(size) for size in config["shape"]]
         body, rule = _body(config["body"]), rule_of(config["rule"])
-        network = build(body, shape, rule=rule, readout=config["readout"])
+        network = build(body, shape, rule=rule, readout=config["readout"], standardise=config.get("standardise"))
     except (KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"The network's config is not one that forwardonly wrote: {problem!r}.") from None
     if (given := config.get("input")) not in (None, *get_args(Input)):  # None: of before it was noted
-        raise ValueError(f"The network's config has the input {given!r}, it must be pixels or features.")
+        raise ValueError(f"The network's config has the input {given!r}, it must be pixels, features or tokens.")
     network.prepare.input = given
     return network
 
@@ -95,12 +108,15 @@ def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule)
     return blocks
 
 
-def _config(body: bodies.Body, shape: Sequence[int], rule: rules.Rule, readout: Kind) -> dict[str, Any]:
+def _config(
+    body: bodies.Body, shape: Sequence[int], rule: rules.Rule, readout: Kind, standardise: bool | None
+) -> dict[str, Any]:
     return {
         "shape": [int(size) for size in shape],
         "body": {"name": name_in(bodies.TABLE, body), **asdict(body)},  # type: ignore[call-overload]  # a Body is a dataclass
         "rule": {"name": name_in(rules.TABLE, rule), **rule.options()},
         "readout": readout,
+        **({} if standardise is None else {"standardise": standardise}),
     }
 
 

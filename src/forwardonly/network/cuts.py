@@ -16,7 +16,9 @@ from forwardonly.network.walled import Arrival, Walled
 from forwardonly.network.walls import Wall, all_trained
 
 
-def cuts_at(model: nn.Module, inputs: Any, walls: Sequence[Wall], channels: Channels | None) -> list[Cut]:
+def cuts_at(
+    model: nn.Module, inputs: Any, walls: Sequence[Wall], channels: Channels | None, each_position: bool
+) -> list[Cut]:
     """What rules read at each wall of a model in evaluation mode.
 
     Raises:
@@ -33,7 +35,8 @@ def cuts_at(model: nn.Module, inputs: Any, walls: Sequence[Wall], channels: Chan
     with all_trained(model), torch.enable_grad(), _last_tokens(model, tokens):
         output = walled.walk(inputs, keep, whole=True)
         others = _at_another_size(walled, inputs)
-        pool: Pool = "mean" if mask_of(inputs) is not None or _texts(inputs) else "none"
+        averaged = mask_of(inputs) is not None or _texts(inputs)
+        pool: Pool = "all" if each_position else "mean" if averaged else "none"
         length = _length_behind_class_token(output, tokens) if pool == "none" else None
         cuts = []
         for index, wall in enumerate(walls):
@@ -46,7 +49,7 @@ def cuts_at(model: nn.Module, inputs: Any, walls: Sequence[Wall], channels: Chan
                     layouts[number] = replace(layout, pool="class-token")
             reading = Reading(layouts)
             with torch.no_grad():
-                shape = reading(detached(signals[index]), mask_of(inputs)).shape[1:]
+                shape = reading(detached(signals[index]), mask_of(inputs)).shape[2 if each_position else 1 :]
             cuts.append(Cut(wall.name, wall.weights, reading, shape))
     return cuts
 

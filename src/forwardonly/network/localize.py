@@ -45,6 +45,7 @@ def localize(
     channels: Channels | None = None,
     readout: Kind = "sum",
     seed: int = 0,
+    source: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Network:
     """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
@@ -67,18 +68,18 @@ def localize(
         channels: which axis of every signal holds the channels, where the model does not show it.
         readout: how the blocks' scores become the network's.
         seed: of the rules' initial weights.
+        source: how a model that is given is built again: {"name": "timm:resnet18", "options": {}}.
         options: of a model that is named.
 
     Raises:
         ValueError: the model does not take the example, no wall can stand in it, a name is not one of its modules or no
             wall can stand there, two blocks would share weights, a weight is not float32, or a signal cannot be read.
     """
-    source = None
     if isinstance(model, str):
         model, source = models.build(model, options), {"name": model, "options": options}
     elif options:
         raise ValueError(f"{next(iter(options))!r} is no option of localize: options are for a model that is named.")
-    else:
+    elif source is None:
         source = models.source_of(model)
     _require_float32(model)
     form = form_of(example)
@@ -94,7 +95,7 @@ def localize(
         torch.manual_seed(seed)
         plain = _run(model.eval(), inputs)
         walls = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
-        cuts = cuts_at(model, inputs, walls, channels)
+        cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token")
         torch.manual_seed(seed)
         config = _config(source, cuts, rule, form, readout, images)
         network = Localized(model, cuts, rule, form, images=images, readout=readout, config=config)

@@ -15,7 +15,7 @@ from forwardonly.network.prepare import AsGiven, Form, Prepare, blank_of
 from forwardonly.network.reading import Reading
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import Signal, to_device
-from forwardonly.network.walled import Part, Walled, WalledBlock
+from forwardonly.network.walled import Arrival, Part, Walled, WalledBlock
 from forwardonly.rules import BlockPosition, Rule
 
 
@@ -50,6 +50,8 @@ class Localized(Network):
     """
 
     in_place = True
+    before_block: Callable[[int], None] | None = None
+    """Called with the index of each block before the model computes it: where idle blocks are offloaded, loads it."""
     walled: Walled
     _form: Form
     _images: bool
@@ -67,21 +69,30 @@ class Localized(Network):
         config: Mapping[str, Any] | None = None,
     ):
         weights = dict(model.named_parameters())
+        kinds = {f"{name}.{own}": module for name, module in model.named_modules() for own in module._parameters}
+        tables = nn.Embedding | nn.EmbeddingBag
+        no_layer = {
+            name
+            for name, module in kinds.items()
+            if isinstance(module, tables) or "weight" not in name.rpartition(".")[2]
+        } | {name for name in weights if "." not in name}
         blocks = []
         for index, cut in enumerate(cuts):
             part = Part({name: weights[name] for name in cut.weights})
             own = rule.for_block(cut.shape, BlockPosition(index, len(cuts)))
-            blocks.append(WalledBlock(part, cut.reading, own))
+            block = WalledBlock(part, cut.reading, own)
+            block.no_layer = frozenset(f"body.{name}" for name in cut.weights if name in no_layer)
+            blocks.append(block)
         self.__dict__.update(_form=form, _images=images, _cuts=tuple(cuts), _model=model)  # for the base class
         super().__init__(blocks, shape=form.get("sizes", ()), readout=readout, config=config)
 
-    def _make_prepare(self, stem: Any) -> Prepare:
+    def _make_prepare(self, stem: Any, standardise: bool) -> Prepare:
         self.walled = Walled(self.__dict__.pop("_model"), [cut.wall for cut in self._cuts])
         if not self._images:
             return AsGiven(self._form)
         maps = [weight for weight in self.walled.parameters() if weight.dim() == 4 and weight.shape[2:].numel() > 1]
         last = bool(maps) and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in maps)
-        return Prepare(self.shape, standardise=self.rule.standardise, channels_last=last)
+        return Prepare(self.shape, standardise=standardise, channels_last=last)
 
     @property
     def model(self) -> nn.Module:
@@ -95,7 +106,16 @@ class Localized(Network):
     def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
         """As of any network; the model computes, and stops at the last wall."""
         row = self.row[:blocks]
-        self.walled.walk(incoming, lambda index, arrival: at(row[index], arrival), blocks)
+        load = self.before_block or (lambda index: None)
+
+        def visit(index: int, arrival: Arrival) -> Signal:
+            passed = at(row[index], arrival)
+            if index + 1 < len(row):
+                load(index + 1)
+            return passed
+
+        load(0)
+        self.walled.walk(incoming, visit, blocks)
 
     def scores(self, images: Any) -> Tensor:
         """Every block's class scores, (L, B, C) in float32, for inputs in the form that the model takes.

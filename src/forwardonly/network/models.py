@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import safetensors.torch
+import torch
+from torch import Tensor, nn
 
 from forwardonly.names import nearest
 
@@ -46,6 +48,38 @@ def _hugging_face(folder: str) -> nn.Module:
         raise ValueError(f"{folder} has no config.json: a Hugging Face model is named by its folder.")
     model: nn.Module = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
     return model
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Loads a file of weights into a model: safetensors, or a state dict that PyTorch saved. Nothing else is unpickled.
+
+    A classifier's weights that the model does not have, or has for other classes, are left out.
+
+    Raises:
+        ValueError: the file cannot be read, or another weight is missing or of another shape.
+    """
+    given: Any
+    try:
+        if file.suffix == ".safetensors":
+            given = safetensors.torch.load_file(file)
+        else:
+            given = torch.load(file, map_location="cpu", weights_only=True)
+            given = given.get("state_dict", given) if isinstance(given, Mapping) else given
+    except FileNotFoundError:
+        raise ValueError(f"There is no file of weights {file}.") from None
+    except Exception as problem:  # damaged, or a pickle of something else
+        raise ValueError(f"{file} is no file of weights: {str(problem).strip().splitlines()[0][:200]}.") from None
+    if not isinstance(given, Mapping) or not all(isinstance(weight, Tensor) for weight in given.values()):
+        raise ValueError(f"{file} is no file of weights: it holds no tensors by their names.")
+    own = model.state_dict()
+    head = set(list(dict(model.named_parameters()))[-2:])  # a classifier is the last layer, of any number of classes
+    fits = {name: weight for name, weight in given.items() if name in own and own[name].shape == weight.shape}
+    for name, weight in own.items():
+        if name not in fits and name not in head and not name.endswith("num_batches_tracked"):
+            shape = " x ".join(map(str, weight.shape))
+            found = f"of {' x '.join(map(str, given[name].shape))}" if name in given else "missing"
+            raise ValueError(f"{file} does not fit the model: its weight {name!r} of {shape} is {found} there.")
+    model.load_state_dict(fits, strict=False)
 
 
 def source_of(model: nn.Module) -> dict[str, Any] | None:

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
+from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
+from forwardonly.data.taking import Columns, take
 from forwardonly.network.block import Block
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
-from forwardonly.network.prepare import Prepare
+from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
 from forwardonly.network.signal import Signal, main_path
 from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule, UnlabelledRule
+from forwardonly.targets import OBJECTIVES
 
 FAMILIES = (OnePassRule, ContrastiveRule, UnlabelledRule)
 
@@ -28,9 +31,12 @@ class Network(nn.Module):
 
     Args:
         blocks: at least one; all one-pass, all contrastive, or all without labels.
-        shape: of one image: channels, height, width.
+        shape: of one input: of pictures channels, height and width; of a table its features, of series channels and
+            steps, of token ids their number; () for several inputs, in a tuple or a dict.
         readout: how the blocks' scores become the network's.
         stem: untrained module before the first block.
+        standardise: shift and scale each feature or channel of the inputs by what the training data have; by default
+            pictures alone, if the rule wants it.
         config: what `fo.load` needs to build this network again; empty for a network built by hand.
 
     `in_place` says whether its blocks are parts of a model that runs as it was written (`localize`).
@@ -51,6 +57,7 @@ class Network(nn.Module):
         shape: Sequence[int],
         readout: Kind = "sum",
         stem: Stem | None = None,
+        standardise: bool | None = None,
         config: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -67,7 +74,13 @@ class Network(nn.Module):
         self._config: dict[str, Any] = dict(config or {})
         self.class_names: tuple[str, ...] | None = None
         self.blocks = nn.ModuleList(blocks)
-        self.prepare = self._make_prepare(stem)
+        self.targets = rule.targets
+        if readout == "range" and self.targets != "class":
+            raise ValueError("The readout 'range' counts right classes: choose validation, training or sum.")
+        self.units = Units(self.classes) if self.targets == "number" else None
+        if standardise is None:
+            standardise = len(self.shape) == 3 and rule.standardise
+        self.prepare = self._make_prepare(stem, standardise)
         self.readout = Readout(readout, len(blocks))
         self.label_classifier: LabelClassifier | None = None
         if getattr(rule, "needs_label_classifier", False):
@@ -76,12 +89,13 @@ class Network(nn.Module):
             self.train()
             self.label_classifier = LabelClassifier([math.prod(own.shape[1:]) for own in passed], self.classes)
 
-    def _make_prepare(self, stem: Stem | None) -> Prepare:
+    def _make_prepare(self, stem: Stem | None, standardise: bool) -> Prepare:
         """What comes before the first block; also lays the weights out as it lays out its maps."""
         convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         if convolutional:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
-        return Prepare(self.shape, standardise=self.rule.standardise, stem=stem, channels_last=convolutional)
+        tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in self.row[0].modules())
+        return Prepare(self.shape, standardise=standardise, stem=stem, channels_last=convolutional, tokens=tokens)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -127,11 +141,20 @@ class Network(nn.Module):
 
     def blank(self, count: int) -> Any:
         """That many inputs without content, as the network takes them."""
-        return torch.zeros(count, *self.shape, dtype=torch.uint8, device=self.device)
+        return self.prepare.blank(count)
+
+    @property
+    def expected(self) -> Expected:
+        """What the network takes and learns, by which data of any origin are read."""
+        return Expected(self.shape, self.targets, self.classes, self.class_names, self.prepare.tokens)
+
+    def aimed(self, targets: Tensor) -> Tensor:
+        """Targets as the rules' losses take them: numbers in standard units, others as they are."""
+        return targets if self.units is None else self.units.standardised(targets)
 
     def present(
         self,
-        images: Tensor,
+        images: Inputs,
         labels: Tensor,
         generator: torch.Generator | None = None,
         wrong: Tensor | None = None,
@@ -233,8 +256,10 @@ class Network(nn.Module):
             return label_code.embed_neutral(*self._label_input(prepared))
         return prepared
 
-    def scores(self, images: Tensor) -> Tensor:
-        """Every block's class scores, (L, B, C) in float32.
+    def scores(self, images: Inputs) -> Tensor:
+        """Every block's scores of the classes, or of other outputs, (L, B, C) in float32; of tokens (L, B, T, C).
+
+        Numbers are in their own units.
 
         They take one pass under one-pass rules and softmax prediction, and C passes for the goodness under each label.
 
@@ -242,7 +267,7 @@ class Network(nn.Module):
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
                 network was trained on pixels; a network that learns without labels.
         """
-        return self._scores(_tensor(images).to(self.device))
+        return self._scores(self._read(images))
 
     def _scores(self, images: Any) -> Tensor:
         self.require_classes()
@@ -253,7 +278,8 @@ class Network(nn.Module):
                     assert self.label_classifier is not None
                     return self.label_classifier(self.read(prepared))
                 return self._goodness_of_all(prepared)
-            return torch.stack(self.each(prepared, lambda block, activation, _: _one_pass_scores(block, activation)))
+            scores = torch.stack(self.each(prepared, lambda block, activation, _: _one_pass_scores(block, activation)))
+            return scores if self.units is None else self.units(scores)
 
     def goodness(self, images: Tensor) -> Tensor:
         """Every block's own score of each class, (L, B, C): `scores`, but for contrastive rules always the goodness.
@@ -264,7 +290,13 @@ class Network(nn.Module):
         if not isinstance(self.rule, ContrastiveRule):
             return self.scores(images)
         with torch.no_grad():
-            return self._goodness_of_all(self.prepare(_tensor(images).to(self.device)))
+            return self._goodness_of_all(self.prepare(self._read(images)))
+
+    def _read(self, inputs: Any) -> Any:
+        """Inputs as tensors on the network's device."""
+        if isinstance(inputs, tuple | dict) or is_pandas(inputs):
+            return each(read_inputs(inputs, self.expected, "The inputs"), lambda part: part.to(self.device))
+        return _tensor(inputs).to(self.device)
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
         return goodness_by_label(self.row, *self.apart(prepared))
@@ -276,35 +308,55 @@ class Network(nn.Module):
         blank = images.new_zeros(classes, *images.shape[1:])
         return unlabelled, label_code.embed(blank, torch.eye(classes, device=images.device), value, placement)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's class scores (B, C): the readout of `scores`."""
-        return self.readout(self.scores(images))
+    def forward(self, images: Inputs) -> Tensor:
+        """The network's scores (B, C): the readout of `scores`; of numbers, the mean that the readout weighs."""
+        joined: Tensor = self.readout(self.scores(images))
+        return joined if self.units is None else joined / self.readout.weights.sum()
 
-    def predict(self, images: Tensor) -> Tensor:
-        """The class index of each image, (B,), in evaluation mode.
+    def predict(self, images: Any, *, columns: Columns | None = None, batch_size: int = 1000) -> Tensor:
+        """What the network says of each input, in evaluation mode: the index of its class, (B,).
+
+        Of several labels which are present, (B, C); of numbers their values, (B, C), or (B,) for one; of tokens the
+        next at each position, (B, T).
+
+        Args:
+            images: inputs (B, ...), or data of any kind that `fo.fit` takes, whose targets are not looked at.
+            columns: as in `fo.fit`.
+            batch_size: inputs at a time, of data that are read batch by batch.
 
         Raises:
-            ValueError: as `scores`.
+            ValueError: as `scores`, or data that are none.
         """
-        return self._evaluated(images).argmax(1)
+        if isinstance(images, Tensor | tuple | dict) or (is_array(images) and not isinstance(images, list)):
+            scores = self._evaluated(images)
+        else:
+            data = take(images, self.expected, columns=columns, name="the data to predict")
+            scores = torch.cat([self._evaluated(inputs) for inputs in data.inputs_in_order(batch_size)])
+        said = OBJECTIVES[self.targets].predict(scores)
+        return said.squeeze(1) if self.targets == "number" and self.classes == 1 else said
 
-    def probabilities(self, images: Tensor) -> Tensor:
+    def probabilities(self, images: Inputs) -> Tensor:
         """Softmax over classes, (B, C), of the blocks' mean score at the scale of their loss; in evaluation mode.
 
-        The softmax is ours, and not calibrated: the rules rank classes and do not model probabilities.
+        Of several labels at once, the sigmoid of each. They are ours, and not calibrated: the rules rank classes and do
+        not model probabilities.
 
         Raises:
-            ValueError: as `scores`.
+            ValueError: as `scores`, or a network that learns numbers.
         """
+        of = OBJECTIVES[self.targets].probabilities
+        if of is None:
+            raise ValueError("The network learns numbers, which have no probabilities: predict says them.")
         mean = self._evaluated(images) / self.readout.weights.sum()
-        return torch.softmax(self.rule.score_scale * mean, dim=1)
+        return of(self.rule.score_scale * mean)
 
-    def _evaluated(self, images: Tensor) -> Tensor:
+    def _evaluated(self, images: Inputs) -> Tensor:
         """`forward` in evaluation mode; the network's own mode is restored."""
         training = self.training
         self.eval()
         try:
-            return self(images)
+            scores: Tensor = self(images)
+            return scores
         finally:
             self.train(training)
 
@@ -364,4 +416,4 @@ def _tensor(images: Any) -> Tensor:
 
 def _one_pass_scores(block: Block, activation: Tensor) -> Tensor:
     assert isinstance(block.rule, OnePassRule)
-    return block.rule.scores(activation)
+    return block.rule.every_score(activation)

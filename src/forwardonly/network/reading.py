@@ -28,8 +28,8 @@ class Layout:
     """Where a tensor's batch and channels lie, and how its positions are pooled.
 
     `pool`: "none" keeps the positions as a map; "mean" takes the mean over those that the mask leaves; "class-token"
-    puts the first token beside the mean of the others; "all" makes each position an example of its own, as the
-    prediction of the next token does.
+    puts the first token beside the mean of the others; "all" gives (B, T, D), of which each position is an example of
+    its own where tokens are learned.
     """
 
     batch: int
@@ -49,7 +49,7 @@ class Layout:
             return turned if turned.dim() == 4 else turned.flatten(3)
         rows = turned.flatten(2)
         if self.pool == "all":
-            return rows.transpose(1, 2).flatten(0, 1)
+            return rows.transpose(1, 2)
         if self.pool == "class-token":
             return torch.cat([rows[:, :, 0], rows[:, :, 1:].mean(2)], 1)
         if mask is None or mask.shape != (rows.shape[0], rows.shape[2]):

@@ -6,15 +6,20 @@ Shapes: scores (L, B, C): blocks, batch, classes.
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from forwardonly.targets import OBJECTIVES
+from forwardonly.targets import Kind as Targets
 
 Kind = Literal["sum", "skip-first", "last", "validation", "training", "range"]
 
 
-def loss_aware_weights(scores: Tensor, labels: Tensor) -> Tensor:
-    """softmax over blocks of minus each block's mean cross-entropy on labelled images, (L,); arXiv 2606.09928."""
-    losses = torch.stack([F.cross_entropy(own.float(), labels) for own in scores])
+def loss_aware_weights(scores: Tensor, labels: Tensor, targets: Targets = "class") -> Tensor:
+    """softmax over blocks of minus each block's mean cross-entropy on labelled images, (L,); arXiv 2606.09928.
+
+    Of other `targets` than classes, of minus their own loss.
+    """
+    losses = torch.stack([OBJECTIVES[targets].loss(own.float(), labels, 0.0) for own in scores])
     return torch.softmax(-losses, dim=0)
 
 
@@ -35,7 +40,9 @@ def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
 
 
 class Readout(nn.Module):
-    """A weighted sum over blocks: (L, B, C) -> (B, C). `weights` (L,) is saved with the model.
+    """A weighted sum over blocks: (L, B, C) -> (B, C), of tokens (L, B, T, C) -> (B, T, C).
+
+    `weights` (L,) is saved with the model.
 
     `sum`, `skip-first` and `last` are fixed. Three are fitted to scores of labelled images, and are the plain sum until
     then: `validation` and `training` weigh blocks by their loss on images of that split, `range` sums the contiguous
@@ -66,14 +73,14 @@ class Readout(nn.Module):
             return "training"
         return "validation" if self.kind in ("validation", "range") else None
 
-    def fit(self, scores: Tensor, labels: Tensor) -> None:
-        """Fits the weights to scores (L, N, C) of images with labels (N,)."""
+    def fit(self, scores: Tensor, labels: Tensor, targets: Targets = "class") -> None:
+        """Fits the weights to scores (L, N, C) of images with labels (N,), or other `targets`."""
         if self.kind == "range":
             first, end = best_range(scores, labels)
             self.weights.zero_()
             self.weights[first:end] = 1.0
         elif self.fitted_on is not None:
-            self.weights.copy_(loss_aware_weights(scores, labels))
+            self.weights.copy_(loss_aware_weights(scores, labels, targets))
 
     def forward(self, scores: Tensor) -> Tensor:
-        return torch.einsum("l,lbc->bc", self.weights, scores.float())
+        return torch.einsum("l,lbc->bc" if scores.dim() == 3 else "l,lbtc->btc", self.weights, scores.float())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from forwardonly.network.block import Block, is_frozen
 from forwardonly.network.reading import Reading, mask_of
+from forwardonly.network.recurrent import by_name, layers_of, opened
 from forwardonly.network.signal import Signal, detached, readable, replaced
 from forwardonly.network.walls import call
 from forwardonly.rules import Rule, TwoStreamRule
@@ -39,6 +40,7 @@ class Walled(nn.Module):
         super().__init__()
         self.model = model
         self.walls = tuple(walls)
+        self._stacks = (layers_of(model),)  # in a tuple, or they would be saved a second time
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
 
     def train(self, mode: bool = True) -> Self:
@@ -65,10 +67,16 @@ class Walled(nn.Module):
 
             return at_wall
 
-        walls = map(self.model.get_submodule, names)
+        (stacks,) = self._stacks
+        inside = by_name(stacks)
+        walls = [inside[name] if name in inside else self.model.get_submodule(name) for name in names]
         handles = [module.register_forward_hook(hook(index)) for index, module in enumerate(walls)]
+        if torch.is_grad_enabled():
+            norms = (module for module in self.model.modules() if isinstance(module, nn.GroupNorm))
+            handles += [norm.register_forward_pre_hook(_contiguous_leaf) for norm in norms]
         try:
-            return self(inputs)
+            with opened(self.model, stacks):
+                return self(inputs)
         except Stop:
             return None
         finally:
@@ -80,6 +88,14 @@ class Walled(nn.Module):
         if self.takes_cache and isinstance(inputs, Mapping):
             inputs = {"use_cache": False, **inputs}  # a cache would keep every block's keys and values
         return call(self.model, inputs)
+
+
+def _contiguous_leaf(norm: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The input of a group norm, contiguous where it needs no gradient.
+
+    On channels-last maps without gradient its backward pass crashes the process (PyTorch 2.13 on CPUs).
+    """
+    return tuple(maps if maps.requires_grad else maps.contiguous() for maps in given)
 
 
 class Part(nn.Module):

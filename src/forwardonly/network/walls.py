@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from forwardonly.network.recurrent import by_name, layers_of, opened
 from forwardonly.network.signal import tensors_in
 
 Nodes = frozenset[Any]
@@ -93,7 +94,8 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     times: dict[str, int] = {}
     often: set[str] = set()
     calls: dict[str, list[int]] = {}
-    modules = dict(model.named_modules())
+    stacks = layers_of(model)
+    modules = {**dict(model.named_modules()), **by_name(stacks)}
     frozen = frozenset(name for name, weight in model.named_parameters() if not weight.requires_grad)
     clock = 0
 
@@ -113,7 +115,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
 
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
-        with all_trained(model), torch.enable_grad():
+        with all_trained(model), torch.enable_grad(), opened(model, stacks):
             top = _nodes(call(model, inputs))
     finally:
         for handle in handles:
@@ -224,7 +226,7 @@ def candidates(recording: Recording, blocks: int = 0, head: str | None = None, m
             if name in opened or len(_groups(recording, name)) < 2:
                 return False
             module = recording.modules[name]
-            sequence = type(module).forward is nn.Sequential.forward
+            sequence = type(module).forward is nn.Sequential.forward or isinstance(module, nn.RNNBase)
             holds_head = head is not None and _is_below(head, name)
             return sequence or holds_head or wall not in weight or weight[wall] > LARGEST * total
 

@@ -6,10 +6,10 @@ A network with this rule has a single block, so training, measurements and files
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.rules.base import BlockPosition, OnePassRule, float32
+from forwardonly.targets import KINDS, OBJECTIVES
 
 
 @dataclass(kw_only=True, eq=False)
@@ -20,8 +20,9 @@ class Backprop(OnePassRule):
     """
 
     label_smoothing: float = 0.0
-    """Label smoothing: share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes; numbers have none."""
 
+    learns = frozenset(KINDS)
     end_to_end = True
     training_defaults = MappingProxyType({"weight_decay": 0.1})
 
@@ -33,4 +34,4 @@ class Backprop(OnePassRule):
         return float32(self.classifier(pooled))
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)
+        return OBJECTIVES[self.targets].loss(self.scores(activation), labels, self.label_smoothing)

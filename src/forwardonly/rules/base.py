@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from forwardonly.names import check_options
 from forwardonly.ops.norms import mean_square
+from forwardonly.targets import IGNORED, OBJECTIVES, Kind
 
 PeersNeeded = Literal["none", "earlier", "all"]
 """The other blocks whose goodness a loss needs."""
@@ -48,8 +49,12 @@ class Rule(nn.Module):
     """A local objective. Its fields are its options; `for_block` makes the copy that one block owns."""
 
     classes: int
-    """Number of classes."""
+    """Number of classes; of other targets, the number of labels, of numbers, or of words in the vocabulary."""
+    targets: Kind = "class"
+    """What is learned: class indices, several labels at once, numbers, or the next token."""
 
+    learns: ClassVar[frozenset[Kind]] = frozenset({"class"})
+    """The kinds of target that the rule has a loss for."""
     training_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Training options that suit the rule."""
     labelled: ClassVar[bool] = True
@@ -70,8 +75,14 @@ class Rule(nn.Module):
     def __post_init__(self) -> None:
         super().__init__()
         check_options(self)
-        if self.labelled and self.classes < 2:
-            raise ValueError(f"A rule needs at least 2 classes, not {self.classes}.")
+        if self.targets not in self.learns:
+            raise ValueError(
+                f"{type(self).__name__} does not learn {OBJECTIVES[self.targets].words}: choose a rule with a linear "
+                "read-out, such as projection, auxiliary or best."
+            )
+        if self.labelled and self.classes < (least := OBJECTIVES[self.targets].least):
+            of = "classes" if self.targets in ("class", "token") else "output"
+            raise ValueError(f"A rule needs at least {least} {of}, not {self.classes}.")
 
     def options(self) -> dict[str, Any]:
         """The values of all options, in types that JSON can represent."""
@@ -85,7 +96,7 @@ class Rule(nn.Module):
     def for_block(self, shape: Sequence[int], position: BlockPosition) -> Self:
         """A copy with fresh parameters for a block whose activation has `shape` (without the batch)."""
         rule = copy.deepcopy(self)
-        rule.setup(tuple(shape), position)
+        rule.setup(tuple(shape[-1:] if self.targets == "token" else shape), position)
         return rule
 
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
@@ -122,14 +133,23 @@ class OnePassRule(Rule):
     """A rule that computes scores for all classes from one activation."""
 
     def scores(self, activation: Tensor) -> Tensor:
-        """Class scores (B, C) in float32."""
+        """Scores of the classes, or of other outputs, (B, C) in float32."""
         raise NotImplementedError
+
+    def every_score(self, activation: Tensor) -> Tensor:
+        """`scores`; where tokens are learned, of each position of an activation (B, T, D): (B, T, C)."""
+        if self.targets != "token":
+            return self.scores(activation)
+        return self.scores(activation.flatten(0, 1)).unflatten(0, activation.shape[:2])
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         """The block's own loss, a scalar in float32."""
         raise NotImplementedError
 
     def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, None]:
+        if self.targets == "token":  # each position is an example
+            kept = labels.flatten() != IGNORED
+            activation, labels = activation.flatten(0, 1)[kept], labels.flatten()[kept]
         return self.loss(activation, labels), None
 
 

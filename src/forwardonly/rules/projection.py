@@ -10,12 +10,12 @@ Shapes: B batch, C classes, K channels, g windows.
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.ops.pooling import grid_for, grid_pool, grid_size
 from forwardonly.ops.scores import scores_of
 from forwardonly.rules.base import BlockPosition, OnePassRule
+from forwardonly.targets import KINDS, OBJECTIVES
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,8 +25,9 @@ class Projection(OnePassRule):
     features: int = 2048
     """Features left by average pooling, approximately; the linear classifier reads them."""
     label_smoothing: float = 0.0
-    """Label smoothing: share of the target spread evenly over all classes."""
+    """Label smoothing: share of the target spread evenly over all classes; numbers have none."""
 
+    learns = frozenset(KINDS)
     training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
@@ -42,4 +43,4 @@ class Projection(OnePassRule):
         return scores_of(grid_pool(activation, self.grid), self.classifier.weight, self.classifier.bias)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.scores(activation), labels, label_smoothing=self.label_smoothing)
+        return OBJECTIVES[self.targets].loss(self.scores(activation), labels, self.label_smoothing)

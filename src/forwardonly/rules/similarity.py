@@ -42,6 +42,7 @@ class Similarity(Projection):
     prediction: float = 0.01
     """Weight of the cross-entropy in the loss; similarity matching has 1 minus it."""
 
+    learns = frozenset({"class"})
     training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:

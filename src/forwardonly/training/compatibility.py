@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from forwardonly.bodies.dropout import drops
+from forwardonly.data.streams import Passing
+from forwardonly.data.taking import Data
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
-from forwardonly.network.signal import Signal
+from forwardonly.network.signal import Signal, tensors_in
 from forwardonly.rules import TwoStreamRule
 
 
@@ -26,6 +28,7 @@ class Setting(NamedTuple):
     network: Network | None = None
     device: torch.device | None = None
     team: Any = None
+    data: Data | None = None
 
 
 class Feature(NamedTuple):
@@ -45,6 +48,7 @@ FEATURES: Mapping[str, Feature] = {
     "replicas": Feature("several processes", lambda s: s.team is not None and s.team.replicas > 1),
     "stages": Feature("processes that share the blocks", lambda s: s.team is not None and s.team.stages > 1),
     "gpu": Feature("a GPU", lambda s: s.device is not None and s.device.type != "cpu"),
+    "stream": Feature("a stream, whose batches go by", lambda s: isinstance(s.data, Passing)),
     "dropout": Feature("dropout", lambda s: s.network is not None and any(map(drops, s.network.modules()))),
     "classifier": Feature(
         "a label classifier, which hard negatives and prediction by softmax need",
@@ -69,12 +73,13 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("workers", "replicas"): "choose 1 worker",
     ("workers", "stages"): "choose 1 worker",
     ("workers", "gpu"): "choose 1 worker",
+    ("replicas", "stream"): "train in one process, or give data that can be read by index",
+    ("stages", "stream"): "train in one process, or give data that can be read by index",
     ("workers", "dropout"): "choose 1 worker: the draws would depend on which comes first",
     ("workers", "classifier"): "choose 1 worker, or rule options that do without it",
     ("workers", "all-peers"): "choose 1 worker, or a rule that reads the goodness of earlier blocks",
     ("stages", "classifier"): "let the processes share the data, or choose rule options that do without it",
     ("stages", "all-peers"): "let the processes share the data, or choose a rule that reads earlier blocks",
-    ("budget", "in-place"): "train without one",
     ("budget", "compile"): "leave out compile",
     ("budget", "replicas"): "train in one process",
     ("budget", "stages"): "train in one process",
@@ -94,7 +99,7 @@ def check(setting: Setting) -> None:
             raise ValueError(refusal(*pair))
 
 
-def check_counts(setting: Setting, images: int) -> None:
+def check_counts(setting: Setting, batch: int) -> None:
     """Raises ValueError if there are fewer blocks than workers or stages, or fewer images in a batch than replicas."""
     config, network, team = setting.config, setting.network, setting.team
     assert network is not None and team is not None
@@ -102,7 +107,6 @@ def check_counts(setting: Setting, images: int) -> None:
     for count, whose, instead in sharing:
         if len(network.row) < count:
             raise ValueError(f"{count} {whose} cannot share {len(network.row)} block(s): {instead}.")
-    batch = min(config.batch_size, images)
     if batch < team.replicas:
         raise ValueError(f"A batch of {batch} images cannot be shared by {team.replicas} processes.")
     require_batch(network, batch, team.replicas)
@@ -118,7 +122,7 @@ def require_batch(network: Network, batch: int, processes: int = 1) -> None:
             "A rule without labels compares each image with another of its batch: choose batch_size of 2 or more, "
             "from as many images."
         )
-    if batch // processes == 1 and (number := block_that_needs_two(network)) is not None:
+    if network.shape and batch // processes == 1 and (number := block_that_needs_two(network)) is not None:
         each = f" in each of {processes} processes" if processes > 1 else ""
         raise ValueError(
             f"Batch norm in block {number} needs 2 images a batch{each}: choose batch_size of {2 * processes} or more, "
@@ -133,7 +137,9 @@ def block_that_needs_two(network: Network) -> int | None:
     """
     if isinstance(network.rule, TwoStreamRule):
         return None
-    label = torch.zeros(1, dtype=torch.int64, device=network.device)
+    blank = network.blank(1)
+    one = {"class": (1,), "token": tuple(tensors_in(blank)[0].shape[:2])}.get(network.targets)
+    label = torch.zeros(one or (1, network.classes), dtype=torch.int64 if one else None, device=network.device)
     training, seen, found = network.training, list[Tensor](), list[bool]()
     norms = [norm for norm in network.train().modules() if isinstance(norm, _BatchNorm) and norm.training]
     network.eval()  # the trial must not change running statistics
@@ -144,7 +150,7 @@ def block_that_needs_two(network: Network) -> int | None:
         found.append(any(values.numel() == values.shape[1] for values in seen))
         seen.clear()
 
-    network.each(network.prepare(network.blank(1)), see)
+    network.each(network.prepare(blank), see)
     for handle in handles:
         handle.remove()
     network.train(training)

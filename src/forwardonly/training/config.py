@@ -1,10 +1,11 @@
 """The training config: all options but those of the rule and the body, and how each gets its value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from forwardonly.data import Augment, Images, augmentation
+from forwardonly.data import Augment, augmentation
+from forwardonly.data.taking import Data
 from forwardonly.names import check_options, nearest
 from forwardonly.rules import Preset, Rule, training_defaults
 from forwardonly.system.memory import parse_bytes
@@ -15,7 +16,7 @@ LEAST_STEPS, SMALLEST = 16, 8
 
 RESUMABLE = frozenset(
     {"device", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
-    | {"precision", "epochs"}  # the trainer compares what they mean
+    | {"precision", "epochs", "steps"}  # the trainer compares what they mean
 )
 """Options that a resumed run may have other values of, because they do not decide what it learns."""
 
@@ -30,6 +31,10 @@ class TrainingConfig:
 
     epochs: int = 30
     """Passes over the training images (for each block, if blocks train one after another)."""
+    steps: int | None = None
+    """Steps of the run, for data without a length; `epochs`, then 1 by default, says in how many equal parts the run
+    measures, reports and saves. Data that end sooner begin again.
+    """
     batch_size: int = 128
     """Images in a step; by default at most a sixteenth of the training images. The incomplete last batch is dropped."""
     optimiser: str = "adamw"
@@ -50,6 +55,12 @@ class TrainingConfig:
     """Share of the run after which the last block starts to learn, at the current learning rate; the blocks before it
     start at equal intervals, the first at once. A block that has not started costs nothing.
     """
+    heads_first: float = 0.0
+    """Share of the run in which bodies are frozen and only the rules' own weights learn: for pretrained models."""
+    body_rate: float = 1.0
+    """Learning rate of the bodies as a share of that of the rules' own weights: below 1 for pretrained models."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate of each block's body per block behind it, so that early layers change less."""
     clip: float | None = None
     """Largest norm of a block's gradient; none does not clip it."""
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
@@ -87,6 +98,8 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "validate_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.steps is not None and (self.steps < 1 or self.steps % self.epochs):
+            raise ValueError(f"steps must be a multiple of the {self.epochs} epochs, not {self.steps}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}.")
         if self.weight_decay < 0:
@@ -97,6 +110,11 @@ class TrainingConfig:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
         if not 0 <= self.delay < 1:
             raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
+        if not 0 <= self.heads_first < 1:
+            raise ValueError(f"heads_first is a share of the run, from 0 to below 1, not {self.heads_first}.")
+        for name in ("body_rate", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a factor above 0, at most 1, not {getattr(self, name)}.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
         if not 0 <= self.final_rate <= 1:
@@ -108,13 +126,13 @@ class TrainingConfig:
         compatibility.check(compatibility.Setting(self))
 
     @classmethod
-    def resolve(cls, rule: Rule, data: Images | None = None, given: Mapping[str, Any] | None = None) -> Self:
+    def resolve(cls, rule: Rule, data: Data | None = None, given: Mapping[str, Any] | None = None) -> Self:
         """The config of a run: of each option the given value, else the data set's, else the rule's, else the default.
 
         Args:
             rule: its `training_defaults` are taken, without a delay under the greedy schedule.
             data: the training images; the augmentation of their data set is taken, and a default batch is at most a
-                sixteenth of them.
+                sixteenth of them. A stream has no number.
             given: options by name. None means not given, except for options such as `clip`, which may be None.
 
         Raises:
@@ -130,7 +148,10 @@ class TrainingConfig:
         own = suited(rule, chosen.get("schedule", cls.schedule))
         if data is not None:
             own.update(asdict(augmentation(data.name)))
+        if isinstance(data, Sized):
             own["batch_size"] = min(own.get("batch_size", cls.batch_size), max(SMALLEST, len(data) // LEAST_STEPS))
+        if chosen.get("steps") is not None and "epochs" not in chosen:
+            chosen["epochs"] = 1
         return replace(cls(), **{**own, **chosen})
 
     @property

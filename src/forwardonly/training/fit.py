@@ -1,7 +1,7 @@
-"""A run: `fit` trains a network on images and records its history, in a folder if one is given."""
+"""A run: `fit` trains a network on data of any kind and records its history, in a folder if one is given."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ import torch
 from forwardonly.data import Images
 from forwardonly.data.images import require_contrast
 from forwardonly.data.matching import covers, named_as
+from forwardonly.data.streams import Passing
+from forwardonly.data.taking import Columns, Data, take
 from forwardonly.names import plain, whole_number
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_device
 from forwardonly.training import compatibility, strategies
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import Team
+from forwardonly.training.feed import prepared_for
 from forwardonly.training.interrupt import finish_step_on_interrupt
 from forwardonly.training.memory.budget import make_plan
 from forwardonly.training.progress import StepEvent
@@ -40,10 +43,12 @@ class RunWarning(UserWarning):
 
 def fit(
     network: Network,
-    train: Images,
+    train: Any,
     *,
-    validation: Images | None = None,
-    test: Images | None = None,
+    validation: Any = None,
+    test: Any = None,
+    classes: Sequence[Any] | None = None,
+    columns: Columns | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     seed: int = 0,
@@ -63,9 +68,16 @@ def fit(
 
     Args:
         network: is moved to the device that the options name.
-        train: images to learn from; under a rule without labels, their labels do not matter and may be missing.
-        validation: images to report accuracy on after each epoch.
-        test: images to report accuracy on once, at the end.
+        train: images to learn from, or data of any kind: our own sets; (X, y) of tensors, numpy arrays or pandas
+            tables; a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs,
+            targets), or a function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches
+            and those of an iterable go by as they are. Under a rule without
+            labels, `fo.data.Images(images)` is enough.
+        validation: images, or other data, to report accuracy on after each epoch.
+        test: images, or other data, to report accuracy on once, at the end.
+        classes: names of the classes in the order of their indices, where the data do not say them; labels are looked
+            up among them.
+        columns: of data with named columns, which are the inputs and which the target, as ("image", "label").
         out: run folder; without one nothing is written.
         resume: continue from the checkpoint in `out`, on any device and with the same images, wherever they lie. With
             more epochs, a finished run continues too; from where it stands, the learning rate follows the new schedule.
@@ -83,6 +95,13 @@ def fit(
         LostPeer: another process of the team died or hangs.
     """
     seed = whole_number("seed", seed, 0)
+
+    def taken(name: str, data: Any) -> Data:
+        return take(data, network.expected, classes=classes, columns=columns, name=name)
+
+    train = taken("train", train)
+    validation = None if validation is None else taken("validation", validation)
+    test = None if test is None else taken("test", test)
     _check(network, train, validation, test)
     if network.labelled:
         train, validation, test = _matched(network, train, validation, test)
@@ -92,22 +111,31 @@ def fit(
     device = team.device(choose_device(config.device))
     if resume and folder is not None:
         config = as_begun(config, folder, device, team)
-    setting = compatibility.Setting(config, network, device, team)
+    setting = compatibility.Setting(config, network, device, team, train)
     compatibility.check(setting)
-    compatibility.check_counts(setting, len(train))
+    _check_options(network, config, train, validation, options)
+    if config.heads_first > 0 and not all(any(True for _ in block.rule.parameters()) for block in network.row):
+        raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        plan = make_plan(network, train, config, device)
+        batch_size = prepared_for(train, config.batch_size, seed)
+        if isinstance(train, Passing) and train.batch_size is None and options.get("batch_size") is not None:
+            raise ValueError(f"{train.name} has batches of its own, which go by as they are: leave batch_size out.")
+        compatibility.check_counts(setting, batch_size)
+        plan = make_plan(network, train, config, device, batch_size)
         plan.place(network, device)
-        session = open_session(network, train, config, device, seed, team)
+        session = open_session(network, train, config, device, seed, team, batch_size)
         strategy = strategies.choose(session)
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
-            network.class_names = train.classes if network.labelled else None
-            with finish_step_on_interrupt() as interrupted:
-                for row in trainer.train(validation, progress, interrupted):
-                    trainer.progress.history.append(row)
-                    _warn(row)
+            network.class_names = (train.classes or None) if network.labelled else None
+            try:
+                with finish_step_on_interrupt() as interrupted:
+                    for row in trainer.train(validation, progress, interrupted):
+                        trainer.progress.history.append(row)
+                        _warn(row)
+            finally:
+                session.free()
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
             result = trainer.finish(validation, test, extra_figures)
     _warn(result)
@@ -120,45 +148,61 @@ def _warn(figures: Mapping[str, Any]) -> None:
         warnings.warn(note, RunWarning, stacklevel=3)
 
 
-def _check(network: Network, train: Images, validation: Images | None, test: Images | None) -> None:
-    """Raises ValueError unless the network can learn from the images and labels."""
-    for name, images in (("train", train), ("validation", validation), ("test", test)):
-        if not isinstance(images, Images) and not (images is None and name != "train"):
-            raise ValueError(
-                f"{name} must be fo.data.Images or fo.data.Features, not {type(images).__name__}: "
-                "fo.data.Images(images, labels, classes, name) makes them of tensors."
-            )
+def _check(network: Network, train: Data, validation: Data | None, test: Data | None) -> None:
+    """Raises ValueError unless the network can learn from the data."""
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in network.parameters()):
         raise ValueError("Training needs gradients: build the network and call fit outside torch.inference_mode().")
     if not any(weight.requires_grad for weight in network.parameters()):
         raise ValueError("Every weight of the network is frozen: free those that are to learn with requires_grad_().")
-    if len(train) == 0:
-        raise ValueError("There are no training images.")
-    require_contrast(train)
-    for images in (train, validation, test):
-        if images is not None and tuple(images.shape) != network.shape:
-            raise ValueError(f"The network takes images of {network.shape}, not {tuple(images.shape)}.")
-    if not network.labelled:
-        if validation is not None or test is not None or network.readout.fitted_on is not None:
+    for data in (train, validation, test):
+        if data is not None and not network.prepare.tokens and tuple(data.shape) != network.shape:
+            raise ValueError(f"The network takes images of {network.shape}, not {tuple(data.shape)}.")
+    if isinstance(train, Images):
+        if len(train) == 0:
+            raise ValueError("There are no training images.")
+        require_contrast(train)
+        if network.labelled:
+            train.require_labels()
+        low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind == "class" else (0, 0)
+        if network.labelled and not 0 <= low <= high < network.classes:
             raise ValueError(
-                "This network learns without labels, so it has no accuracy on validation or test images and no fitted "
-                "readout: leave them out, and read it with labelled images by fo.probe(network, train) or "
-                "`forwardonly probe RUN`."
+                f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
             )
-        return
-    train.require_labels()
-    low, high = int(train.labels.min()), int(train.labels.max())
-    if not 0 <= low <= high < network.classes:
+    fitted_on = network.readout.fitted_on
+    if not network.labelled and not (validation is test is fitted_on is None):
         raise ValueError(
-            f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
+            "This network learns without labels, so it has no accuracy on validation or test images and no fitted "
+            "readout: leave them out, and read it with labelled images by fo.probe(network, train) or "
+            "`forwardonly probe RUN`."
         )
-    if network.readout.fitted_on == "validation" and validation is None:
+    if fitted_on == "validation" and validation is None:
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
+    if fitted_on == "training" and isinstance(train, Passing):
+        raise ValueError("The readout 'training' reads the training images again, which have gone by: choose sum.")
+    if isinstance(validation, Passing) and validation.once:
+        raise ValueError(
+            "validation is read after each epoch, and a generator ends after the first: give a list, a DataLoader, or "
+            "a function that makes the stream."
+        )
+
+
+def _check_options(
+    network: Network, config: TrainingConfig, train: Data, validation: Data | None, given: dict[str, Any]
+) -> None:
+    """Raises ValueError for options that do not suit the data."""
+    if config.augment is not None and len(network.shape) != 3:
+        raise ValueError(f"crop, flip and cutout are for pictures, and the network takes {network.shape}.")
+    if config.flip == "alternating" and isinstance(train, Passing):
+        raise ValueError("flip alternating needs to know which image is which, as a stream does not: choose random.")
+    if config.diagnose and validation is not None and not isinstance(validation, Images):
+        raise ValueError("diagnose needs validation images in memory: give (X, y), or leave it out.")
+    if isinstance(train, Passing) and train.once and config.epochs > 1 and config.steps is None:
+        raise ValueError(f"{train.name} is a generator, which ends after one epoch: choose epochs=1, or steps=N.")
 
 
 def _matched(
-    network: Network, train: Images, validation: Images | None, test: Images | None
-) -> tuple[Images, Images | None, Images | None]:
+    network: Network, train: Data, validation: Data | None, test: Data | None
+) -> tuple[Data, Data | None, Data | None]:
     """All images with the same class names: the network's, if it has learned those of the training images, or these.
 
     Raises:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forwardonly.data.targets import Names, read_targets
 from forwardonly.names import whole_number
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_precision
@@ -46,7 +47,8 @@ class Online:
     def learn(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """One step of every block on images (B, channels, height, width) with labels (B,). Returns the losses (L,).
 
-        A rule without labels needs none.
+        A rule without labels needs none. Inputs of other shapes, and other targets, as `network` takes and learns them:
+        see `forwardonly.targets`.
 
         Raises:
             ValueError: images of another shape than the network's, no images, or labels that are not its classes.
@@ -63,7 +65,7 @@ class Online:
         if self.classifier_update is not None:
             logits = train_label_classifier(self.network, self.classifier_update, images, labels, self.precision)
         generator = generator_at(device, self.seed, self.steps)
-        batch = Batch(self.network.present(images, labels, generator, logits=logits), labels)
+        batch = Batch(self.network.present(images, labels, generator, logits=logits), self.network.aimed(labels))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             context = Context(self.precision, seed_at(self.seed, self.steps))
             losses = whole_step(self.network, self.updates, batch, context)
@@ -79,6 +81,12 @@ class Online:
             )
         if len(images) == 0:
             raise ValueError("There are no images to learn from.")
+        compatibility.require_batch(self.network, len(images))
+        if self.network.targets != "class":
+            read, _ = read_targets(labels, self.network.expected, Names(None), "labels")
+            if self.network.units is not None and not self.network.units.fitted:
+                raise ValueError("The network does not know its numbers' units: call network.units.fit(numbers) first.")
+            return read
         if labels.shape != images.shape[:1] or labels.dtype not in WHOLE:
             raise ValueError(
                 f"labels must be {len(images)} whole numbers, one for each image, not {labels.dtype} of shape "
@@ -89,5 +97,4 @@ class Online:
                 f"Labels must be from 0 to {self.network.classes - 1}, the network's classes, but go from "
                 f"{int(labels.min())} to {int(labels.max())}."
             )
-        compatibility.require_batch(self.network, len(images))
         return labels.long()

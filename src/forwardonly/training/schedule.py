@@ -28,6 +28,10 @@ class Schedule:
         """Number of blocks, counted from the first, that learn in a step."""
         return sum(first <= step for first in self.first_steps)
 
+    def heads_alone(self, step: int) -> bool:
+        """Whether only the rules' own weights learn in a step."""
+        return step < round(self.steps * self.config.heads_first)
+
     def rate_factor(self, step: int) -> float:
         """Learning rate of a step as a share of the highest; a block that starts late joins at this rate."""
         config, progress = self.config, step / self.steps

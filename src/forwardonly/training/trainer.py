@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forwardonly.data import Images
 from forwardonly.data.matching import digest
+from forwardonly.data.streams import Passing
+from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.system import mapped
 from forwardonly.system.precision import choose_precision
 from forwardonly.training.config import RESUMABLE, TrainingConfig
 from forwardonly.training.distributed.team import Team
+from forwardonly.training.feed import Draft
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.progress import Position, Progress, StepEvent
 from forwardonly.training.runs import figures
@@ -56,7 +58,7 @@ class Trainer:
         self._unfinished: list[tuple[int, Tensor]] = []  # losses that are valid once the strategy has finished
 
     def train(
-        self, validation: Images | None, notify: Callable[[StepEvent], None] | None, interrupted: threading.Event
+        self, validation: Data | None, notify: Callable[[StepEvent], None] | None, interrupted: threading.Event
     ) -> Iterator[dict[str, Any]]:
         """Trains epoch by epoch from the current position; yields each epoch's row of the history."""
         session, progress = self.session, self.progress
@@ -64,12 +66,12 @@ class Trainer:
         while progress.phase < self.strategy.phases:
             session.network.train()
             started = time.perf_counter()
-            order = session.feed.order(progress.phase, progress.epoch)
+            drafts = session.feed.drafts(progress.phase, self._position().run_step)
             for block in session.network.row:
                 block.rule.start_epoch(progress.epoch)
             with self.strategy.epoch(self._position()):
                 while progress.step < self.steps:
-                    self._step(order)
+                    self._step(next(drafts))
                     if notify is not None:
                         notify(StepEvent(self._steps_done(), total))
                     if interrupted.is_set():
@@ -88,13 +90,15 @@ class Trainer:
             if notify is not None:
                 notify(StepEvent(self._steps_done(), total, row))
 
-    def _step(self, order: Tensor) -> None:
+    def _step(self, draft: Draft) -> None:
         """One step on the next batch of the epoch."""
         session, step = self.session, self.progress.step
         position = self._position()
+        if session.must_turn(position.run_step):
+            self.strategy.finish()
+            session.turn()
         torch.manual_seed(session.feed.dropout_seed(position))
-        batch = order[step * session.batch_size : (step + 1) * session.batch_size]
-        losses = self.strategy.step(batch, position)
+        losses = self.strategy.step(draft, position)
         session.team.finish()
         self._unfinished.append((step, losses))
         self.progress.step += 1
@@ -156,7 +160,7 @@ class Trainer:
                     f"{self.progress.step - 1}: {instead}"
                 )
 
-    def _row(self, validation: Images | None, seconds: float) -> dict[str, Any]:
+    def _row(self, validation: Data | None, seconds: float) -> dict[str, Any]:
         session, config, epoch = self.session, self.session.config, self.progress.epoch
         sums, learned = self.summed_losses.sum(0).tolist(), session.schedule.steps_in_epoch(epoch)
         row: dict[str, Any] = {
@@ -173,7 +177,7 @@ class Trainer:
             figures.validate(row, session, validation, self.at_a_time)
         return row
 
-    def open(self, extra: dict[str, Any], resume: bool, validation: Images | None = None) -> None:
+    def open(self, extra: dict[str, Any], resume: bool, validation: Data | None = None) -> None:
         """Makes the run folder, or restores its checkpoint; all processes start from the leading one's state.
 
         `validation` are images that the run learns from too, as some readouts do; a resumed run must have the same.
@@ -230,6 +234,7 @@ class Trainer:
             "precision": session.precision,
             "data": self._digest(),
             "seed": session.seed,
+            "place": session.feed.place(),
         }
 
     def _digest(self) -> str | None:
@@ -260,6 +265,8 @@ class Trainer:
             raise ValueError(f"The checkpoint in {self.folder} is damaged or of other data.")
         if session.team.leads:  # losses are summed over processes: one holds the sum so far
             self.losses.copy_(state["losses"])
+        if isinstance(session.images, Passing) and (place := state.get("place")) is not None:
+            session.images.resume(place)
 
     def _refuse_changes(self, state: dict[str, Any]) -> None:
         """Raises ValueError if the run had other options that decide what it learns, or learned from other images."""
@@ -277,12 +284,23 @@ class Trainer:
                 f"The run in {self.folder} had {state['training']['epochs']} epochs, not {session.config.epochs}: "
                 "resume it with as many, or with more."
             )
+        before, now_steps = state["training"].get("steps"), session.config.steps
+        if (before is None) != (now_steps is None) or (before and before // state["training"]["epochs"] != self.steps):
+            had = f"steps {before} in {state['training']['epochs']} epochs"
+            raise ValueError(
+                f"The run in {self.folder} had {had}, not {now_steps} in {session.config.epochs}: resume it with as "
+                "many steps in an epoch."
+            )
         if (learned := state.get("data")) is not None and learned != (self.data or self._digest_now()):
             raise ValueError(
                 f"The run in {self.folder} learned from other images, labels or class names than these "
-                f"{len(session.images)} of {session.images.name}: resume it with the same."
+                f"{self._count()}of {session.images.name}: resume it with the same."
             )
         self.data = learned
+
+    def _count(self) -> str:
+        count = self.session.feed.count
+        return "" if count is None else f"{count} "
 
     def _extend(self, before: int) -> None:
         """Lets a run that had `before` epochs go on to the config's number, from where it stands."""
@@ -308,7 +326,7 @@ class Trainer:
         self._checkpoint(self.progress.seconds)
         return f"Interrupted; a checkpoint is in {self.folder}: {go_on}."
 
-    def finish(self, validation: Images | None, test: Images | None, extra: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, validation: Data | None, test: Data | None, extra: dict[str, Any]) -> dict[str, Any]:
         """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}

@@ -13,14 +13,16 @@ from forwardonly.training.optim import Muon, make_optimiser, parameter_groups
 class Update:
     """The optimisers of one block: the config's, and those that its rule assigns to parameters of its own.
 
+    Its body learns at `body_rate` times the config's learning rate.
+
     Raises:
         ValueError: there is no optimiser of the config's name.
     """
 
-    def __init__(self, module: nn.Module, config: TrainingConfig):
+    def __init__(self, module: nn.Module, config: TrainingConfig, body_rate: float = 1.0):
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.clip = config.clip
-        groups = parameter_groups(module, config)
+        groups = parameter_groups(module, config, body_rate)
         self.optimisers = [make_optimiser(name, groups[name], config) for name in groups]
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
 

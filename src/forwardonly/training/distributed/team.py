@@ -18,7 +18,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from forwardonly.data import Images
-from forwardonly.measure.accuracy import AT_A_TIME, Evaluation, evaluate
+from forwardonly.data.taking import Data
+from forwardonly.measure.accuracy import AT_A_TIME, evaluate
+from forwardonly.measure.metrics import AnyEvaluation, Evaluation
 from forwardonly.network.network import Network
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.heartbeat import Heartbeat
@@ -105,9 +107,11 @@ class Team:
         part = self.part(count)
         return (part.stop - part.start) / count
 
-    def update(self, module: nn.Module, config: TrainingConfig, batch: int) -> Update:
+    def update(self, module: nn.Module, config: TrainingConfig, batch: int, body_rate: float = 1.0) -> Update:
         """A module's update; where replicas share global batches of `batch` images, one that sums their gradients."""
-        return Update(module, config) if self.replicas == 1 else SharedUpdate(module, config, self, self.weight(batch))
+        if self.replicas == 1:
+            return Update(module, config, body_rate)
+        return SharedUpdate(module, config, self, self.weight(batch), body_rate)
 
     def exchange(self, update: "SharedUpdate", gradient: Tensor) -> "dist.Work | None":
         """Starts to sum a gradient over replicas, in place; meanwhile the previous update takes its step."""
@@ -176,15 +180,22 @@ class Team:
             dist.broadcast(data, 0)
         return state if self.leads else unpack(data.cpu().numpy().tobytes())
 
-    def evaluate(self, network: Network, images: Images, precision: str, at_a_time: int | None = None) -> Evaluation:
-        """`measure.evaluate`, with the images divided among the processes."""
-        size, count = at_a_time or AT_A_TIME, len(images)
-        shared = count >= self.world
-        first, end = (count * self.rank // self.world, count * (self.rank + 1) // self.world) if shared else (0, count)
-        mine = images if self.alone else images.subset(torch.arange(first, end))
-        measured = self.together(lambda: evaluate(network, mine, batch_size=size, precision=precision), network.device)
-        if self.alone or not shared:
+    def evaluate(self, network: Network, images: Data, precision: str, at_a_time: int | None = None) -> AnyEvaluation:
+        """`measure.evaluate`, with the images divided among the processes where their labels are classes."""
+        size = at_a_time or AT_A_TIME
+        mine, count, first, end = images, 0, 0, 0
+        shared = not self.alone and isinstance(images, Images) and images.kind == "class" and len(images) >= self.world
+        if shared:
+            assert isinstance(images, Images)
+            count = len(images)
+            first, end = count * self.rank // self.world, count * (self.rank + 1) // self.world
+            mine = images.subset(torch.arange(first, end))
+        measured: AnyEvaluation = self.together(
+            lambda: evaluate(network, mine, batch_size=size, precision=precision), network.device
+        )
+        if not shared:
             return measured
+        assert isinstance(measured, Evaluation)
         right = torch.tensor([round(share * (end - first)) for share in measured.block_accuracy])
         confusion = self.all_reduce(measured.confusion.to(network.device)).cpu()
         return Evaluation(
@@ -278,8 +289,8 @@ class SharedUpdate(Update):
     The next block computes meanwhile. `weight` is this replica's share of the global batch.
     """
 
-    def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float):
-        super().__init__(module, config)
+    def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float, body_rate: float = 1.0):
+        super().__init__(module, config, body_rate)
         self.team = team
         self.weight = weight
         self.sharing: list[nn.Parameter] = []

@@ -9,20 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from forwardonly.data import Images
+from forwardonly.data.inputs import each
+from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.network.block import Block
+from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network
 from forwardonly.network.signal import bytes_of, tensors_in
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes, peak_memory_bytes
-from forwardonly.system.precision import Precision, choose_precision
+from forwardonly.system.precision import Precision, autocast, choose_precision
 from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
@@ -52,9 +55,16 @@ class MemoryPlan:
     def place(self, network: Network, device: torch.device) -> None:
         """Moves the network to its device, except its blocks if they are offloaded; else moves weights out of files."""
         if self.offload:
+            blocks = {id(weight) for block in network.row for weight in block.parameters()}
             for name, part in network.named_children():
-                if name != "blocks":
-                    part.to(device)
+                if name == "blocks":
+                    continue
+                for module in part.modules():  # in place, a block's weights are the model's
+                    for weight in module._parameters.values():
+                        if weight is not None and id(weight) not in blocks:
+                            weight.data = weight.data.to(device)
+                    for own, buffer in module._buffers.items():
+                        module._buffers[own] = None if buffer is None else buffer.to(device)
             return
         for parameter in network.to(device).parameters():
             if mapped.holds(parameter):
@@ -72,7 +82,7 @@ class MemoryPlan:
                 update.allocate()
             yield
             return
-        with Offload(session.network.row, session.updates, session.device, folder):
+        with Offload(session.network, session.updates, session.device, folder):
             yield
         session.network.cpu()  # its blocks were offloaded to the CPU
 
@@ -95,8 +105,10 @@ class Cost:
         return int(SLACK * (self.fixed + self.an_image * part)) + self.signal * batch * (1 if part == batch else 3)
 
 
-def make_plan(network: Network, train: Images, config: TrainingConfig, device: torch.device) -> MemoryPlan:
-    """The fastest plan within `config.memory_budget`; the default plan without one. The network may be on the host.
+def make_plan(network: Network, train: Data, config: TrainingConfig, device: torch.device, batch: int) -> MemoryPlan:
+    """The fastest plan for steps of `batch` images within `config.memory_budget`; the default plan without one.
+
+    The network may be on the host.
 
     Raises:
         ValueError: no plan fits; the text names the smallest budget that one would fit.
@@ -105,9 +117,12 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
         return MemoryPlan()
     if device.type == "cpu":
         return_freed_memory()
-    budget, batch = parse_bytes(config.memory_budget), min(config.batch_size, len(train))
-    costs = measure(network, train, config, choose_precision(config.precision, device))
-    before = RESERVE + (memory_bytes(device) if device.type == "cpu" else train.images.nbytes + train.labels.nbytes)
+    budget, precision = parse_bytes(config.memory_budget), choose_precision(config.precision, device)
+    held = train.images.nbytes + train.labels.nbytes if isinstance(train, Images) else 0
+    if isinstance(network, Localized):
+        return _plan_in_place(network, train, config, precision, device, batch, held)
+    costs = measure(network, train, config, precision)
+    before = RESERVE + (memory_bytes(device) if device.type == "cpu" else held)
     on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
     resident = sum(cost.resident for cost in costs)
 
@@ -128,13 +143,79 @@ def make_plan(network: Network, train: Images, config: TrainingConfig, device: t
             rows = 2 * part // network.classes if isinstance(network.rule, ContrastiveRule) else part
             return MemoryPlan(part, offload, max(1, min(AT_A_TIME, rows)))
     least = max(min(needed(*way) for way in ways), peak_memory_bytes(device))
-    raise ValueError(
+    raise ValueError(_too_small(config, least))
+
+
+def _plan_in_place(
+    network: Localized,
+    train: Data,
+    config: TrainingConfig,
+    precision: Precision,
+    device: torch.device,
+    batch: int,
+    held_by_images: int,
+) -> MemoryPlan:
+    """The plan of a model in place, whose blocks compute whole batches: idle blocks are offloaded where needed."""
+    budget = parse_bytes(config.memory_budget or "")
+    few, many = (_peak_in_place(network, _front(network, train, count), precision) for count in TRIALS)
+    an_image = max(0, many - few) // (TRIALS[1] - TRIALS[0])
+    step = int(SLACK * (max(0, few - TRIALS[0] * an_image) + batch * an_image))
+    slots = 1 + _slots(config)
+    resident = [slots * sum(weight.nbytes for weight in block.parameters()) for block in network.row]
+    weights = sum(resident) // slots
+    before = RESERVE + (memory_bytes(device) - weights if device.type == "cpu" else held_by_images)
+    on_device = 3 if device.type == "cuda" else 1
+    ways = [(False, sum(resident)), (len(resident) > 1, on_device * max(resident))]
+    for offload, held in ways:
+        if before + step + held <= budget:
+            return MemoryPlan(None, offload, max(1, min(AT_A_TIME, batch)))
+    least = before + step + min(held for _, held in ways)
+    raise ValueError(_too_small(config, least))
+
+
+def _too_small(config: TrainingConfig, least: int) -> str:
+    return (
         f"This training does not fit in {config.memory_budget}: the smallest memory budget that it fits in is "
         f"{-(-least // 2**20)}MiB."
     )
 
 
-def measure(network: Network, train: Images, config: TrainingConfig, precision: Precision) -> list[Cost]:
+def _peak_in_place(network: Localized, batch: Batch, precision: Precision) -> int:
+    """The most bytes of tensors at one time in a step of every block on a batch, without its optimiser."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    training, known = network.training, [*network.parameters(), *network.buffers(), *tensors_in(batch.signal)]
+    network.train()
+
+    def at(block: Block, arriving: Any) -> Any:
+        nonlocal batch
+        with torch.autocast(network.device.type, enabled=False), autocast(precision, network.device):
+            activation, loss, goodness = block.judge(arriving, batch.labels, batch.peers)
+        if loss.requires_grad:
+            loss.backward()
+        block.zero_grad(set_to_none=True)
+        batch = Batch(arriving, batch.labels, batch.peers).behind(block, activation, goodness)
+        return batch.signal
+
+    devices = [network.device] if network.device.type == "cuda" else []
+    arithmetic = autocast(precision, network.device)
+    with torch.random.fork_rng(devices=devices), AllocatedBytes(known=known) as held, torch.enable_grad(), arithmetic:
+        network.walk(batch.signal, at)
+    for buffer, kept in zip(network.buffers(), before, strict=True):
+        buffer.copy_(kept)
+    network.train(training)
+    return held.peak
+
+
+def _slots(config: TrainingConfig) -> int:
+    """Tensors of a weight's size that the config's optimiser keeps for it."""
+    body = torch.nn.Linear(2, 2, bias=False)
+    update = Update(torch.nn.ModuleDict({"body": body}), config)
+    update(body.weight.square().sum())
+    states = [own for optimiser in update.optimisers for own in optimiser.state.values()]
+    return sum(isinstance(slot, torch.Tensor) and slot.dim() == 2 for own in states for slot in own.values())
+
+
+def measure(network: Network, train: Data, config: TrainingConfig, precision: Precision) -> list[Cost]:
     """The memory cost of each block; blocks of the same kind are measured once."""
     known: dict[str, Cost] = {}
     costs = []
@@ -178,10 +259,18 @@ def _cost(trials: list[_Trial]) -> Cost:
     return Cost(few.resident, fixed, an_image, few.signal // TRIALS[0])
 
 
-def _front(network: Network, train: Images, count: int) -> Batch:
+def _front(network: Network, train: Data, count: int) -> Batch:
     """The first block's input for `count` images."""
-    chosen = torch.arange(count) % len(train)
-    images, labels = train.images[chosen].to(network.device), train.labels[chosen].to(network.device)
+    if isinstance(train, Images):
+        images, labels = train.images, train.labels
+    else:
+        images, given = train.sample(count)  # type: ignore[assignment]  # a rule reads what it gets
+        assert given is not None
+        labels = given
+    chosen = torch.arange(count) % len(labels)
+    images = each(images, lambda part: part[chosen].to(network.device))  # type: ignore[assignment]
+    labels = labels[chosen].to(network.device)
+    wrong = (labels + 1) % network.classes if isinstance(network.rule, ContrastiveRule) else None
     with torch.no_grad():
-        wrong = (labels + 1) % max(1, network.classes)
-        return Batch(network.present(images, labels, generator_at(network.device, 0), wrong), labels)
+        generator = generator_at(network.device, 0)
+        return Batch(network.present(images, labels, generator, wrong), network.aimed(labels))

@@ -11,9 +11,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from forwardonly.network.block import Block
+from forwardonly.network.localized import Localized
+from forwardonly.network.network import Network
 from forwardonly.system import mapped
 from forwardonly.training.update import Update
 
@@ -21,23 +24,24 @@ from forwardonly.training.update import Update
 class Offload:
     """A context in which a block is on the device while it computes, and the blocks before it are not.
 
-    A hook on each block's forward pass loads it, so no other code is involved. Results are the same to the last bit.
+    A hook on each block's forward pass loads it, or a model in place before it computes the block, so no other code is
+    involved. Results are the same to the last bit.
 
     Args:
-        blocks: of one network.
+        network: whose blocks are offloaded.
         updates: of the blocks.
         device: on which blocks compute.
         folder: for the files on a CPU; by default the system's folder for temporary files.
     """
 
-    def __init__(
-        self, blocks: Sequence[Block], updates: Sequence[Update], device: torch.device, folder: Path | None = None
-    ):
+    def __init__(self, network: Network, updates: Sequence[Update], device: torch.device, folder: Path | None = None):
+        blocks = network.row
         arena = mapped.Arena(folder) if device.type == "cpu" else None
         self.stores: list[FileStore | HostStore] = [
             HostStore(block, update, device) if arena is None else FileStore(block, update, arena)
             for block, update in zip(blocks, updates, strict=True)
         ]
+        self.network = network
         self.blocks = blocks
         self.device = device
         self.current: int | None = None
@@ -45,10 +49,14 @@ class Offload:
     def __enter__(self) -> Self:
         for store in self.stores:
             store.fill()
-        self.handles = [
-            block.register_forward_pre_hook(lambda *_, index=index: self._load(index))
-            for index, block in enumerate(self.blocks)
-        ]
+        self.handles: list[RemovableHandle] = []
+        if isinstance(self.network, Localized):
+            self.network.before_block = self._load
+        else:
+            self.handles += [
+                block.register_forward_pre_hook(lambda *_, index=index: self._load(index))
+                for index, block in enumerate(self.blocks)
+            ]
         # whoever saves or restores weights on the host must not meet a copy that is under way
         self.handles += [block.register_state_dict_pre_hook(lambda *_: self.wait()) for block in self.blocks]
         self.wait()
@@ -57,6 +65,8 @@ class Offload:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(self.network, Localized):
+            self.network.before_block = None
         for handle in self.handles:
             handle.remove()
         self.empty()

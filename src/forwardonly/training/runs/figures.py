@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forwardonly.data import Features, Images
+from forwardonly.data import Images
 from forwardonly.data.ranges import dark
+from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
+from forwardonly.measure.metrics import AnyEvaluation
 from forwardonly.network.block import is_frozen
 from forwardonly.system.memory import peak_memory_bytes
 from forwardonly.training.distributed.team import LostPeer
@@ -26,23 +28,31 @@ def watched(session: Session) -> dict[str, Any]:
     return {name: [own[name] for own in blocks] for name in blocks[0]}
 
 
-def validate(row: dict[str, Any], session: Session, images: Images, at_a_time: int) -> None:
-    """Adds accuracy on validation images to an epoch's row, and free-riding if the run measures it.
+def validate(row: dict[str, Any], session: Session, images: Data, at_a_time: int) -> None:
+    """Adds figures on validation images to an epoch's row, and free-riding if the run measures it.
 
     What fails is noted in the row, and training goes on.
     """
     network, team, when = session.network, session.team, "After an epoch"
     with kept(row, when, "measuring the validation accuracy"):
-        measured = team.evaluate(network, images, session.precision, at_a_time)
-        row.update(validation_accuracy=measured.accuracy, block_accuracy=measured.block_accuracy)
-    if session.config.diagnose:
+        row.update(_named("validation", team.evaluate(network, images, session.precision, at_a_time)))
+    if session.config.diagnose and isinstance(images, Images):  # `fit` has refused others
         with kept(row, when, "measuring free-riding"):
             found = team.together(lambda: diagnose(network, images, precision=session.precision), session.device)
             row["free_riding"] = found.as_json()
 
 
+def _named(split: str, measured: AnyEvaluation) -> dict[str, Any]:
+    """The figures with the name of their split before it, but those of the blocks as they are."""
+    return {
+        name if name.startswith("block_") else f"{split}_{name}": value
+        for name, value in measured.figures.items()
+        if value is not None
+    }
+
+
 def result_of(
-    session: Session, seconds: float, validation: Images | None, test: Images | None, at_a_time: int
+    session: Session, seconds: float, validation: Data | None, test: Data | None, at_a_time: int
 ) -> dict[str, Any]:
     """The final result, measured with the last epoch's weights after fitting the readout, if it is a fitted one."""
     network = session.network.eval()
@@ -73,8 +83,7 @@ def result_of(
         if images is not None:
             with kept(result, AFTER, f"measuring the {name} accuracy"):
                 measured = session.team.evaluate(network, images, session.precision, at_a_time)
-                result[f"{name}_accuracy"] = measured.accuracy
-                result["block_accuracy"] = measured.block_accuracy
+                result.update(_named(name, measured))
     result["peak_memory_bytes"] = peak_memory_bytes(session.device)
     return result
 
@@ -119,9 +128,10 @@ def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tens
     return found
 
 
-def nearly_black(images: Images) -> list[str]:
+def nearly_black(images: Data) -> list[str]:
     """A sentence if the images are bytes of another scale than 0 to 255, as it seems, and their notes do not say so."""
-    if isinstance(images, Features) or not images.images.numel():
+    pictures = isinstance(images, Images) and images.images.dtype == torch.uint8 and len(images.shape) == 3
+    if not isinstance(images, Images) or not pictures or not images.images.numel():
         return []
     said = dark(images.name, int(images.images.max()))
     return [said] if said is not None and said not in images.notes else []

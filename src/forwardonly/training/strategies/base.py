@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 
@@ -31,8 +32,8 @@ class Strategy:
         """A context around the steps of an epoch, the first of which is at `position`."""
         yield
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
-        """One step on the images at `batch` (B,). Returns the losses (L,), 0 for blocks that do not learn here.
+    def step(self, batch: Draft, position: Position) -> Tensor:
+        """One step on the images of `batch`. Returns the losses (L,), 0 for blocks that do not learn here.
 
         Their values are valid once `finish` has returned.
         """

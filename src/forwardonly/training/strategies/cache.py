@@ -69,7 +69,8 @@ class Cache:
             chosen = slice(0, len(chosen))  # the whole set is not shuffled, and a copy would cost half a step
         parts = [_pick(tensor, chosen).flatten(0, 1) for tensor in tensors_in(self.signal)]
         peers = None if self.peers is None else PeerGoodness(*(_pick(rows, chosen) for rows in self.peers))
-        return Batch(parts[0] if isinstance(self.signal, Tensor) else tuple(parts), self.images.labels[chosen], peers)
+        labels = self.network.aimed(self.images.labels[chosen])
+        return Batch(parts[0] if isinstance(self.signal, Tensor) else tuple(parts), labels, peers)
 
     def _presented(self, chosen: slice) -> Signal:
         """The first block's input, in the blocks' own precision, so that no step has to convert it."""

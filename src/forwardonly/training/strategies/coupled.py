@@ -9,6 +9,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.signal import main_path
 from forwardonly.system.precision import autocast
 from forwardonly.training.batch import Batch
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.step import Context
 from forwardonly.training.strategies.base import Strategy
@@ -18,7 +19,7 @@ from forwardonly.training.update import Update
 class Coupled(Strategy):
     """The strategy for rules that read the goodness of all other blocks."""
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         session = self.session
         session.schedule.set_rate(session.updates, position.run_step)
         first = session.feed(batch, position)

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from forwardonly.data import Images
 from forwardonly.network.block import Block
 from forwardonly.rules import PeerGoodness
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
+from forwardonly.training.feed import Draft, Read
 from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 from forwardonly.training.step import Context, advance, learn
@@ -24,7 +26,7 @@ class Greedy(Strategy):
         super().__init__(session)
         self.phases = len(self.row)
         self.cache: Cache | None = None
-        if repeats(session.network, session.images, session.config):
+        if isinstance(session.images, Images) and repeats(session.network, session.images, session.config):
             self.cache = Cache(session.network, session.images, session.feed.fixed, session.precision)
 
     @contextmanager
@@ -33,11 +35,12 @@ class Greedy(Strategy):
             self.cache.move_to(position.phase)
         yield
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         session, losses, index = self.session, self.losses(), position.phase
         update = session.updates[index]
         session.schedule.set_rate([update], position.run_step)
         if self.cache is not None:
+            assert not isinstance(batch, Read)
             incoming = self.cache.batch(batch[session.team.part(len(batch))])
         else:
             incoming = advance(self.row[:index], session.feed(batch, position), session.precision)

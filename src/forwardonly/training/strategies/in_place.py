@@ -11,6 +11,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.signal import Signal
 from forwardonly.system.precision import autocast
 from forwardonly.training.batch import Batch
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.step import Context, learn
 from forwardonly.training.strategies.base import Strategy
@@ -20,7 +21,7 @@ from forwardonly.training.update import Update
 class InPlace(Strategy):
     """The strategy for networks that `localize` made."""
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         session, losses = self.session, self.losses()
         started = session.schedule.started(position.run_step)
         updates = session.updates[:started]

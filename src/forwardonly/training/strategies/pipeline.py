@@ -17,6 +17,7 @@ from forwardonly.network.block import Block
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.messages import Pipe
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 from forwardonly.training.step import Context, train_step
@@ -34,10 +35,10 @@ class Pipeline(Strategy):
         team, feed = session.team, session.feed
         self.pipe = Pipe(team, session.device)
         start = Position(0, 0, 0, 0)
-        self.placement = spread(session, lambda: feed(feed.order(0, 0)[: feed.batch_size], start))
+        self.placement = spread(session, lambda: feed(next(feed.drafts(0, 0)), start))
         self.own = self.placement[team.stage]
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         session, losses, own = self.session, self.losses(), self.own
         started = session.schedule.started(position.run_step)
         learning = slice(own.start, min(own.stop, started))

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.step import train_step
 from forwardonly.training.strategies.base import Strategy
@@ -10,7 +11,7 @@ from forwardonly.training.strategies.base import Strategy
 class Simultaneous(Strategy):
     """The plain training loop."""
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         session, losses = self.session, self.losses()
         started = session.schedule.started(position.run_step)
         updates = session.updates[:started]

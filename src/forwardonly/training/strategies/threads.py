@@ -17,6 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
 from forwardonly.training.session import Session
 from forwardonly.training.step import train_step
@@ -41,7 +42,7 @@ class Threads(Strategy):
         with self.workers:
             yield
 
-    def step(self, batch: Tensor, position: Position) -> Tensor:
+    def step(self, batch: Draft, position: Position) -> Tensor:
         losses = self.losses()
         self.workers.begin(partial(self._carry, batch, position, losses))
         return losses
@@ -49,7 +50,7 @@ class Threads(Strategy):
     def finish(self) -> None:
         self.workers.finish()
 
-    def _carry(self, batch: Tensor, position: Position, losses: Tensor, slot: Slot) -> None:
+    def _carry(self, batch: Draft, position: Position, losses: Tensor, slot: Slot) -> None:
         """Takes one batch through all blocks, and writes its losses."""
         session = self.session
         started = session.schedule.started(position.run_step)

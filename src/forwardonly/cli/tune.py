@@ -1,0 +1,70 @@
+"""`forwardonly tune`: cuts a model that has learned before into blocks, and trains it on other images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self
+
+import tyro
+
+import forwardonly as fo
+from forwardonly.cli import train as training
+from forwardonly.cli.parsing import UNSET, given
+from forwardonly.network import models
+from forwardonly.network.storage import CONFIG, from_config, read_config
+
+run, show = training.run, training.show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(training.Train):
+    """Options of a tuning; `options` adds those of the rule and the training config."""
+
+    model: str = ""
+    """The model: timm:NAME, or hf:FOLDER of a Hugging Face model."""
+    weights: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
+    """File of weights that the model starts from: safetensors, or a state dict of PyTorch. hf:FOLDER has its own."""
+    blocks: str = "auto"
+    """Where blocks end: auto, a number of blocks, or a regular expression that modules' names match."""
+    rule: str = "projection"
+    """Learning rule of every block; `--rule NAME --help` shows its options."""
+
+    kinds: ClassVar[Mapping[str, Any]] = MappingProxyType({"rule": fo.rules.TABLE})
+    expert: ClassVar[frozenset[str]] = training.EXPERT - {"heads_first", "body_rate", "layer_decay", "image_size"}
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({"heads_first": 0.2, "body_rate": 0.1, "epochs": 5})
+
+    @classmethod
+    def named(cls, argv: Sequence[str]) -> Self:
+        return cls(rule=given(argv, "--rule", cls.rule), data=given(argv, "--data", cls.data))
+
+    def network_options(self, saved: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+        return {}
+
+    def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
+        """The model with its weights, cut; of a resumed run as it was, for the checkpoint has the weights.
+
+        Raises:
+            ValueError: there is no such model, a weight does not fit it, or it cannot be cut so.
+        """
+        if self.resume and self.out is not None and (self.out / CONFIG).exists():
+            return from_config(read_config(self.out)["network"])
+        if not self.model:
+            raise ValueError("name the model to tune, as --model timm:resnet18 or --model hf:FOLDER")
+        timm = self.model.startswith("timm:")
+        options = {"num_classes": 0, "in_chans": train.shape[0]} if timm else {}
+        blocks: int | str = int(self.blocks) if self.blocks.isdecimal() else self.blocks
+        model = models.build(self.model, options)
+        if self.weights is not None:
+            models.load_weights(model, self.weights)
+        source = {"name": self.model, "options": options}
+        example = train.images[:2]
+        return fo.localize(model, rule, example, blocks=blocks, readout=self.readout, seed=self.seed, source=source)
+
+    def as_saved(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": network["model"]["name"]}
+
+
+def options(argv: Sequence[str]) -> Any:
+    """The defaults, as an instance of `Tune` with a field for each group of options."""
+    return training.options(argv, Tune)

@@ -1,0 +1,272 @@
+"""Folders of images that are larger than memory: decoded as they go by, or once into a file beside the folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forwardonly.data.examples import Examples
+from forwardonly.data.folders import _class_files, _parts
+from forwardonly.data.formats import split_test
+from forwardonly.data.images import Images, Splits, hold_out, require_every_class
+from forwardonly.data.inputs import Expected
+from forwardonly.data.pictures import decode, picture_head, quiet_pool, read_images
+from forwardonly.data.reading import reading
+from forwardonly.data.streams import Indexed
+from forwardonly.data.targets import Names
+
+LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
+SHARE = 0.5  # of the machine's memory that a folder may take decoded, before it is decoded as it goes by
+BATCH = 64  # pictures that a process decodes at a time for the cache
+
+
+class PictureFiles:
+    """Image files with labels, decoded by index; a torch data set whose batches are whole tensors.
+
+    Args:
+        root: folder that the files are below.
+        files: their paths below it.
+        labels: (N,) int64.
+        shape: (C, H, W) of the result.
+        image_size: side to resize to; None where all have the size.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str] | np.ndarray,
+        labels: Tensor,
+        shape: tuple[int, int, int],
+        image_size: int | None,
+    ):
+        self.root = root
+        self.files = np.array(files)  # one block of memory, which processes share
+        self.labels = labels
+        self.shape = shape
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
+        paths = [self.root / str(self.files[index]) for index in chosen]
+        pixels = np.empty((len(paths), *self.shape), np.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of metadata
+            decode(paths, self.shape, self.image_size, pixels, map)
+        return torch.from_numpy(pixels), self.labels[chosen]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels, labels = self.__getitems__([index])
+        return pixels[0], int(labels[0])
+
+    def subset(self, rows: Tensor, labels: Tensor) -> Self:
+        """Those at `rows` (M,)."""
+        return type(self)(self.root, self.files[rows.numpy()], labels, self.shape, self.image_size)
+
+
+class Decoded:
+    """Images in a file that is mapped into memory, (N, C, H, W), of which those at `rows` (M,) have `labels` (M,)."""
+
+    def __init__(self, pixels: Tensor, rows: Tensor, labels: Tensor):
+        self.pixels = pixels
+        self.rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
+        return self.pixels.index_select(0, self.rows[chosen]), self.labels[chosen]
+
+
+def stream(
+    folder: str | Path,
+    *,
+    image_size: int | None = None,
+    validation: int = 0,
+    seed: int = 0,
+    cache: bool = False,
+    workers: int | None = None,
+) -> Splits:
+    """A folder of images, as `load` reads it, without holding it in memory: the same splits, in the same order.
+
+    Args:
+        folder: has a directory for each class, or such folders for training, validation and testing.
+        image_size: side in pixels to which images are resized and cut; needed where they differ.
+        validation: how many training images are held out, as by `load`.
+        seed: of what is held out.
+        cache: decode all once into a file beside the folder, `.FOLDER-KEY.npy`, and read that; its key is made of the
+            files' names, sizes and times, so that a changed folder is decoded anew. Else images are decoded each time.
+        workers: processes that decode; by default one for each processor, at most 8.
+
+    Raises:
+        ValueError: as `load`, or there is no room on the disk for the cache.
+    """
+    root = Path(folder).expanduser()
+    if not os.path.isdir(root):
+        raise ValueError(f"{root} is not a folder of images.")
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    files, labels, where, classes = _listed(root)
+    name = root.resolve().name
+    shape = _shape([root / file for file in files], image_size)
+    _look([root / file for file in files], shape, image_size)
+    notes = (f"{name}: {len(files):,} images in {len(classes)} classes",)
+    everything = Examples(torch.arange(len(files)), torch.tensor(labels), classes, name, notes)
+    splits = _split(everything, where, validation, seed)
+    require_every_class(splits.train)
+    key = _key(root, files, (shape, image_size))
+    expected = Expected(shape, "class", len(classes))
+
+    everyone = PictureFiles(root, files, everything.labels, shape, image_size)
+    if cache:
+        path = root.resolve().parent / f".{name}-{key[:16]}.npy"
+        if not _is_cache(path, (len(files), *shape)):
+            _write(path, Indexed(everyone, expected, Names(classes), name, _as_it_is, workers=workers, whole=True))
+        pixels = torch.from_numpy(np.load(path, mmap_mode="c"))  # writable, as PyTorch wants it, but nobody writes
+        workers = 0
+
+    def opened(part: Images | None) -> Any:
+        if part is None:
+            return None
+        rows = part.images
+        data = Decoded(pixels, rows, part.labels) if cache else everyone.subset(rows, part.labels)
+        about = [key, blake2b(rows.numpy().tobytes(), digest_size=16).hexdigest()]
+        names = Names(classes, indices=True)
+        found = Indexed(data, expected, names, name, _as_it_is, workers=workers, whole=True, about=about)
+        found.notes, found.labels = notes, part.labels
+        return found
+
+    return Splits(*map(opened, splits))
+
+
+def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
+    """Whether a folder's images, resized to `image_size`, would fill more than half of this machine's memory.
+
+    False where no size is given, or what is there cannot be told.
+    """
+    if image_size is None or not os.path.isdir(folder):
+        return False
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        files, *_ = _listed(Path(folder).expanduser())
+    except (ValueError, OSError, AttributeError):  # `load` says what is wrong with the folder
+        return False
+    return 3 * image_size**2 * len(files) > SHARE * there
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _listed(root: Path) -> tuple[list[str], list[int], list[str], tuple[str, ...]]:
+    """Files below `root`, their labels and parts, and the classes: in the order of `read_folder`."""
+    passed: Any = defaultdict(list)
+    parts = _parts(root)
+    listed = {part: _class_files(below, passed) for part, below in (parts or {"train": root}).items()}
+    classes = tuple(name for name, _ in listed["train"])
+    if len(classes) < 2:
+        raise ValueError(f"{root}: at least two classes are needed, with a directory each.")
+    files: list[str] = []
+    labels: list[int] = []
+    where: list[str] = []
+    for part, folders in listed.items():
+        for name, members in folders:
+            if name not in classes:
+                raise ValueError(f"{parts[part] / name}: the class {name!r} has no directory in {parts['train']}")
+            files += [str(member.relative_to(root)) for member in members]
+            labels += [classes.index(name)] * len(members)
+            where += [part] * len(members)
+    return files, labels, where, classes
+
+
+def _split(everything: Examples, where: list[str], validation: int, seed: int) -> Splits:
+    """The splits that `load` makes, with the files' numbers in the place of images."""
+    parts = {part: [i for i, own in enumerate(where) if own == part] for part in dict.fromkeys(where)}
+    train: Images
+    held: Images | None = None
+    if len(parts) == 1:
+        train, test = split_test(everything)
+    else:
+        split = {part: everything.subset(torch.tensor(rows, dtype=torch.int64)) for part, rows in parts.items()}
+        train, test = split["train"], split.get("test", split.get("val"))  # type: ignore[assignment]
+        held = split.get("val") if "test" in split else None
+    if held is None and validation:
+        train, held = hold_out(train, validation, seed)
+    return Splits(train, held, test)
+
+
+def _shape(paths: list[Path], image_size: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of all: grey if all are, and their size if no other is given."""
+    with quiet_pool() as pool:
+        heads = list(pool.map(picture_head, paths))
+    sizes = {size for _, size in heads}
+    if image_size is None and len(sizes) > 1:
+        (one, other, *_) = sorted(sizes)
+        raise ValueError(
+            f"the images are of different sizes, such as {one[0]} x {one[1]} and {other[0]} x {other[1]}: give "
+            "--image-size N (image_size=N) to resize all"
+        )
+    width, height = heads[0][1] if image_size is None else (image_size, image_size)
+    return (1 if all(grey for grey, _ in heads) else 3), height, width
+
+
+def _look(paths: list[Path], shape: tuple[int, int, int], image_size: int | None) -> None:
+    """Raises ValueError, as `load` does, for pictures that cannot be read or are nearly black, by a few of them."""
+    every = max(1, len(paths) // LOOKED_AT)
+    read_images(paths[::every][:LOOKED_AT], shape=shape, image_size=image_size)
+
+
+def _key(root: Path, files: Sequence[str], options: Any) -> str:
+    """A hash of the files' names, sizes and times, and of how they are read."""
+    found = blake2b(repr(options).encode(), digest_size=16)
+    with reading(root, "a folder"):
+        for file in files:
+            about = os.stat(root / file)
+            found.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def _is_cache(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether there is a complete cache of that shape."""
+    try:
+        cached = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(cached.shape == shape and cached.dtype == np.uint8)
+
+
+def _write(path: Path, pictures: Indexed) -> None:
+    """Decodes all pictures into a file, under a temporary name until it is whole."""
+    shape = (len(pictures), *pictures.shape)
+    needed = int(np.prod(shape, dtype=object))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        if (free := shutil.disk_usage(path.parent).free) < needed:
+            raise ValueError(
+                f"{path}: the decoded images need {needed >> 20} MiB and the disk has {free >> 20}: make room, or "
+                "leave out the cache."
+            )
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        start = 0
+        for batch, _ in pictures.in_order(BATCH):
+            assert isinstance(batch, Tensor)
+            pixels[start : start + len(batch)] = batch.numpy()
+            start += len(batch)
+        pixels.flush()
+        del pixels
+        temporary.replace(path)
+    except OSError as problem:
+        raise ValueError(f"Cannot write the decoded images to {path}: {problem.strerror or problem}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)

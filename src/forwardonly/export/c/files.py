@@ -1,0 +1,47 @@
+"""Writing the C file and its header."""
+
+from pathlib import Path
+from typing import Any
+
+from forwardonly.export.c import int8
+from forwardonly.export.c.float_emit import emit_float
+from forwardonly.export.c.header import header, identity
+from forwardonly.export.c.int8_emit import emit_int8
+from forwardonly.export.c.plan import Precision
+from forwardonly.export.c.reading import make_plan
+from forwardonly.export.c.text import NAME
+from forwardonly.network.network import Network
+from forwardonly.network.storage import write_atomically
+
+
+def export_c(
+    network: Network, folder: str | Path, *, batch_size: int = 1, precision: Precision = "float32", **options: Any
+) -> list[Path]:
+    """Writes a network and its training step as `training_step.c` and `training_step.h`. Returns both.
+
+    The C needs no library but `math.h` and `string.h`, and no memory but its own; the header's first lines say how
+    much. In float32 it learns what `Online` learns from `batch_size` images at a time, up to rounding; in int8 it
+    learns bit for bit what `Int8Learner` learns.
+
+    Args:
+        batch_size: examples whose gradients make one update.
+        precision: of weights, signals and sums. int8 takes batch size 1 and plain SGD, and fewer rules and bodies.
+        options: fields of `TrainingConfig`: `learning_rate`, `momentum`, `weight_decay` and `clip` count, and
+            `optimiser` must be sgd.
+
+    Raises:
+        ValueError: a rule, a body or an option that C cannot hold, with what it can; the folder cannot be written.
+    """
+    plan = make_plan(network, batch_size=batch_size, precision=precision, **options)
+    if precision == "int8":
+        int8.check(plan)
+    source = (emit_int8 if precision == "int8" else emit_float)(plan, identity(plan))
+    folder = Path(folder)
+    paths = [folder / f"{NAME}.c", folder / f"{NAME}.h"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(paths, (source, header(plan)), strict=True):
+            write_atomically(path, text.encode())
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+    return paths

@@ -1,0 +1,371 @@
+"""The C file in float32: declarations, the weights, and the functions that a program calls."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+
+from forwardonly import rules
+from forwardonly.export.c import parts
+from forwardonly.export.c.blocks import BlockWriter
+from forwardonly.export.c.buffers import Buffers, lay_out
+from forwardonly.export.c.plan import BlockPlan, Plan
+from forwardonly.export.c.text import NAME, SEED, c_name, checks, finite_input, function, number, save_text, wrapped
+
+
+def memory_table(plan: Plan) -> dict[str, int]:
+    """Bytes of static memory, by what they hold."""
+    buffers = lay_out(plan)
+    weights = 4 * (plan.parameter_count + plan.statistics_count)
+    optimiser = 4 * plan.parameter_count * (bool(plan.momentum) + plan.keeps_gradient)
+    activations = 4 * (buffers.memory + buffers.fan_in) + buffers.winners
+    waiting = plan.group * ((4 if plan.features else 1) * math.prod(plan.network.shape) + 4) if plan.group > 1 else 0
+    depth = len(plan.blocks)
+    counters = 4 + 8 * depth + 4 * (plan.batch > 1) + 4 * (plan.group > 1) + 4 * plan.contrastive
+    return {
+        "weights": weights,
+        "optimiser": optimiser,
+        "activations of one block": activations,
+        "waiting examples": waiting,
+        "losses and counters": counters,
+    }
+
+
+def emit_float(plan: Plan, identity: bytes) -> str:
+    """The text of the C file."""
+    buffers = lay_out(plan)
+    wanted: set[str] = set() if plan.direct and not plan.config.weight_decay else {"update"}
+    blocks = [BlockWriter(plan, buffers, block, wanted).text() for block in plan.blocks]
+    if plan.contrastive:
+        wanted |= {"random", "unit_rms"}
+    functions = parts.text_of(wanted)
+    pieces = [
+        _declarations(plan, buffers),
+        functions,
+        *blocks,
+        _prepare(plan),
+        _update(plan),
+        _learn(plan),
+        _predict(plan),
+        save_text(identity, ["weights"], _reset(plan)),
+        _weights(plan),
+    ]
+    return "\n".join(pieces)
+
+
+def _declarations(plan: Plan, buffers: Buffers) -> str:
+    target, target_why = _target(plan)
+    share, kept = number(1 / plan.batch), []
+    if plan.direct:
+        share = "-fo_learning_rate"
+        if plan.config.weight_decay:
+            kept = [
+                f"#define KEPT (1.0f - fo_learning_rate * {number(plan.config.weight_decay)}) "
+                "/* what decay leaves of a weight */"
+            ]
+            share += " / KEPT"  # the gradient is added before the decay
+    lines = [
+        f"/* See {NAME}.h. Each block learns from a loss of its own, while the example passes through. */",
+        f'#include "{NAME}.h"',
+        "",
+        "#include <math.h>",
+        *(["#include <stdint.h>"] if plan.contrastive else []),
+        "#include <string.h>",
+        "",
+        "/* The trained weights, by their names in Python. */",
+        *_struct("fo_parameters", plan, "parameters"),
+        "",
+    ]
+    if plan.statistics_count:
+        lines += ["/* Running statistics of the batch norms. */", *_struct("fo_statistics", plan, "statistics"), ""]
+    running = "    fo_statistics running;\n" if plan.statistics_count else ""
+    lines += [f"typedef struct {{\n    fo_parameters trained;\n{running}}} fo_weights;", ""]
+    lines.append("static fo_weights weights; /* their first values stand at the end of this file */")
+    if plan.momentum:
+        lines.append("static fo_parameters velocity; /* of the optimiser */")
+    if plan.keeps_gradient:
+        lines.append("static fo_parameters gradients; /* the sum over a batch */")
+    lines.append(f"static float memory[{buffers.memory}]; /* of one block at a time */")
+    if buffers.fan_in:
+        lines.append(f"static float sums[{buffers.fan_in}]; /* of a convolution's gradient */")
+    if buffers.winners:
+        lines.append(f"static unsigned char winners[{buffers.winners}]; /* places of maxima */")
+    if plan.group > 1:
+        lines.append(f"static fo_input waiting[{plan.group}][FO_INPUTS]; /* examples of the batch to come */")
+        lines.append(f"static int waiting_labels[{plan.group}];")
+        lines.append("static int count_waiting;")
+    if plan.batch > 1:
+        lines.append("static int seen; /* examples of this batch that were learned */")
+    lines += [
+        "static float losses[FO_BLOCKS]; /* sums over this batch */",
+        f"float fo_learning_rate = {number(plan.config.learning_rate)};",
+        "float fo_loss[FO_BLOCKS];",
+        "",
+        f"#define TARGET {target} /* where gradients are added: {target_why} */",
+        *kept,
+        f"#define SHARE ({share}) /* times this */",
+        *([f"#define FO_SEED {SEED}u"] if plan.contrastive else []),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _target(plan: Plan) -> tuple[str, str]:
+    if plan.direct:
+        return "weights.trained", "a batch of one needs no memory for them"
+    if plan.keeps_gradient:
+        return "gradients", "until the batch is complete"
+    return "velocity", "it needs no other memory for them"
+
+
+def _struct(name: str, plan: Plan, kind: str) -> Iterator[str]:
+    yield "typedef struct {"
+    for block in plan.blocks:
+        members: dict[str, tuple[int, ...]] = getattr(block, kind)
+        if members:
+            yield "    struct {"
+            for path, shape in members.items():
+                yield f"        float {c_name(path)}[{math.prod(shape)}]; /* {' x '.join(map(str, shape))} */"
+            yield f"    }} blocks_{block.index};"
+    yield f"}} {name};"
+
+
+def _prepare(plan: Plan) -> str:
+    """The functions that write the first block's signal."""
+    prepare = plan.network.prepare
+    pixels = plan.network.shape[1] * plan.network.shape[2]
+    lines = [
+        "/* One example as the first block's signal. */",
+        "static void prepare(const fo_input *x, float *signal)",
+        "{",
+    ]
+    value = "x[i]" if plan.features else "(float)x[i] / 255.0f"
+    if prepare.standardise:
+        for name, own in (("mean", prepare.mean), ("deviation", prepare.std)):
+            values = ", ".join(number(each) for each in own.flatten().tolist())
+            lines.append(wrapped(f"    static const float {name}[FO_CHANNELS] = {{{values}}};"))
+        value = f"({value} - mean[i / {pixels}]) / deviation[i / {pixels}]"
+    lines += ["    for (int i = 0; i < FO_INPUTS; i++) {", f"        signal[i] = {value};", "    }"]
+    rule = plan.network.rule
+    if isinstance(rule, rules.ForwardForward) and rule.normalise_input:
+        length = 1.0 if rule.size == "rms" else 1 / math.sqrt(math.prod(plan.network.shape))
+        lines.append(f"    unit_rms(FO_INPUTS, {number(length)}, signal);")
+    lines += ["}", ""]
+    if isinstance(rule, rules.ForwardForward):
+        high = prepare.high if rule.label_value is None else rule.label_value
+        lines += [
+            "/* Writes a label over the first features of a signal. */",
+            "static void embed_label(int label, float *signal)",
+            "{",
+            "    for (int c = 0; c < FO_CLASSES; c++) {",
+            f"        signal[c] = c == label ? {number(high)} : 0.0f;",
+            "    }",
+            "}",
+            "",
+        ]
+    if plan.features:
+        lines.append(finite_input())
+    return "\n".join(lines)
+
+
+def _members(plan: Plan) -> Iterator[tuple[BlockPlan, str, int]]:
+    for block in plan.blocks:
+        for path, shape in block.parameters.items():
+            yield block, f"blocks_{block.index}.{c_name(path)}", math.prod(shape)
+
+
+def _update(plan: Plan) -> str:
+    """The functions that begin and end a batch."""
+    config, begin, end = plan.config, [], []
+    decay = number(config.weight_decay)
+    for _, member, count in _members(plan):
+        weight, velocity = f"weights.trained.{member}", f"velocity.{member}"
+        if plan.direct:
+            if config.weight_decay:
+                end.append(f"blend({count}, KEPT, 0.0f, {weight}, {weight});")
+        elif not plan.keeps_gradient:
+            begin.append(f"blend({count}, {number(plan.momentum)}, {decay}, {velocity}, {weight});")
+            end.append(f"blend({count}, 1.0f, -fo_learning_rate, {weight}, {velocity});")
+    if plan.keeps_gradient:
+        begin.append("memset(&gradients, 0, sizeof(gradients));")
+        for block in plan.blocks:
+            end += _from_gradients(plan, block)
+    text = ""
+    if begin:
+        text += function("static void begin_batch(void)", begin, "Before the first example of a batch.")
+    if any("squares" in line for line in end):
+        text += _squares()
+    if end:
+        text += function("static void end_batch(void)", end, "The update, after the last example of a batch.")
+    return text
+
+
+def _from_gradients(plan: Plan, block: BlockPlan) -> Iterator[str]:
+    """One block's update from the gradients that it has collected, whose norm may be limited."""
+    clip, decay = plan.config.clip, plan.config.weight_decay
+    mine = [(f"blocks_{block.index}.{c_name(path)}", math.prod(shape)) for path, shape in block.parameters.items()]
+    share = "1.0f"
+    yield "{"
+    if clip is not None:
+        yield "    float norm = 0.0f;"
+        for member, count in mine:
+            yield f"    norm += squares({count}, gradients.{member});"
+        yield "    norm = sqrtf(norm) + 1e-6f;"
+        yield f"    const float share = norm > {number(clip)} ? {number(clip)} / norm : 1.0f;"
+        share = "share"
+    for member, count in mine:
+        weight, velocity, gradient = (f"{of}.{member}" for of in ("weights.trained", "velocity", "gradients"))
+        if plan.momentum:
+            yield f"    blend({count}, {number(plan.momentum)}, {share}, {velocity}, {gradient});"
+            if decay:
+                yield f"    blend({count}, 1.0f, {number(decay)}, {velocity}, {weight});"
+            yield f"    blend({count}, 1.0f, -fo_learning_rate, {weight}, {velocity});"
+        else:
+            kept = f"1.0f - fo_learning_rate * {number(decay)}" if decay else "1.0f"
+            yield f"    blend({count}, {kept}, -fo_learning_rate * {share}, {weight}, {gradient});"
+    yield "}"
+
+
+def _squares() -> str:
+    lines = ["for (int i = 0; i < count; i++) {", "    sum += values[i] * values[i];", "}"]
+    signature = "static float squares(int count, const float *values)"
+    return function(signature, ["float sum = 0.0f;", *lines, "return sum;"], "The sum of squares.")
+
+
+def _learn(plan: Plan) -> str:
+    """fo_learn, and the step of a group of examples."""
+    size, group = math.prod(plan.network.shape), plan.group
+    labels = "labels" if group == 1 else "waiting_labels"
+    given = "x" if group == 1 else "waiting[r]"
+    step = []
+    if not plan.direct:
+        step += ["begin_batch();"] if plan.batch == group else ["if (seen == 0) {", "    begin_batch();", "}"]
+    if plan.contrastive:
+        rows = [
+            f"const int wrong = ({_label(group)} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
+            f"prepare({given}, memory + SIGNAL_0 + {_row('r', size, group)});",
+            f"prepare({given}, memory + SIGNAL_0 + {_row(f'{group} + r', size, 0)});",
+            f"embed_label({_label(group)}, memory + SIGNAL_0 + {_row('r', size, group)});",
+            f"embed_label(wrong, memory + SIGNAL_0 + {_row(f'{group} + r', size, 0)});",
+        ]
+    else:
+        rows = [f"prepare({given}, memory + SIGNAL_0{'' if group == 1 else f' + r * {size}'});"]
+    if group == 1:
+        step += [row.replace("1 + r", "1").replace(" + r * 0", "") for row in rows]
+    else:
+        step += [f"for (int r = 0; r < {group}; r++) {{", *(f"    {row}" for row in rows), "}"]
+    for block in plan.blocks:
+        k = block.index
+        argument = "" if plan.contrastive else ("&label" if group == 1 else labels)
+        step.append(f"{'' if k else 'float '}loss = learn_{k}({argument});")
+        share = f" * {number(group)}" if group > 1 and plan.batch != group else ""
+        step += ["if (!isfinite(loss)) {", "    return FO_DIVERGED;", "}", f"losses[{k}] += loss{share};"]
+        if block.index < len(plan.blocks) - 1 and block.passes:
+            step.append(f"pass_{k}({plan.rows});")
+    finish = ["end_batch();"] if not plan.direct or plan.config.weight_decay else []
+    each = "losses[k]" if plan.batch == group else f"losses[k] / {number(plan.batch)}"
+    finish += [
+        "for (int k = 0; k < FO_BLOCKS; k++) {",
+        f"    fo_loss[k] = {each};",
+        "    losses[k] = 0.0f;",
+        "}",
+    ]
+    if plan.batch == group:
+        step += finish
+    else:
+        step += ["seen++;", "if (seen == FO_BATCH) {", *(f"    {line}" for line in finish), "    seen = 0;", "}"]
+    step.append("return FO_OK;")
+    signature = "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)"
+    if group == 1:
+        return function(signature, checks(plan) + step)
+    queue = [
+        "memcpy(waiting[count_waiting], x, sizeof(waiting[0]));",
+        "waiting_labels[count_waiting] = label;",
+        "count_waiting++;",
+        f"if (count_waiting < {group}) {{",
+        "    return FO_OK;",
+        "}",
+        "count_waiting = 0;",
+        "return learn_waiting();",
+    ]
+    text = function("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
+    return text + function(signature, checks(plan) + queue)
+
+
+def _label(group: int) -> str:
+    return "label" if group == 1 else "waiting_labels[r]"
+
+
+def _row(row: str, size: int, group: int) -> str:
+    return "0" if group == 1 else f"({row}) * {size}" if "+" in row else f"{row} * {size}"
+
+
+def _predict(plan: Plan) -> str:
+    weights: list[float] = plan.network.readout.weights.tolist()
+    lines = checks(plan, label=False)
+    lines.append("memset(scores, 0, FO_CLASSES * sizeof(float));")
+    inner = []
+    depth = len(plan.blocks)
+    for block in plan.blocks:
+        k, weight = block.index, weights[block.index]
+        share = "" if weight == 1 else f"{number(weight)} * "
+        inner.append(f"forward_{k}(1, 0);")
+        if weight and plan.contrastive:
+            inner.append(f"scores[c] += {share}goodness_{k}(memory + ACTIVATION_{k});")
+        elif weight:
+            inner += [
+                f"scores_{k}(memory + ACTIVATION_{k}, own);",
+                "for (int c = 0; c < FO_CLASSES; c++) {",
+                f"    scores[c] += {share}own[c];",
+                "}",
+            ]
+        if k < depth - 1 and block.passes:
+            inner.append(f"pass_{k}(1);")
+    if plan.contrastive:
+        lines += [
+            "for (int c = 0; c < FO_CLASSES; c++) { /* the goodness under each label */",
+            "    prepare(x, memory + SIGNAL_0);",
+            "    embed_label(c, memory + SIGNAL_0);",
+            *(f"    {line}" for line in inner),
+            "}",
+        ]
+    else:
+        lines += ["float own[FO_CLASSES];", "prepare(x, memory + SIGNAL_0);", *inner]
+    lines.append("return FO_OK;")
+    return function("fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES])", lines)
+
+
+def _reset(plan: Plan) -> list[str]:
+    """Lines that follow loading: what the optimiser holds belongs to other weights."""
+    lines = ["    memset(&velocity, 0, sizeof(velocity));"] if plan.momentum else []
+    lines += ["    count_waiting = 0;"] if plan.group > 1 else []
+    lines += ["    seen = 0;"] if plan.batch > 1 else []
+    return [*lines, "    memset(losses, 0, sizeof(losses));"]
+
+
+def _weights(plan: Plan) -> str:
+    """The initial values of the weights."""
+    state = plan.network.state_dict()
+    kinds = ["parameters", *(["statistics"] if plan.statistics_count else [])]
+    lines = ["static fo_weights weights = {"]
+    for kind in kinds:
+        lines.append("    {")
+        for block in plan.blocks:
+            members = getattr(block, kind)
+            if members:
+                lines.append("        {")
+                for path in members:
+                    lines.append(f"            /* blocks.{block.index}.{path} */")
+                    lines += _values(state[f"blocks.{block.index}.{path}"])
+                lines.append("        },")
+        lines.append("    },")
+    return "\n".join([*lines, "};", ""])
+
+
+def _values(tensor: Tensor) -> Iterator[str]:
+    numbers: Iterable[float] = tensor.detach().cpu().contiguous().flatten().tolist()
+    words = [number(each) for each in numbers]
+    for start in range(0, len(words), 8):
+        opening = "            {" if start == 0 else "             "
+        closing = "}," if start + 8 >= len(words) else ","
+        yield opening + ", ".join(words[start : start + 8]) + closing

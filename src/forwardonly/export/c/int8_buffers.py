@@ -1,0 +1,32 @@
+"""Where the buffers of a block lie, in whole numbers: int8 signals in one memory, int32 gradients in another."""
+
+from dataclasses import dataclass, replace
+
+from forwardonly.export.c.buffers import Buffers, lay_out, place
+from forwardonly.export.c.plan import Plan
+
+
+@dataclass(frozen=True)
+class Int8Buffers:
+    """The int8 memory, and the int32 memory of gradients: two slots, then the gradient of pooled features."""
+
+    memory: Buffers
+    second: int
+    to_features: int
+    gradients: int
+
+
+def lay_out_int8(plan: Plan) -> Int8Buffers:
+    """The buffers of a plan."""
+    whole = lay_out(plan)
+    slots = [max((own.get(f"gradient_{slot}", 0) for own in whole.sizes), default=0) for slot in (0, 1)]
+    features = max(own.get("to_features", 0) for own in whole.sizes)
+    kept = [{name: size for name, size in own.items() if _is_int8(name)} for own in whole.sizes]
+    memory = max(sum(own.values()) for own in kept)
+    offsets = [place(own, memory, index) for index, own in enumerate(kept)]
+    held = replace(whole, offsets=offsets, sizes=kept, memory=memory)
+    return Int8Buffers(held, slots[0], sum(slots), sum(slots) + features)
+
+
+def _is_int8(name: str) -> bool:
+    return name in ("signal", "activation", "features") or name.startswith("out_")

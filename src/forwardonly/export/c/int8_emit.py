@@ -1,0 +1,247 @@
+"""The C file in whole numbers."""
+
+import math
+from collections.abc import Iterator
+
+from forwardonly import rules
+from forwardonly.export.c import parts
+from forwardonly.export.c.int8 import Quantised, is_bias, quantise, score_factor
+from forwardonly.export.c.int8_arithmetic import ONE, PART, WHOLE
+from forwardonly.export.c.int8_blocks import Int8BlockWriter
+from forwardonly.export.c.int8_buffers import Int8Buffers, lay_out_int8
+from forwardonly.export.c.plan import Plan
+from forwardonly.export.c.text import NAME, SEED, c_name, checks, finite_input, function, number, save_text, wrapped
+
+
+def _normalises(plan: Plan) -> bool:
+    """Whether an example is normalised before a label is written into it."""
+    return isinstance(plan.network.rule, rules.ForwardForward) and plan.network.rule.normalise_input
+
+
+def sizes(plan: Plan) -> dict[str, int]:
+    """How many biases (int32) and how many weights (int8, with an int8 error each)."""
+    found = {"biases": 0, "weights": 0}
+    for block in plan.blocks:
+        for path, shape in block.parameters.items():
+            found["biases" if is_bias(path) else "weights"] += math.prod(shape)
+    return found
+
+
+def memory_table(plan: Plan) -> dict[str, int]:
+    """Bytes of static memory, by what they hold."""
+    held, buffers = sizes(plan), lay_out_int8(plan)
+    whole = buffers.memory
+    return {
+        "weights": 4 * held["biases"] + held["weights"],
+        "errors of weights": held["weights"],
+        "activations of one block": whole.memory + whole.winners + 4 * (buffers.gradients + whole.fan_in),
+        "losses and counters": 4 + 4 * len(plan.blocks) + 4 * plan.contrastive,
+    }
+
+
+def emit_int8(plan: Plan, identity: bytes) -> str:
+    """The text of the C file."""
+    quantised, buffers = quantise(plan), lay_out_int8(plan)
+    wanted: set[str] = {"rounding"} | ({"random"} if plan.contrastive else set())
+    wanted |= {"division", "root"} if _normalises(plan) else set()
+    writers = [Int8BlockWriter(plan, buffers, block, wanted, quantised.exponents) for block in plan.blocks]
+    blocks = [writer.text() for writer in writers]
+    functions = parts.int8_text_of(wanted)
+    for name, table in (("FO_WHOLE", WHOLE), ("FO_PART", PART)):
+        functions = functions.replace(f"{{{name}}}", wrapped("{" + ", ".join(map(str, table)) + "}"))
+    held = [name for name, count in sizes(plan).items() if count]
+    pieces = [
+        _declarations(plan, buffers),
+        functions,
+        *blocks,
+        *([_prepare(plan)] if not plan.contrastive or not _normalises(plan) else []),
+        *([_labelled(plan)] if plan.contrastive else []),
+        _learn(plan),
+        _predict(plan, writers),
+        save_text(identity, held, ["    memset(fo_loss, 0, sizeof(fo_loss));"]),
+        _weights(plan, quantised),
+    ]
+    return "\n".join(pieces)
+
+
+def _declarations(plan: Plan, buffers: Int8Buffers) -> str:
+    whole, held = buffers.memory, sizes(plan)
+    lines = [
+        f"/* See {NAME}.h. Each block learns from a loss of its own, while the example passes through, in whole",
+        " * numbers: a signal is value / 16, a weight value / 2^e, a bias value / 2^(e + 12), where e belongs to the",
+        " * tensor. */",
+        f'#include "{NAME}.h"',
+        "",
+        "#include <math.h>",
+        "#include <stdint.h>",
+        "#include <string.h>",
+        "",
+    ]
+    if held["biases"]:
+        lines += ["/* The biases, by their names in Python. */", *_struct(plan, "fo_biases", biases=True), ""]
+    lines += [
+        "/* The weights, by their names in Python; beside each its error, in 256ths of a weight's unit. */",
+        *_struct(plan, "fo_weights", biases=False),
+        "",
+        "/* Their first values stand at the end of this file. */",
+        *(["static fo_biases biases;"] if held["biases"] else []),
+        "static fo_weights weights;",
+        "",
+        f"static int8_t memory[{whole.memory}]; /* of one block at a time */",
+        f"static int32_t gradients[{buffers.gradients}]; /* of one block at a time */",
+    ]
+    if whole.fan_in:
+        lines.append(f"static int32_t sums[{whole.fan_in}]; /* of a convolution's gradient */")
+    if whole.winners:
+        lines.append(f"static unsigned char winners[{whole.winners}]; /* places of maxima */")
+    if plan.contrastive:
+        lines.append(f"#define FO_SEED {SEED}u")
+    lines += [f"float fo_learning_rate = {number(plan.config.learning_rate)};", "float fo_loss[FO_BLOCKS];", ""]
+    return "\n".join(lines)
+
+
+def _struct(plan: Plan, name: str, *, biases: bool) -> Iterator[str]:
+    yield "typedef struct {"
+    for block in plan.blocks:
+        members = {path: shape for path, shape in block.parameters.items() if is_bias(path) == biases}
+        if members:
+            yield "    struct {"
+            for path, shape in members.items():
+                count, words = math.prod(shape), " x ".join(map(str, shape))
+                yield f"        {'int32_t' if biases else 'int8_t'} {c_name(path)}[{count}]; /* {words} */"
+                if not biases:
+                    yield f"        int8_t {c_name(path)}_error[{count}];"
+            yield f"    }} blocks_{block.index};"
+    yield f"}} {name};"
+
+
+def _prepare(plan: Plan) -> str:
+    prepare, pixels = plan.network.prepare, plan.network.shape[1] * plan.network.shape[2]
+    mean, deviation = (", ".join(map(number, own.flatten().tolist())) for own in (prepare.mean, prepare.std))
+    value = "x[i]" if plan.features else "(float)x[i] / 255.0f"
+    lines = [
+        f"static const float mean[FO_CHANNELS] = {{{mean}}};",
+        f"static const float deviation[FO_CHANNELS] = {{{deviation}}};",
+        "for (int i = 0; i < FO_INPUTS; i++) {",
+        f"    const float value = ({value} - mean[i / {pixels}]) / deviation[i / {pixels}];",
+        f"    const float whole_value = floorf(value * {number(2**ONE)} + 0.5f);",
+        "    signal[i] = (int8_t)(whole_value > 127.0f ? 127.0f : whole_value < -127.0f ? -127.0f : whole_value);",
+        "}",
+    ]
+    text = function("static void prepare(const fo_input *x, int8_t *signal)", lines, "One example as the first signal.")
+    return text + (finite_input() if plan.features else "")
+
+
+def _labelled(plan: Plan) -> str:
+    """The function that writes an example with a label as the first signal."""
+    rule, count = plan.network.rule, math.prod(plan.network.shape)
+    assert isinstance(rule, rules.ForwardForward)
+    high = plan.network.prepare.high if rule.label_value is None else rule.label_value
+    lines = ["prepare(x, signal);"]
+    if rule.normalise_input:
+        lines = [
+            "int64_t squares = 0, factor = 0;",
+            "for (int i = 0; i < FO_INPUTS; i++) {",
+            "    squares += x[i] * x[i];",
+            "}",
+            "if (squares > 0) {",
+            f"    factor = divided((int64_t){count} << 20, root((squares * {count}) << 8)); /* 2^16 / rms */",
+            "}",
+            "for (int i = 0; i < FO_INPUTS; i++) {",
+            "    signal[i] = clamped(shifted(x[i] * factor, 12));",
+            "}",
+        ]
+    lines += [
+        "for (int c = 0; c < FO_CLASSES; c++) {",
+        f"    signal[c] = c == label ? {min(127, round(high * 2**ONE))} : 0;",
+        "}",
+    ]
+    signature = "static void labelled(const fo_input *x, int label, int8_t *signal)"
+    return function(signature, lines, "One example as the first signal, with a label in its first features.")
+
+
+def _learn(plan: Plan) -> str:
+    steps = []
+    for block in plan.blocks:
+        share = f"+= learn_{block.index}(stream)" if plan.contrastive else f"= learn_{block.index}(label)"
+        steps.append(f"fo_loss[{block.index}] {share};")
+        if block.passes:
+            steps.append(f"pass_{block.index}();")
+    if plan.contrastive:
+        lines = [
+            "const int wrong = (label + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
+            "memset(fo_loss, 0, sizeof(fo_loss));",
+            "for (int stream = 1; stream >= 0; stream--) { /* 1: with the right label, 0: with a wrong one */",
+            "    labelled(x, stream ? label : wrong, memory + SIGNAL_0);",
+            *(f"    {step}" for step in steps),
+            "}",
+        ]
+    else:
+        lines = ["prepare(x, memory + SIGNAL_0);", *steps]
+    return "\n" + function(
+        "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)", [*checks(plan), *lines, "return FO_OK;"]
+    )
+
+
+def _predict(plan: Plan, writers: list[Int8BlockWriter]) -> str:
+    lines = [*checks(plan, label=False), "memset(scores, 0, FO_CLASSES * sizeof(float));"]
+    steps = []
+    for writer, weight in zip(writers, plan.network.readout.weights.tolist(), strict=True):
+        k, share = writer.index, number(weight * score_factor(writer.block) * 2.0**-writer.score_bits)
+        steps.append(f"forward_{k}();")
+        if plan.contrastive:
+            steps.append(f"scores[c] += (float)scores_{k}() * {share};")
+        else:
+            steps += [
+                f"scores_{k}(own);",
+                "for (int c = 0; c < FO_CLASSES; c++) {",
+                f"    scores[c] += (float)own[c] * {share};",
+                "}",
+            ]
+        if writer.block.passes:
+            steps.append(f"pass_{k}();")
+    if plan.contrastive:
+        lines += [
+            "for (int c = 0; c < FO_CLASSES; c++) { /* the goodness under each label */",
+            "    labelled(x, c, memory + SIGNAL_0);",
+            *(f"    {step}" for step in steps),
+            "}",
+        ]
+    else:
+        lines += ["int64_t own[FO_CLASSES];", "prepare(x, memory + SIGNAL_0);", *steps]
+    signature = "fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES])"
+    return "\n" + function(signature, [*lines, "return FO_OK;"])
+
+
+def _weights(plan: Plan, quantised: Quantised) -> str:
+    lines = []
+    for biases, kind in ((True, "biases"), (False, "weights")):
+        if not sizes(plan)[kind]:
+            continue
+        lines.append(f"static fo_{kind} {kind} = {{")
+        for block in plan.blocks:
+            members = [path for path in block.parameters if is_bias(path) == biases]
+            if members:
+                lines.append("    {")
+                for path in members:
+                    name = f"blocks.{block.index}.{path}"
+                    lines.append(f"        /* {name}, e = {quantised.exponents[name]} */")
+                    lines += _values(quantised.weights[name].reshape(-1).tolist())
+                    if not biases:
+                        lines += _values(quantised.errors[name].reshape(-1).tolist())
+                lines.append("    },")
+        lines += ["};", ""]
+    return "\n".join(lines)
+
+
+def _values(numbers: list[int]) -> Iterator[str]:
+    for start in range(0, len(numbers), 20):
+        opening = "        {" if start == 0 else "         "
+        closing = "}," if start + 20 >= len(numbers) else ","
+        yield opening + ", ".join(map(str, numbers[start : start + 20])) + closing
+
+
+def content_bytes(plan: Plan) -> int:
+    """Bytes of the saved weights."""
+    held = sizes(plan)
+    return 4 * held["biases"] + 2 * held["weights"]

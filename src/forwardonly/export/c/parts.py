@@ -1,0 +1,106 @@
+"""The C functions that a file is made of: one file of `sources/` for each, in the order in which they are written."""
+
+from importlib.resources import files
+
+ORDER = (
+    "random",
+    "update",
+    "linear",
+    "linear_gradient",
+    "linear_to_input",
+    "convolution_shape",
+    "convolution",
+    "convolution_gradient",
+    "convolution_to_input",
+    "relu",
+    "relu_gradient",
+    "batch_norm",
+    "batch_norm_gradient",
+    "mean_square",
+    "unit_rms",
+    "standardise",
+    "standardise_gradient",
+    "cross_entropy",
+    "grid_pool",
+    "grid_pool_gradient",
+    "class_goodness",
+    "class_goodness_gradient",
+    "group_scores",
+    "group_scores_gradient",
+    "group_norm",
+    "sigmoid",
+)
+
+INT8 = (
+    "random",
+    "rounding",
+    "division",
+    "root",
+    "convolution_shape",
+    "product",
+    "linear",
+    "convolution",
+    "fitted",
+    "move",
+    "linear_update",
+    "bias_update",
+    "linear_to_input",
+    "convolution_update",
+    "convolution_to_input",
+    "relu_gradient",
+    "unit_rms",
+    "standardise",
+    "exponential",
+    "raised",
+    "surprise",
+    "sigmoid",
+    "goodness",
+    "group_scores",
+    "group_scores_gradient",
+    "group_norm",
+    "grid_pool",
+    "grid_pool_gradient",
+    "cosines",
+    "prototypes_update",
+)
+"""The same for whole numbers: those that `sources/int8/` has are taken from there."""
+
+SHARED = ("random", "convolution_shape")
+"""Parts for whole numbers that are those for floats."""
+
+INT8_NEEDS = {
+    "surprise": ("exponential", "raised"),
+    "sigmoid": ("exponential", "raised"),
+    "goodness": ("division", "product"),
+    "group_scores": ("division",),
+    "group_norm": ("standardise", "root", "product"),
+    "unit_rms": ("division", "root", "product"),
+    "standardise": ("root", "product"),
+    "cosines": ("division", "root", "product"),
+    "prototypes_update": ("division",),
+    "grid_pool": ("division",),
+}
+NEEDS = {
+    "unit_rms": ("mean_square",),
+    "group_norm": ("standardise", "group_scores"),
+    "class_goodness": ("mean_square",),
+    "class_goodness_gradient": ("mean_square",),
+    "convolution": ("convolution_shape",),
+}
+"""Parts that another one calls."""
+
+
+def text_of(wanted: set[str]) -> str:
+    """The text of the wanted parts and of those that they call."""
+    every = wanted.union(*(NEEDS.get(name, ()) for name in wanted))
+    return "\n".join(_read(f"{name}.c") for name in ORDER if name in every)
+
+
+def int8_text_of(wanted: set[str]) -> str:
+    """The same for whole numbers."""
+    every = wanted.union(*(INT8_NEEDS.get(name, ()) for name in wanted))
+    return "\n".join(_read(f"{name}.c" if name in SHARED else f"int8/{name}.c") for name in INT8 if name in every)
+
+
+def _read(name: str) -> str:
+    return (files("forwardonly.export.c") / "sources" / name).read_text(encoding="utf-8")

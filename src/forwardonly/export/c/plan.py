@@ -1,0 +1,185 @@
+"""The plan of a training step in C: stages, rules and weights.
+
+A block is a row of stages, each a linear layer or a convolution with what follows it. Its buffers are dead once its
+successor has its input, so all blocks share one piece of memory, as large as the largest block needs.
+
+Shapes: K channels, H x W space; flat activations are K x 1 x 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import nn
+
+from forwardonly import rules
+from forwardonly.names import name_in
+from forwardonly.network.network import Network
+from forwardonly.rules import Rule
+from forwardonly.training.config import TrainingConfig
+
+Precision = Literal["float32", "int8"]
+"""Numbers of weights, signals and sums: floats, or whole numbers as `int8.py` defines."""
+
+
+class Map(NamedTuple):
+    """The size of an activation."""
+
+    channels: int
+    height: int = 1
+    width: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """H W."""
+        return self.height * self.width
+
+    @property
+    def size(self) -> int:
+        """K H W."""
+        return self.channels * self.pixels
+
+
+@dataclass
+class Stage:
+    """A linear layer or a convolution, and what follows it: max-pooling, batch norm, ReLU, a norm without weights."""
+
+    path: str
+    """The layer's name in the block: its weights are PATH.weight and PATH.bias."""
+    incoming: Map
+    outgoing: Map
+    """Behind the pooling."""
+    bias: bool
+    convolution: nn.Conv2d | None = None
+    pool: tuple[int, int] = (1, 1)
+    norm: str | None = None
+    """The name of the batch norm in the block."""
+    epsilon: float = 0.0
+    momentum: float = 0.0
+    relu: bool = False
+    flattened: bool = False
+    """Whether what follows sees K H W channels of one pixel."""
+    standardise: bool = False
+    """An instance norm behind it: between the layers of a body under backprop, whose gradient passes through it."""
+
+    @property
+    def passed(self) -> Map:
+        """What follows sees."""
+        return Map(self.outgoing.size) if self.flattened else self.outgoing
+
+    @property
+    def words(self) -> str:
+        """What it does, for people."""
+        of, to = (
+            " x ".join(map(str, each[:1] if each.pixels == 1 else each)) for each in (self.incoming, self.outgoing)
+        )
+        words = "linear"
+        if self.convolution is not None:
+            kernel = " x ".join(map(str, self.convolution.kernel_size))
+            words = f"{'depthwise ' if self.convolution.groups > 1 else ''}convolution {kernel}"
+        words += f" {of} -> {to}"
+        if self.pool != (1, 1):
+            words += f", max-pooling {self.pool[0]} x {self.pool[1]}"
+        return words + (", batch norm" if self.norm else "") + (", ReLU" if self.relu else "")
+
+    @property
+    def fan_in(self) -> int:
+        """Weights of one output channel."""
+        return self.incoming.size if self.convolution is None else self.convolution.weight[0].numel()
+
+
+@dataclass
+class BlockPlan:
+    """One block."""
+
+    index: int
+    stages: list[Stage]
+    rule: Rule
+    passes: str
+    """How it passes on its activation: unit_rms, group_norm, instance_norm, or nothing."""
+    parameters: dict[str, tuple[int, ...]]
+    """Shapes of the trained weights by their names in the block."""
+    statistics: dict[str, tuple[int, ...]]
+    """Shapes of running statistics."""
+    head: Stage | None = None
+    """The auxiliary convolution of a hyperspherical block."""
+    grid: int = 1
+    """Windows a side of the pooling in front of the read-out."""
+
+    @property
+    def incoming(self) -> Map:
+        return self.stages[0].incoming
+
+    @property
+    def outgoing(self) -> Map:
+        return self.stages[-1].passed
+
+    @property
+    def read(self) -> Map:
+        """The map that the rule reads."""
+        return self.outgoing if self.head is None else self.head.outgoing
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """Sides of the pooling's windows."""
+        return -(-self.read.height // self.grid), -(-self.read.width // self.grid)
+
+    @property
+    def features(self) -> int:
+        """Features behind the pooling."""
+        high, wide = self.windows
+        return self.read.channels * -(-self.read.height // high) * -(-self.read.width // wide)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a read-out is behind a pooling that does more than copy."""
+        reads = not isinstance(self.rule, rules.ChannelStatic | rules.ForwardForward)
+        return reads and self.features != self.read.size
+
+
+@dataclass
+class Plan:
+    """What a C file holds."""
+
+    network: Network
+    blocks: list[BlockPlan]
+    batch: int
+    """Examples whose gradients make one update."""
+    group: int
+    """Examples that go through a block together: all of a batch where a batch norm compares them, else 1."""
+    config: TrainingConfig
+    momentum: float
+    features: bool
+    """Inputs are floats, not bytes."""
+    precision: Precision = "float32"
+
+    @property
+    def rule_name(self) -> str:
+        return name_in(rules.TABLE, self.network.rule)
+
+    @property
+    def contrastive(self) -> bool:
+        return self.rule_name == "ff"
+
+    @property
+    def rows(self) -> int:
+        """Signals that go through a block together in training: in float32 both streams of a contrastive rule."""
+        return self.group * (2 if self.contrastive and self.precision == "float32" else 1)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(math.prod(shape) for block in self.blocks for shape in block.parameters.values())
+
+    @property
+    def statistics_count(self) -> int:
+        return sum(math.prod(shape) for block in self.blocks for shape in block.statistics.values())
+
+    @property
+    def direct(self) -> bool:
+        """Whether weights move while their gradient is computed: no batch to wait for, no norm, no momentum."""
+        return self.batch == 1 and not self.momentum and self.config.clip is None
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """Whether gradients have memory of their own. Momentum alone needs none: they are added to the velocity."""
+        return self.config.clip is not None or (self.batch > 1 and not self.momentum)

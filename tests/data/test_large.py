@@ -1,0 +1,171 @@
+"""Folders that are not held in memory give the images, splits and training of `load`; the cache knows its files."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import forwardonly as fo
+from forwardonly import cli
+from forwardonly.data import large
+from forwardonly.data.seeing import as_seen
+
+
+def draw(folder, count=40, *, size=(40, 30), suffix="png", parts=("",), seed=0):
+    """Discs and squares."""
+    generator = np.random.default_rng(seed)
+    for part in parts:
+        for kind in ("disc", "square"):
+            (folder / part / kind).mkdir(parents=True)
+            for number in range(count // 2):
+                image = Image.new("RGB", size, tuple(generator.integers(0, 60, 3).tolist()))
+                x, y, side = generator.integers(0, 14), generator.integers(0, 8), generator.integers(8, 14)
+                pen = ImageDraw.Draw(image)
+                shape = pen.ellipse if kind == "disc" else pen.rectangle
+                shape((x, y, x + side, y + side), fill=(200, int(generator.integers(0, 255)), 200))
+                image.save(folder / part / kind / f"{number:03}.{suffix}")
+    return folder
+
+
+def whole(split):
+    """All images and labels of a split, in its order."""
+    batches = list(split.in_order(7))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("parts", [("",), ("train", "test"), ("train", "val", "test"), ("train", "val")], ids=str)
+def test_the_same_images_in_the_same_splits(tmp_path, cache, workers, parts):
+    folder = draw(tmp_path / "shapes", parts=parts)
+    options = {"image_size": 12, "validation": 6, "seed": 3}
+    loaded = fo.data.load(folder, **options)
+    streamed = fo.data.stream(folder, cache=cache, workers=workers, **options)
+    for ours, theirs in zip(streamed, loaded, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            images, labels = whole(ours)
+            assert torch.equal(images, theirs.images) and torch.equal(labels, theirs.labels)
+            assert ours.classes == theirs.classes and len(ours) == len(theirs)
+    assert loaded.train.notes[0].startswith(streamed.train.notes[0])
+
+
+def test_the_cache_is_read_again_and_made_anew_for_other_files(tmp_path, monkeypatch):
+    folder = draw(tmp_path / "shapes")
+    fo.data.stream(folder, image_size=12, cache=True, workers=0)
+    (cached,) = tmp_path.glob(".shapes-*.npy")
+    made = cached.stat().st_mtime_ns
+    again = fo.data.stream(folder, image_size=12, validation=4, seed=9, cache=True, workers=0)
+    assert cached.stat().st_mtime_ns == made and len(again.validation) == 4, "one cache for all splits"
+    changed = folder / "disc" / "000.png"
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(changed)
+    images, _ = whole(fo.data.stream(folder, image_size=12, cache=True, workers=0).train)
+    assert bool((images == torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None]).flatten(1).all(1).any())
+    os.utime(changed, ns=(1, 1))
+    fo.data.stream(folder, image_size=12, cache=True, workers=0)
+    fo.data.stream(folder, image_size=10, cache=True, workers=0)
+    assert len(list(tmp_path.glob(".shapes-*.npy"))) == 4 and not list(tmp_path.glob("*.tmp"))
+    cached.write_bytes(cached.read_bytes()[:500])
+    monkeypatch.setattr(large, "_key", lambda *_: cached.name.removeprefix(".shapes-").removesuffix(".npy"))
+    found, _ = whole(fo.data.stream(folder, image_size=12, cache=True, workers=0).train)
+    assert torch.equal(found, fo.data.load(folder, image_size=12).train.images), "one that was cut short is made anew"
+
+
+def test_no_room_for_the_cache_is_a_sentence(tmp_path, monkeypatch):
+    folder = draw(tmp_path / "shapes")
+    monkeypatch.setattr(large.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    with pytest.raises(ValueError, match="make room, or leave out the cache"):
+        fo.data.stream(folder, image_size=12, cache=True, workers=0)
+    assert not list(tmp_path.glob("*.npy*"))
+
+
+def test_trained_as_in_memory_and_resumed_by_the_files_names_sizes_and_times(tmp_path):
+    folder = draw(tmp_path / "shapes")
+    kept = []
+    for kind in ("memory", "stream", "cache"):
+        read = fo.data.load if kind == "memory" else fo.data.stream
+        more = {"cache": kind == "cache"} if kind != "memory" else {}
+        train, _, test = read(folder, image_size=12, **more)
+        net = fo.mlp(train.shape, (16,), rule=fo.rules.Projection(classes=2))
+        run = fo.fit(net, train, test=test, epochs=2, precision="fp32", crop=1, out=tmp_path / kind)
+        kept.append(
+            (torch.cat([each.flatten().double() for each in net.state_dict().values()]), run.result["test_accuracy"])
+        )
+    assert all(torch.equal(kept[0][0], other) and accuracy == kept[0][1] for other, accuracy in kept)
+    train, _, _ = fo.data.stream(folder, image_size=12, workers=0)
+    run = fo.fit(net, train, epochs=3, precision="fp32", crop=1, out=tmp_path / "stream", resume=True)
+    assert len(run.history) == 3
+    os.utime(folder / "disc" / "000.png", ns=(1, 1))
+    train, _, _ = fo.data.stream(folder, image_size=12, workers=0)
+    with pytest.raises(ValueError, match="learned from other images"):
+        fo.fit(net, train, epochs=4, precision="fp32", crop=1, out=tmp_path / "stream", resume=True)
+
+
+def test_the_command_line_streams_what_does_not_fit_and_caches_if_asked(tmp_path, monkeypatch, capsys):
+    folder = draw(tmp_path / "shapes")
+    words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1", "--json"]
+    accuracies = []
+    for more in ([], ["--cache"], ["--out", str(tmp_path / "streamed")]):
+        if more[:1] == ["--out"]:
+            monkeypatch.setattr(large, "SHARE", 0.0)
+            monkeypatch.setattr(fo.data, "load", None)
+        monkeypatch.chdir(tmp_path)
+        assert cli.main([*words, *more]) == 0, capsys.readouterr().err
+        accuracies.append(capsys.readouterr().out.partition('"test_accuracy": ')[2].partition(",")[0])
+    assert len(set(accuracies)) == 1 and list(tmp_path.glob(".shapes-*.npy"))
+    assert cli.main(["train", "--data", "digits", "--cache"]) == 2
+    assert "--cache is for folders of images" in capsys.readouterr().err
+
+
+def test_mistakes_are_found_before_training(tmp_path):
+    folder = draw(tmp_path / "shapes")
+    Image.new("RGB", (20, 20)).save(folder / "disc" / "odd.png")
+    with pytest.raises(ValueError, match="of different sizes, such as 20 x 20 and 40 x 30: give --image-size N"):
+        fo.data.stream(folder)
+    (folder / "disc" / "odd.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"odd\.png: damaged or not an image"):
+        fo.data.stream(folder, image_size=12)
+    with pytest.raises(ValueError, match="is not a folder of images"):
+        fo.data.stream(tmp_path / "nowhere", image_size=12)
+
+
+def test_a_damaged_picture_is_named_where_it_is_reached(tmp_path):
+    folder = draw(tmp_path / "shapes", count=200)
+    train, _, _ = fo.data.stream(folder, image_size=12, workers=1)
+    victim = train.data.root / str(train.data.files[3])
+    victim.write_bytes(victim.read_bytes()[:60])
+    net = fo.mlp(train.shape, (8,), rule=fo.rules.Projection(classes=2))
+    with pytest.raises(ValueError, match=victim.name):
+        fo.fit(net, train, epochs=1)
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path, turned):
+    """Smooth shapes: what half-size decoding loses is far below what a person or a network sees."""
+    x, y = np.meshgrid(np.linspace(0, 6, 400), np.linspace(0, 5, 320))
+    pixels = np.stack([127 + 120 * np.sin(x + phase) * np.cos(y - phase) for phase in (0, 1, 2)], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        small = as_seen(image, 64)
+    with Image.open(tmp_path / "a.jpg") as image:
+        full = as_seen(image)
+    assert small.image.size == tuple(side // 4 for side in full.image.size)
+    assert small.size == full.size == full.image.size == ((400, 320) if turned == 1 else (320, 400))
+    difference = np.asarray(small.image.resize((64, 64))).astype(int) - np.asarray(full.image.resize((64, 64)))
+    assert np.abs(difference).max() <= 6 and np.abs(difference).mean() < 1
+    read = fo.data.read_images([tmp_path / "a.jpg"], image_size=64)
+    assert torch.equal(read, fo.data.read_adapted([tmp_path / "a.jpg"], (3, 64, 64))[0]), (
+        "training and predicting alike"
+    )
+
+
+def test_decoding_is_measured_beside_a_plain_loop(tmp_path, capsys):
+    folder = draw(tmp_path / "shapes", count=24)
+    words = ["bench", "data", "--data", str(folder), "--image-size", "12", "--batch", "8", "--repeats", "7", "--json"]
+    assert cli.main([*words, "--readers", "0"]) == 0
+    found = capsys.readouterr().out
+    assert '"decoding_ratio"' in found and '"Pillow, DataLoader"' in found

@@ -1,0 +1,232 @@
+"""Learning in whole numbers: C and Python agree bit for bit, the arithmetic is what it says, and digits are learned."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly import cli
+from forwardonly.export import export_c, read_saved, write_saved
+from forwardonly.export.c import int8, int8_arithmetic
+from forwardonly.export.c.host import Host
+from forwardonly.export.c.int8 import Int8Learner, Quantised
+from forwardonly.export.c.reading import make_plan
+from forwardonly.export.c.saved import int8_content
+
+from .common import (
+    CNN,
+    FLAT,
+    HEAVY,
+    MAPS,
+    MLP,
+    PLAIN,
+    SEPARABLE,
+    build,
+    check_memory,
+    needs_gcc,
+    random_features,
+    random_images,
+    sanitised,
+    train_in_c,
+)
+
+SMALL_STEP = {"optimiser": "sgd", "learning_rate": 0.02, **PLAIN, "weight_decay": 0.0, "clip": None}
+CONV = fo.bodies.Conv(depth=2, channels=5)
+LINE = fo.bodies.Separable(channels=(6, 10, 8), pools=2, kernel=5)
+OPTIONS = {"projection": {"features": 40}, "hyperspherical": {"aux_channels": 0}, "channel-static": {"scale": 2.0}}
+FF = {"negatives": "uniform"}
+BARE = {**FF, "reduction": "sum", "normalise_input": False, "label_value": None, "sharpness": 1.0}
+
+
+def learner(net):
+    return Int8Learner(make_plan(net, batch_size=1, precision="int8", **SMALL_STEP))
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("compiler", "rule", "options", "body", "data"),
+    [
+        ("gcc", "hyperspherical", OPTIONS["hyperspherical"], MLP, random_images(FLAT)),
+        ("gcc", "projection", OPTIONS["projection"], SEPARABLE, random_images((3, 15, 16))),
+        ("gcc", "ff", FF, MLP, random_images(FLAT)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("gcc", "projection", {}, MLP, random_images(FLAT)),
+                ("gcc", "hyperspherical", OPTIONS["hyperspherical"], SEPARABLE, random_images((3, 15, 16))),
+                ("gcc", "projection", OPTIONS["projection"], CONV, random_images((2, 7, 6))),
+                ("gcc", "hyperspherical", OPTIONS["hyperspherical"], CONV, random_images((2, 7, 6))),
+                ("gcc", "channel-static", {"scale": 2.5}, MLP, random_images(FLAT)),
+                ("gcc", "channel-static", {"goodness": "squared"}, SEPARABLE, random_images((3, 15, 16))),
+                ("gcc", "backprop", {}, MLP, random_images(FLAT)),
+                ("clang", "ff", BARE, SEPARABLE, random_images((3, 15, 16))),
+                ("clang", "projection", OPTIONS["projection"], LINE, random_features()),
+                ("clang", "hyperspherical", OPTIONS["hyperspherical"], LINE, random_features()),
+                ("clang", "channel-static", {}, LINE, random_features()),
+            )
+        ),
+    ],
+)
+def test_c_is_python_bit_for_bit(compiler, rule, options, body, data, tmp_path):
+    net = build(rule, body, data, **options)
+    export_c(net, tmp_path, precision="int8", **SMALL_STEP)
+    images, python = data.images.numpy(), learner(net)
+    with Host(tmp_path, compiler=compiler, flags=sanitised(compiler)) as host:
+        start = host.save()
+        assert start == write_saved(net, precision="int8")
+        for steps in (1, 200):
+            train_in_c(host, data, 1, steps)
+            for i in np.arange(steps) % len(data):
+                python.learn(images[i], int(data.labels[i]))
+            learned = Quantised(python.weights, python.errors, python.exponents)
+            assert host.save()[20:] == int8_content(python.plan, learned)
+            assert np.array_equal(host.scores(images[:10]), [python.scores(image) for image in images[:10]])
+        assert host.save() != start
+        assert host.close() == 0
+
+
+@needs_gcc
+@pytest.mark.parametrize(("rule", "body"), [("hyperspherical", MLP), ("projection", SEPARABLE), ("ff", MLP)])
+def test_the_header_says_the_static_memory(rule, body, tmp_path):
+    net = build(rule, body, random_images(FLAT if body is MLP else MAPS), **{**OPTIONS, "ff": FF}[rule])
+    check_memory(*export_c(net, tmp_path, precision="int8", **SMALL_STEP))
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+@pytest.mark.parametrize("body", [MLP, SEPARABLE])
+def test_a_step_is_that_of_the_floats_up_to_rounding(rule, body):
+    """Scores, and the direction of one step of every weight, beside autograd of the stated loss."""
+    data = random_images(FLAT if body is MLP else MAPS)
+    net = build(rule, body, data, **OPTIONS[rule])
+    python, online = learner(net), fo.training.Online(net, precision="fp32", **SMALL_STEP)
+    scores = np.array([python.scores(image) for image in data.images.numpy()])
+    theirs = net.eval()(data.images).numpy()
+    assert np.corrcoef(scores.ravel(), theirs.ravel())[0, 1] > 0.98
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    fine = {name: values(python, name) for name in python.weights}
+    python.learn(data.images[0].numpy(), int(data.labels[0]))
+    online.learn(data.images[:1], data.labels[:1])
+    for name, old in before.items():
+        if name in fine:
+            step = (values(python, name) - fine[name]).ravel()
+            wanted = (net.state_dict()[name] - old).numpy().ravel()
+            along = step @ wanted / (np.linalg.norm(step) * np.linalg.norm(wanted))
+            assert along > 0.9, name
+            assert np.linalg.norm(step) == pytest.approx(np.linalg.norm(wanted), rel=0.25), name
+
+
+@pytest.mark.parametrize("options", [FF, BARE])
+def test_streams_learn_one_after_the_other_under_ff(options):
+    """The goodness is that of the floats, a step raises it under the right label and lowers it under the wrong one."""
+    net = build("ff", MLP, random_images(FLAT), **options)
+    image, python = random_images(FLAT).images[0].numpy(), learner(net)
+    theirs = net.eval()(random_images(FLAT).images[:1]).numpy()[0]
+    before = python.scores(image)
+    np.testing.assert_allclose(before, theirs, rtol=0.1, atol=0.05)
+    wrong = (2 + 1 + next(int8.xorshift32(1)) % 3) % 4
+    for _ in range(3):
+        python.draws = int8.xorshift32(1)
+        python.learn(image, 2)
+    after = python.scores(image)
+    assert after[2] - before[2] > after[wrong] - before[wrong]
+
+
+def values(python, name):
+    """A weight or bias as floats, its error included."""
+    unit = 2.0 ** -(python.exponents[name] + 8)
+    if int8.is_bias(name):
+        return python.weights[name] * unit / 2**int8_arithmetic.ONE
+    return (256 * python.weights[name] + python.errors[name]) * unit
+
+
+def test_small_updates_add_up():
+    """Error feedback: a thousand steps of a hundredth of a unit move a weight by ten units."""
+    python = learner(build("projection", MLP, random_images(FLAT)))
+    name = "blocks.0.body.1.weight"
+    python.weights[name][:] = 20
+    python.errors[name][:] = 0
+    for _ in range(1000):
+        python._move(name, np.full(python.weights[name].shape, 256 * 10 // 1000, np.int64))
+    assert set(np.unique(256 * python.weights[name] + python.errors[name])) == {256 * 20 - 2000}
+    python._move(name, np.full(python.weights[name].shape, 256 * 500, np.int64))
+    assert set(np.unique(python.weights[name])) == {-127}
+
+
+def test_rounding_is_to_the_nearest_halves_up():
+    numbers = np.array([-7, -6, -5, -1, 0, 1, 5, 6, 7])
+    assert int8_arithmetic.shifted(numbers, 2).tolist() == [math.floor(each / 4 + 0.5) for each in numbers]
+    assert int8_arithmetic.divided(numbers, 4).tolist() == [math.floor(each / 4 + 0.5) for each in numbers]
+    assert int8_arithmetic.shifted(numbers, -3).tolist() == (8 * numbers).tolist()
+    assert int8_arithmetic.shifted(numbers, 80).tolist() == [0] * 9
+
+
+def test_chances_are_those_of_softmax():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        scores = generator.normal(0, 3, 7)
+        whole = np.floor(scores * 64 * 2**10 + 0.5).astype(np.int64)
+        errors, up = int8_arithmetic.surprise(whole, 10, 2)
+        expected = np.exp(scores) / np.exp(scores).sum() - np.eye(7)[2]
+        np.testing.assert_allclose(errors / 2.0 ** (15 + up), expected, atol=0.02)
+        assert 2**14 <= np.abs(errors).max() <= 2**15
+
+
+def test_saved_weights_are_read_as_floats():
+    data = random_images(FLAT)
+    net = build("projection", MLP, data)
+    saved = write_saved(net, precision="int8")
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    read_saved(net, saved, precision="int8")
+    for name, tensor in net.state_dict().items():
+        largest = float(before[name].double().abs().max())
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=largest / 2**12 + 1e-9)
+    with pytest.raises(ValueError, match=r"have .* bytes"):
+        read_saved(net, saved, precision="float32")
+
+
+REFUSED = {
+    "objective": ("ff", MLP, {**FF, "objective": "margin"}, {}, "ff on images, with objective threshold"),
+    "clip": ("channel-static", MLP, {}, {"clip": 1.0}, "no clip"),
+    "norm": ("projection", CNN, {}, {"batch_size": 1}, "no batch norm: choose the body mlp, conv or separable"),
+    "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose batch_size 1, momentum 0"),
+    "decay": ("projection", MLP, {}, HEAVY, "weight_decay 0"),
+    "batch": ("projection", MLP, {}, {"batch_size": 2}, "choose batch_size 1"),
+    "smoothing": ("projection", MLP, {"label_smoothing": 0.1}, {}, "no label smoothing"),
+    "prototypes": ("hyperspherical", MLP, {"prototypes_per_class": 2}, {}, "one prototype a class"),
+    "head": ("hyperspherical", SEPARABLE, {}, {}, "aux_channels 0"),
+    "precision": ("projection", MLP, {}, {"precision": "int4"}, "precision must be one of float32, int8"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_defined_is_refused_before_anything_is_written(case, tmp_path):
+    rule, body, options, given, says = REFUSED[case]
+    net = build(rule, body, random_images(FLAT if body is MLP else MAPS), **options)
+    with pytest.raises(ValueError, match=says):
+        export_c(net, tmp_path / "c", **{"precision": "int8", **SMALL_STEP, **given})
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_command_refuses_int8_for_graphs(trained_run, tmp_path, capsys):
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "o")]
+    assert cli.main(["export", str(trained_run), "--format", "onnx", "--precision", "int8", *out]) == 2
+    assert "--precision is for --format c" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@needs_gcc
+@pytest.mark.slow
+def test_digits_are_learned_in_int8(tmp_path, digits):
+    net = fo.mlp(digits.train.shape, (64, 64), rule=fo.rules.Hyperspherical(classes=10))
+    net.prepare.fit(digits.train.images)
+    export_c(net, tmp_path, precision="int8", **SMALL_STEP)
+    generator = torch.Generator().manual_seed(0)
+    with Host(tmp_path) as host:
+        for _ in range(6):
+            order = torch.randperm(len(digits.train), generator=generator)
+            host.learn(digits.train.images[order].numpy(), digits.train.labels[order].numpy())
+        right = host.scores(digits.test.images.numpy()).argmax(1) == digits.test.labels.numpy()
+    assert right.mean() > 0.93

@@ -1,0 +1,129 @@
+"""Models of timm and Hugging Face, unedited: a fixed ten of those that `benchmarks/models.py` walks."""
+
+import runpy
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly import cli
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # other libraries' own
+]
+WALK = Path(__file__).parents[1] / "benchmarks" / "models.py"
+TEN = (
+    *("timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050", "timm:resnet18"),
+    *("timm:gmixer_12_224", "timm:swin_tiny_patch4_window7_224"),
+    *("transformers:BertModel", "transformers:LlamaModel", "transformers:ViTModel", "transformers:Wav2Vec2Model"),
+)
+
+
+@pytest.fixture(scope="module")
+def walk():
+    pytest.importorskip("transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = runpy.run_path(str(WALK))
+        found["library"] = found["declare_torchvision_operators"]()
+        pytest.importorskip("timm")
+    return found
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_a_model_is_cut_learns_and_is_saved(walk, name):
+    torch.manual_seed(0)
+    model, inputs = walk["made"](name)
+    network = fo.localize(model, fo.rules.Projection(classes=4), inputs(2))
+    own = [sum(weight.numel() for weight in block.body.parameters()) for block in network.row]
+    assert len(own) >= 4 and max(own) <= 0.5 * sum(own)
+    labels = torch.arange(8) % 4
+    assert walk["reached_wrongly"](network, inputs(2), labels[:2]) == 0
+    assert walk["saved_share"](network, model, inputs(8), labels) < 0.6
+    assert walk["loads"](network, inputs(8), name)
+    fell, blocks = walk["lowering"](network, inputs)
+    assert fell == blocks
+
+
+@pytest.mark.parametrize("name", ["timm:convnext_atto", "transformers:BertModel"])
+def test_onnx_of_a_model_gives_its_scores(walk, name):
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model, inputs = walk["made"](name)
+    network = fo.localize(model, fo.rules.Projection(classes=4), inputs(2))
+    assert walk["onnx_difference"](network, inputs(2), inputs(3)) < 1e-4
+
+
+def test_a_named_model_is_built_again(walk, tmp_path):
+    example = torch.rand(2, 3, 32, 32)
+    network = fo.localize("timm:resnet10t", fo.rules.Projection(classes=4), example, num_classes=0)
+    fo.save(network, tmp_path)
+    assert torch.equal(fo.load(tmp_path).scores(example), network.eval().scores(example))
+    with pytest.raises(ValueError, match="timm has no model 'resnet10': did you mean"):
+        fo.localize("timm:resnet10", fo.rules.Projection(classes=4), example)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    import numpy as np
+
+    drawn = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    drawn[::2, :16] //= 4  # every other image is dark above
+    path = tmp_path / "pictures.npz"
+    np.savez(path, x=drawn, y=np.arange(60) % 2)
+    return path
+
+
+def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
+    import timm
+
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(3)
+    torch.save(timm.create_model("resnet10t", num_classes=7).state_dict(), weights)  # a head of other classes
+    words = ["tune", "--model", "timm:resnet10t", "--weights", str(weights), "--data", str(pictures)]
+    words += ["--epochs", "2", "--batch-size", "12", "--precision", "fp32", "--out"]
+    assert cli.main([*words, str(tmp_path / "whole")]) == 0
+    assert cli.main([*words, str(tmp_path / "short"), "--epochs", "1", "--lr-schedule", "constant"]) == 0
+    resumed = ["tune", "--resume", "--out", str(tmp_path / "short"), "--epochs", "2"]
+    assert cli.main(resumed) == 0
+    assert cli.main(["evaluate", str(tmp_path / "whole"), "--json"]) == 0
+    assert '"test_accuracy"' in capsys.readouterr().out
+    whole = fo.load(tmp_path / "whole")
+    assert whole.config["model"] == {"name": "timm:resnet10t", "options": {"num_classes": 0, "in_chans": 3}}
+    again = fo.load(tmp_path / "short")
+    assert len(again.row) == len(whole.row) >= 4
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ([], "name the model to tune"),
+        (["--model", "timm:resnet10"], "timm has no model 'resnet10'"),
+        (["--model", "resnet10t"], "such as 'timm:resnet18'"),
+        (["--model", "hf:nowhere"], "nowhere has no config.json"),
+        (["--model", "timm:resnet10t", "--weights", "none.pth"], "There is no file of weights none.pth"),
+        (["--model", "timm:resnet10t", "--blocks", "99"], "can be cut into 1 to"),
+    ],
+)
+def test_a_tuning_that_cannot_be_is_one_sentence(walk, pictures, more, sentence, capsys):
+    assert cli.main(["tune", "--data", str(pictures), *more]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and "Traceback" not in said
+
+
+def test_weights_of_another_model_are_named(walk, pictures, tmp_path, capsys):
+    import timm
+
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
+    words = ["tune", "--data", str(pictures), "--model", "timm:resnet10t", "--weights", str(tmp_path / "other.pth")]
+    assert cli.main(words) == 2
+    assert (
+        "does not fit the model: its weight 'conv1.0.weight' of 24 x 3 x 3 x 3 is missing there"
+        in capsys.readouterr().err
+    )
+    (tmp_path / "text.pth").write_text("no weights")
+    assert cli.main([*words[:-1], str(tmp_path / "text.pth")]) == 2
+    assert "is no file of weights" in capsys.readouterr().err
