@@ -71,8 +71,7 @@ def fit(
         train: images to learn from, or data of any kind: our own sets; (X, y) of tensors, numpy arrays or pandas
             tables; a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs,
             targets), or a function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches
-            and those of an iterable go by as they are. Under a rule without
-            labels, `fo.data.Images(images)` is enough.
+            and those of an iterable go by as they are. Under a rule without labels, `fo.data.Images(images)` is enough.
         validation: images, or other data, to report accuracy on after each epoch.
         test: images, or other data, to report accuracy on once, at the end.
         classes: names of the classes in the order of their indices, where the data do not say them; labels are looked
@@ -169,7 +168,7 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
             )
     fitted_on = network.readout.fitted_on
-    if not network.labelled and not (validation is test is fitted_on is None):
+    if not network.labelled and any(each is not None for each in (validation, test, fitted_on)):
         raise ValueError(
             "This network learns without labels, so it has no accuracy on validation or test images and no fitted "
             "readout: leave them out, and read it with labelled images by fo.probe(network, train) or "
