@@ -94,10 +94,14 @@ class Results:
         return statistics.mean(float(value if block is None else value[block - 1]) for value in values)
 
     def probe(self, name: str, share: str, method: str = "ridge", which: str = "accuracy") -> float:
-        """Mean over seeds of a probe's test accuracy in %, or of `untrained_accuracy`, by its share of the labels."""
+        """Mean over seeds of a probe's test accuracy in %, or of `untrained_accuracy`, by its share of the labels.
+
+        Of a probe of all blocks but the first.
+        """
         values = []
         for line in self.group(name):
-            found = [one for one in line["probes"] if (one["labels_share"], one["method"]) == (float(share), method)]
+            asked = (float(share), method, "all-but-first")
+            found = [one for one in line["probes"] if (one["labels_share"], one["method"], one["blocks"]) == asked]
             if not found or which not in found[-1]:
                 raise ValueError(f"{name} has no {method} probe of a share of {share} with its {which}.")
             values.append(100 * float(found[-1][which]))
