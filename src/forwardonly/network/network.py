@@ -14,7 +14,7 @@ from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
 from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
 from forwardonly.data.taking import Columns, take
-from forwardonly.network.block import Block
+from forwardonly.network.block import Block, refuse_shared_weights
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare, Units
@@ -67,7 +67,7 @@ class Network(nn.Module):
             raise ValueError(
                 "A network cannot mix one-pass, contrastive and unlabelled rules: they are fed differently."
             )
-        _refuse_shared_weights(blocks)
+        refuse_shared_weights(blocks)
         rule = blocks[0].rule
         self.shape = tuple(shape)
         self.classes = rule.classes
@@ -359,29 +359,6 @@ class Network(nn.Module):
             return scores
         finally:
             self.train(training)
-
-
-def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
-    """Raises ValueError, naming both places, where two blocks would train one weight or move one running statistic."""
-    places: list[tuple[int, int, int, str]] = []
-    for index, block in enumerate(blocks):
-        trained = [(name, own) for name, own in block.named_parameters() if own.requires_grad]
-        moved = [(name, own) for name, own in block.named_buffers() if name.rpartition(".")[2].startswith("running_")]
-        for name, tensor in trained + moved:
-            if not nn.parameter.is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta":
-                start, spans = tensor.data_ptr(), zip(tensor.shape, tensor.stride(), strict=True)
-                bytes_long = (1 + sum((size - 1) * stride for size, stride in spans)) * tensor.element_size()
-                places.append((start, start + bytes_long, index, name))
-    end, other, name = 0, 0, ""  # of what reaches furthest so far
-    for start, stop, index, own in sorted(places):
-        if start < end and index != other:
-            (first, before), (second, behind) = sorted([(other, name), (index, own)])
-            raise ValueError(
-                f"Blocks {first} and {second} share a weight, {before!r} and {behind!r}, but each is to learn from its "
-                "own loss alone: give them weights of their own, or make them one block."
-            )
-        if stop > end:
-            end, other, name = stop, index, own
 
 
 def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:
