@@ -33,7 +33,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "conv": {"depth": 2, "channels": 16},
     "six": {"width": 0.25},
     "vgg8b": {"width": 0.25},
+    "tinycnn": {"width": 0.25},
     "resnet17": {"width": 0.25},
+    "resnet18": {"width": 0.25},
+    "resnet56": {"walls": 5},
     "separable": {"channels": (16, 16)},
 }
 CLASSES, COUNT = 4, 64

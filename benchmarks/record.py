@@ -40,6 +40,7 @@ def main() -> None:
     options.add_argument("--precision", choices=("bf16", "fp32"), help="of a timing that does not say")
     options.add_argument("--paper", nargs=3, metavar=("TABLE", "SCALE", "ROW"), help="the recipe's row that these are")
     options.add_argument("--history", action="store_true", help="keep the accuracies after each epoch too")
+    options.add_argument("--readout", choices=("sum", "skip-first", "last"), help="measure the networks again by this")
     options.add_argument("--note")
     chosen = options.parse_args()
     if bool(chosen.runs) == bool(chosen.timing):
@@ -80,6 +81,10 @@ def run_line(folder: Path, at: str, chosen: argparse.Namespace) -> dict[str, Any
         part: {name: value for name, value in own.items() if name not in NOT_CONFIG} if isinstance(own, dict) else own
         for part, own in resolved.items()
     }
+    if chosen.readout:
+        resolved["readout"] = chosen.readout
+        result |= {"test_accuracy": reread(folder, config["data"], chosen.readout, result["precision"])}
+        result |= {"validation_accuracy": None}
     threads = re.search(r"(\d+) threads", result["device"])
     group = chosen.id or f"{resolved['rule']['name']}/{Path(resolved['data']['name']).stem}/{resolved['body']['name']}"
     line = {
@@ -111,6 +116,17 @@ def run_line(folder: Path, at: str, chosen: argparse.Namespace) -> dict[str, Any
     if chosen.note:
         line["note"] = chosen.note
     return line
+
+
+def reread(folder: Path, data: Mapping[str, Any], readout: Any, precision: str) -> float:
+    """Test accuracy of a run's network by a fixed readout, which has no part in training."""
+    import forwardonly as fo  # here, as only this option needs it
+    from forwardonly.network.readout import Readout
+
+    network = fo.load(folder)
+    network.readout = Readout(readout, len(network.row))
+    test = fo.data.load(data["name"], data_dir=data["data_dir"], image_size=data["image_size"]).test
+    return fo.evaluate(network, test, precision=precision).accuracy
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

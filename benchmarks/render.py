@@ -379,7 +379,9 @@ PAPERS = (
     "hff",
     "lcca",
     "deeperforward",
+    "tinycnn",
     "local-errors",
+    "price-of-locality",
 )
 TABLES: dict[str, Callable[[Results], str]] = {
     "headline": headline,

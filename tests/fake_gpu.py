@@ -41,7 +41,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "conv": {"depth": 2, "channels": 8},
     "six": {"width": 0.1},
     "vgg8b": {"width": 0.1},
+    "tinycnn": {"width": 0.1},
     "resnet17": {"width": 0.1},
+    "resnet18": {"width": 0.1},
+    "resnet56": {"width": 0.25, "walls": 5},
     "transformer": {},
     "separable": {"channels": (8, 8)},
 }
@@ -180,7 +183,7 @@ def step(rule: str, body: str, options: dict[str, Any], device: torch.device, fa
     move(network, device, fake)
     network.train()
     with fake, Strict() as strict:
-        session = open_session(network, pictures(shape), config, device, 0, Team())
+        session = open_session(network, pictures(shape), config, device, 0, Team(), BATCH)
         strategy = strategies.choose(session)
         with MemoryPlan(micro_batch).applied(session, slice(0, None), None):
             for phase in range(strategy.phases):

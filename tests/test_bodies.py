@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.bodies import residual
+from forwardonly.bodies import residual, resnet
 from forwardonly.bodies.dropout import Dropout
 from forwardonly.bodies.layers import Whitening
 
@@ -18,7 +18,10 @@ SMALL = {
     "conv": {"depth": 3, "channels": 12},
     "six": {"width": 0.1},
     "vgg8b": {"width": 0.05},
+    "tinycnn": {"width": 0.04},
     "resnet17": {"width": 0.04},
+    "resnet18": {"width": 0.1},
+    "resnet56": {"width": 0.25, "walls": 5},
     "transformer": {"depth": 1, "channels": 16, "patch": 5},
     "separable": {"channels": (9, 12, 12)},
 }
@@ -76,6 +79,71 @@ def test_resnet17_is_the_papers():
     assert shapes(network) == [(channels, side, side) for channels, side in sizes]
 
 
+def test_tinycnn_is_the_papers():
+    """With the votes of its ten classes and a temperature a block."""
+    network = build("tinycnn", (3, 32, 32), "channel-learnable", classes=10)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 2_678_504
+    assert shapes(network) == [(100, 32, 32), (200, 16, 16), (400, 8, 8), (400, 8, 8)]
+
+
+@pytest.mark.parametrize(("body", "count", "blocks"), [("resnet18", 11_173_962, 9), ("resnet56", 853_018, 28)])
+def test_residual_nets_are_the_papers(body, count, blocks):
+    """With the linear classifier of ten classes, 11.17 M and 0.85 M, however many walls they have."""
+    whole = build(body, (3, 32, 32), "backprop", classes=10)
+    assert sum(parameter.numel() for parameter in whole.parameters()) == count
+    cut = build(body, (3, 32, 32), classes=10)
+    assert len(cut.row) == blocks and weights(cut) == weights(whole)
+    stages, side = fo.bodies.TABLE[body].channels, {"resnet18": 4, "resnet56": 8}[body]
+    assert shapes(cut)[0] == (stages[0], 32, 32) and shapes(cut)[-1] == (stages[-1], side, side)
+
+
+def test_five_walls_of_resnet18_are_behind_its_first_convolution_and_its_stages():
+    five = build("resnet18", (3, 32, 32), classes=10, walls=5)
+    assert shapes(five) == [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    counts = [len(block.body) for block in build("resnet56", (3, 32, 32), classes=10, walls=5).row]
+    assert counts == [5, 6, 5, 6, 6]
+
+
+@pytest.mark.parametrize("body", ["resnet18", "resnet56"])
+def test_walls_change_no_weight_and_no_activation(body):
+    images = some((1, 12, 12)).images
+    ends = []
+    for walls in (1, 5, None):
+        network = build(body, (1, 12, 12), width=0.25, walls=walls).eval()
+        ends.append(network.each(network.prepare(images), lambda block, activation, passed: activation)[-1])
+    torch.testing.assert_close(ends[1], ends[0])
+    torch.testing.assert_close(ends[2], ends[0])
+
+
+@pytest.mark.parametrize("shortcut", ["padded", "projected"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_basic_block_is_the_papers(shortcut, stride):
+    """Written from arXiv 1512.03385, figure 2 and section 3.3, by torch's own functions."""
+    from torch.nn import functional as F
+
+    torch.manual_seed(0)
+    block = resnet.BasicBlock(4, 4 * stride, stride, projected=shortcut == "projected").double().eval()
+    for norm in block.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+                values.uniform_(0.5, 2.0)
+
+    def normed(maps, norm):
+        return F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+    maps = torch.randn(3, 4, 7, 8, dtype=torch.float64)
+    first, one, _, second, two = block.convolved
+    inner = normed(F.conv2d(maps, first.weight, stride=stride, padding=1), one).clamp_min(0)
+    inner = normed(F.conv2d(inner, second.weight, padding=1), two)
+    around = maps
+    if stride == 2 and shortcut == "projected":
+        around = normed(F.conv2d(maps, block.shortcut[0].weight, stride=2), block.shortcut[1])
+    elif stride == 2:
+        around = torch.zeros_like(inner)
+        around[:, 2:6] = maps[:, :, ::2, ::2]
+    torch.testing.assert_close(block(maps), (inner + around).clamp_min(0))
+
+
 def test_six_has_two_million_weights():
     network = build("six", (3, 32, 32), classes=10)
     assert weights(network) == pytest.approx(2.0e6, rel=0.02)
@@ -89,9 +157,10 @@ def test_vgg8b_is_the_papers():
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 28, 31])
-def test_residual_shapes_at_odd_sizes(side):
-    network = build("resnet17", (1, side, side), width=0.04)
-    assert shapes(network)[-1][1] == -(-side // 8)
+@pytest.mark.parametrize(("body", "halvings"), [("resnet17", 3), ("resnet18", 3), ("resnet56", 2)])
+def test_residual_shapes_at_odd_sizes(side, body, halvings):
+    network = build(body, (1, side, side), **SMALL[body])
+    assert shapes(network)[-1][1] == -(-side // 2**halvings)
     assert network.predict(some((1, side, side)).images).shape == (24,)
 
 
@@ -226,6 +295,11 @@ def test_one_channel_and_two_hundred_classes(rule):
         ("cnn", (3, 32, 32), {"width": 0.001}, "leaves no channel"),
         ("cnn", (3, 32, 32), {"dropout": 1.0}, "dropout is a share"),
         ("resnet17", (3, 32, 32), {"dropout": -0.1}, "dropout is a share"),
+        ("tinycnn", (3, 3, 3), {}, "halves its maps 2 times: images must be at least 4 pixels a side, not 3"),
+        ("tinycnn", (3, 32, 32), {"dropout": 1.0}, "dropout is a share"),
+        ("resnet18", (3, 32, 32), {"walls": 10}, "resnet18 has 9 units: walls must be from 1 to 9, not 10"),
+        ("resnet56", (3, 32, 32), {"walls": 0}, "resnet56 has 28 units: walls must be from 1 to 28, not 0"),
+        ("resnet56", (3, 32, 32), {"width": 0.01}, "leaves no channel"),
         ("conv", (3, 32, 32), {"depth": 0}, "depth and channels must be at least 1"),
         ("separable", (3, 8, 8), {"pools": 4}, "halves its maps 4 times: they must be at least 16 long, not 8"),
         ("separable", (3, 8, 8), {"kernel": 2}, "kernel must be an odd number"),
@@ -243,7 +317,16 @@ def test_what_makes_no_network_is_one_clear_sentence(body, shape, options, sente
 def test_every_option_of_a_body_is_a_value_that_json_can_hold():
     for name, options in SMALL.items():
         for value in dataclasses.asdict(fo.bodies.TABLE[name](**options)).values():
-            assert isinstance(value, int | float | tuple)
+            assert isinstance(value, int | float | tuple | None)
+
+
+def test_the_walls_of_a_network_are_saved_with_it(tmp_path):
+    images = some((1, 12, 12))
+    network = build("resnet18", (1, 12, 12), width=0.1, walls=5)
+    fo.save(network, tmp_path)
+    again = fo.load(tmp_path)
+    assert len(again.row) == 5
+    assert torch.equal(again.eval().scores(images.images), network.eval().scores(images.images))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -259,6 +259,7 @@ BODIES = {
     "six": (fo.bodies.TABLE["six"](width=0.06), 32),
     "vgg8b": (fo.bodies.TABLE["vgg8b"](width=0.04), 32),
     "resnet17": (fo.bodies.ResNet17(width=0.06), 8),
+    "resnet18": (fo.bodies.ResNet18(width=0.06, walls=5), 8),
 }
 OPTIMISERS = ("sgd", "adamw", "muon", "rmsprop", "nadam", "adafactor")
 

@@ -182,14 +182,14 @@ def test_a_users_model_for_other_images(shape):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_users_model_in_another_precision(dtype):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).to(dtype)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()).to(dtype)
     kind = str(dtype).removeprefix("torch.")
     with pytest.raises(ValueError, match=rf"must be float32, but '1\.weight' is {kind}: call model\.float\(\) before"):
         fo.localize(model, fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
     fo.localize(model.float(), fo.rules.Projection(classes=4), torch.rand(2, 1, 4, 4))
 
 
-@pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16)])
+@pytest.mark.parametrize(("body", "least"), [("six", 9), ("cnn", 8), ("vgg8b", 16), ("tinycnn", 4)])
 def test_the_smallest_image_of_a_body(body, least):
     make = fo.bodies.TABLE[body](width=0.05)
     fo.build(make, (1, least, least), rule=fo.rules.Projection(classes=4))

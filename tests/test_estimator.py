@@ -156,7 +156,7 @@ def test_scikit_learns_own_checks_of_the_regressor():
 
 @pytest.mark.parametrize("rule", ["projection", "auxiliary", "backprop"])
 def test_numbers_are_learned(diabetes, rule):
-    regressor = ForwardOnlyRegressor(rule, **NUMBERS, random_state=0).fit(diabetes[0], diabetes[2])
+    regressor = ForwardOnlyRegressor(rule, **{**NUMBERS, "epochs": 8}, random_state=0).fit(diabetes[0], diabetes[2])
     assert regressor.score(diabetes[1], diabetes[3]) > 0.2
     assert "does not learn numbers" in str(_refused(lambda: ForwardOnlyRegressor("ff").fit(diabetes[0], diabetes[2])))
 

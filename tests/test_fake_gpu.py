@@ -70,7 +70,7 @@ def log(monkeypatch):
 def test_offloading_orders_its_copies_and_nobody_reads_one_under_way(log):
     network = fo.mlp((1, 4, 4), [6, 6, 6], rule=fo.rules.Projection(classes=4))
     moves = [Update(block, TrainingConfig(precision="fp32")) for block in network.row]
-    room = Offload(network.row, moves, torch.device("cpu"))
+    room = Offload(network, moves, torch.device("cpu"))
     room.stores = [HostStore(block, move, torch.device("cpu")) for block, move in zip(network.row, moves, strict=True)]
     for index, store in enumerate(room.stores):
         store.stream = Stream(f"side {index}", log)

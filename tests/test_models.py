@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import forwardonly as fo
 from forwardonly import cli
@@ -80,9 +81,9 @@ def pictures(tmp_path):
 def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
     import timm
 
-    weights = tmp_path / "weights.pth"
+    weights = tmp_path / "weights.safetensors"
     torch.manual_seed(3)
-    torch.save(timm.create_model("resnet10t", num_classes=7).state_dict(), weights)  # a head of other classes
+    save_file(timm.create_model("resnet10t", num_classes=7).state_dict(), weights)  # a head of other classes
     words = ["tune", "--model", "timm:resnet10t", "--weights", str(weights), "--data", str(pictures)]
     words += ["--epochs", "2", "--batch-size", "12", "--precision", "fp32", "--out"]
     assert cli.main([*words, str(tmp_path / "whole")]) == 0
@@ -104,7 +105,10 @@ def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
         (["--model", "timm:resnet10"], "timm has no model 'resnet10'"),
         (["--model", "resnet10t"], "such as 'timm:resnet18'"),
         (["--model", "hf:nowhere"], "nowhere has no config.json"),
-        (["--model", "timm:resnet10t", "--weights", "none.pth"], "There is no file of weights none.pth"),
+        (
+            ["--model", "timm:resnet10t", "--weights", "none.safetensors"],
+            "There is no file of weights none.safetensors",
+        ),
         (["--model", "timm:resnet10t", "--blocks", "99"], "can be cut into 1 to"),
     ],
 )
@@ -117,13 +121,21 @@ def test_a_tuning_that_cannot_be_is_one_sentence(walk, pictures, more, sentence,
 def test_weights_of_another_model_are_named(walk, pictures, tmp_path, capsys):
     import timm
 
-    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
-    words = ["tune", "--data", str(pictures), "--model", "timm:resnet10t", "--weights", str(tmp_path / "other.pth")]
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "other.safetensors")
+    words = [
+        "tune",
+        "--data",
+        str(pictures),
+        "--model",
+        "timm:resnet10t",
+        "--weights",
+        str(tmp_path / "other.safetensors"),
+    ]
     assert cli.main(words) == 2
     assert (
         "does not fit the model: its weight 'conv1.0.weight' of 24 x 3 x 3 x 3 is missing there"
         in capsys.readouterr().err
     )
-    (tmp_path / "text.pth").write_text("no weights")
-    assert cli.main([*words[:-1], str(tmp_path / "text.pth")]) == 2
-    assert "is no file of weights" in capsys.readouterr().err
+    (tmp_path / "text.safetensors").write_text("no weights")
+    assert cli.main([*words[:-1], str(tmp_path / "text.safetensors")]) == 2
+    assert "is no safetensors file" in capsys.readouterr().err

@@ -228,7 +228,7 @@ def test_replicas_have_dropout_masks_of_their_own_and_their_stages_share_them(im
     seeds = {}
     for replica, stage in ((0, 0), (0, 1), (1, 0), (1, 1)):
         team = team_of(2, 2, replica, stage)
-        feed = open_session(network, images, config, torch.device("cpu"), 3, team).feed
+        feed = open_session(network, images, config, torch.device("cpu"), 3, team, len(images)).feed
         seeds[replica, stage] = [feed.dropout_seed(place) for place in places]
     assert seeds[0, 0] == seeds[0, 1] and seeds[1, 0] == seeds[1, 1]
     assert len({*seeds[0, 0], *seeds[1, 0]}) == 20

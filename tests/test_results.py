@@ -193,7 +193,7 @@ def run_folder(folder):
 def asked(**more):
     """The options of record.py."""
     plain = {"chosen_by": "none", "machine": "a machine", "alone": None, "paper": None, "note": None, "id": None}
-    return SimpleNamespace(**{**plain, "precision": None, "history": False, **more})
+    return SimpleNamespace(**{**plain, "precision": None, "history": False, "readout": None, **more})
 
 
 def test_record_appends_a_run_once(tmp_path, capsys):
@@ -212,6 +212,14 @@ def test_record_appends_a_run_once(tmp_path, capsys):
     later = {**line, "id": "ff/digits/mlp/seed4", "seed": 4, "date": "2030-01-01", "machine": "another"}
     record.append(file, [later])  # which changes neither date nor machine of the first
     assert lines.read(file) == [line, later]
+
+
+def test_record_measures_a_run_by_another_readout(trained_run):
+    record = module("record")
+    plain, last = (record.run_line(trained_run, "abcdef0", asked(readout=readout)) for readout in (None, "last"))
+    assert (plain["config"]["readout"], last["config"]["readout"]) == ("sum", "last")
+    assert last["test_accuracy"] == pytest.approx(plain["block_accuracy"][-1])
+    assert {name for name in plain if plain[name] != last[name]} == {"config", "test_accuracy"}
 
 
 def test_record_refuses_a_run_that_is_not_finished_or_chosen_by_nobody_knows_what(tmp_path):

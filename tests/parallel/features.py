@@ -32,7 +32,9 @@ def network(features: Iterable[str]) -> fo.Network:
     if "in-place" in features:
         drop = [nn.Dropout(0.2)] if "dropout" in features else []
         layers = [
-            part for fan_in, out in ((36, 12), (12, 9), (9, 8)) for part in (nn.Linear(fan_in, out), nn.ReLU(), *drop)
+            part
+            for fan_in, out in ((36, 12), (12, 30), (30, 14))
+            for part in (nn.Linear(fan_in, out), nn.ReLU(), *drop)
         ]
         return fo.localize(nn.Sequential(nn.Flatten(), *layers), rule, torch.rand(2, 1, 6, 6), blocks=3)
     return fo.mlp((1, 6, 6), [12, 9, 8], rule=rule, dropout=0.2 if "dropout" in features else 0.0)

@@ -35,6 +35,7 @@ BODIES = {
     "six": (fo.bodies.Six(width=0.06), 32),
     "vgg8b": (fo.bodies.VGG8b(width=0.04), 32),
     "resnet17": (fo.bodies.ResNet17(width=0.06), 8),
+    "resnet18": (fo.bodies.ResNet18(width=0.06, walls=5), 8),
 }
 """Narrow ones, and the side of their images."""
 TRIES = 4  # on a busy machine some launches by fork hang at their first message; the cause is not known

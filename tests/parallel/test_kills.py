@@ -19,6 +19,7 @@ MOMENTS = [
     *("in-an-epoch", "half-a-checkpoint", "unnamed-checkpoint", "checkpoint-without-metrics", "first-step"),
     *("final-evaluation", "half-a-network", "network-without-result"),
 ]
+BODIES = ("conv", "six", "vgg8b", "resnet17", "resnet18")
 ALL = "sgd adamw muon rmsprop nadam adafactor"
 ENDS = {"weights": 0.0, "history": True, "result": True, "left": []}
 
@@ -27,11 +28,11 @@ ENDS = {"weights": 0.0, "history": True, "result": True, "left": []}
     ("way", "body", "optimisers"),
     [
         ("alone", "conv", "adamw"),
-        *(pytest.param("alone", body, ALL, marks=pytest.mark.slow) for body in ("conv", "six", "vgg8b", "resnet17")),
+        *(pytest.param("alone", body, ALL, marks=pytest.mark.slow) for body in BODIES),
         *(
             pytest.param(way, body, "adamw muon", marks=pytest.mark.slow)
             for way in ("data", "layers", "budget")
-            for body in ("conv", "six", "vgg8b", "resnet17")
+            for body in BODIES
         ),
     ],
 )

@@ -126,7 +126,7 @@ def test_preparing_a_batch_counts_as_work_of_the_first_stage():
 
     config = TrainingConfig(precision="fp32", device="cpu")
     images = fo.data.Images(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.arange(8) % 3, ("a", "b", "c"), "blank")
-    session = open_session(net, images, config, torch.device("cpu"), 0, team)
+    session = open_session(net, images, config, torch.device("cpu"), 0, team, 8)
     assert spread(session, lambda: prepare(0.5)) == [slice(0, 1), slice(1, 4)]
 
 

@@ -147,5 +147,5 @@ def test_gamma_is_stepped_by_plain_descent_at_its_own_rate(images):
     ]
     updates = [fo.training.update.Update(block, fo.training.TrainingConfig(optimiser="adam")) for block in row]
     first = net.present(images.images, images.labels, wrong=wrong)
-    whole_step(row, updates, Batch(first, images.labels), Context("fp32"))
+    whole_step(net, updates, Batch(first, images.labels), Context("fp32"))
     assert [block.rule.gamma.item() for block in row] == pytest.approx(expected, rel=1e-5)

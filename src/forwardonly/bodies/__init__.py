@@ -4,7 +4,9 @@ from forwardonly.bodies.convolutional import CNN, Conv, Six, VGG8b
 from forwardonly.bodies.layers import Body, Chain, Layer, Stem
 from forwardonly.bodies.mlp import MLP
 from forwardonly.bodies.residual import ResNet17
+from forwardonly.bodies.resnet import ResNet18, ResNet56
 from forwardonly.bodies.separable import Separable
+from forwardonly.bodies.tinycnn import TinyCNN
 from forwardonly.bodies.transformer import Transformer
 
 TABLE: dict[str, type[Body]] = {
@@ -13,7 +15,10 @@ TABLE: dict[str, type[Body]] = {
     "conv": Conv,
     "six": Six,
     "vgg8b": VGG8b,
+    "tinycnn": TinyCNN,
     "resnet17": ResNet17,
+    "resnet18": ResNet18,
+    "resnet56": ResNet56,
     "transformer": Transformer,
     "separable": Separable,
 }
@@ -28,9 +33,12 @@ __all__ = [
     "Conv",
     "Layer",
     "ResNet17",
+    "ResNet18",
+    "ResNet56",
     "Separable",
     "Six",
     "Stem",
+    "TinyCNN",
     "Transformer",
     "VGG8b",
 ]

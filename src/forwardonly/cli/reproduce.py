@@ -21,8 +21,8 @@ class Reproduce(Common):
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(recipes.TABLE) + "}")]
     """The table to reproduce."""
     scale: recipes.Scale = "quick"
-    """The paper's full protocol (full), a CPU's work of an hour per row, for convolutional tables alone (cpu), or a
-    short form of minutes that says what it leaves out (quick).
+    """The paper's full protocol (full), a CPU's work of an hour or some hours per row, for convolutional tables alone
+    (cpu), or a short form of minutes that says what it leaves out (quick).
     """
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the runs and the report, by default runs/TABLE-SCALE; finished runs in it are not repeated."""

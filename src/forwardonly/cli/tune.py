@@ -24,7 +24,7 @@ class Tune(training.Train):
     model: str = ""
     """The model: timm:NAME, or hf:FOLDER of a Hugging Face model."""
     weights: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """File of weights that the model starts from: safetensors, or a state dict of PyTorch. hf:FOLDER has its own."""
+    """A safetensors file of weights that the model starts from; hf:FOLDER has its own."""
     blocks: str = "auto"
     """Where blocks end: auto, a number of blocks, or a regular expression that modules' names match."""
     rule: str = "projection"

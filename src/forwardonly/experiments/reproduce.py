@@ -30,7 +30,7 @@ def reproduce(
     Args:
         name: of a recipe in `recipes.TABLE`.
         scale: `full` is the paper's protocol; `quick` a short form that says what it leaves out; `cpu`, which the
-            convolutional tables have, what a CPU does in an hour per row.
+            convolutional tables have, what a CPU does in an hour or some hours per row.
         out: folder of the runs, `reproduction.json` and `report.html`.
         seeds: replaces the recipe's own number.
         arms: names of the arms to run; none names all. The rows are theirs, and those of other arms that are finished

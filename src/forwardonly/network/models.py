@@ -3,14 +3,15 @@
 Only libraries that build a model from data are known: no code of a saved file is run.
 """
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
 from forwardonly.names import nearest
 
@@ -51,26 +52,21 @@ def _hugging_face(folder: str) -> nn.Module:
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Loads a file of weights into a model: safetensors, or a state dict that PyTorch saved. Nothing else is unpickled.
+    """Loads a safetensors file of weights into a model.
 
     A classifier's weights that the model does not have, or has for other classes, are left out.
 
     Raises:
         ValueError: the file cannot be read, or another weight is missing or of another shape.
     """
-    given: Any
     try:
-        if file.suffix == ".safetensors":
-            given = safetensors.torch.load_file(file)
-        else:
-            given = torch.load(file, map_location="cpu", weights_only=True)
-            given = given.get("state_dict", given) if isinstance(given, Mapping) else given
+        given = safetensors.torch.load_file(file)
     except FileNotFoundError:
         raise ValueError(f"There is no file of weights {file}.") from None
-    except Exception as problem:  # damaged, or a pickle of something else
-        raise ValueError(f"{file} is no file of weights: {str(problem).strip().splitlines()[0][:200]}.") from None
-    if not isinstance(given, Mapping) or not all(isinstance(weight, Tensor) for weight in given.values()):
-        raise ValueError(f"{file} is no file of weights: it holds no tensors by their names.")
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(
+            f"{file} is no safetensors file ({problem}): write a state dict as one by safetensors.torch.save_file."
+        ) from None
     own = model.state_dict()
     head = set(list(dict(model.named_parameters()))[-2:])  # a classifier is the last layer, of any number of classes
     fits = {name: weight for name, weight in given.items() if name in own and own[name].shape == weight.shape}
@@ -116,6 +112,6 @@ def _imported(package: str) -> Any:
         ValueError: it is not installed.
     """
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError:
         raise ValueError(f"A {package} model needs the package {package}: pip install {package}.") from None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from forwardonly.experiments.recipes import convolutional, fast, free_riding, lorberbom, networkff
+from forwardonly.experiments.recipes import convolutional, fast, free_riding, locality, lorberbom, networkff, tinycnn
 from forwardonly.experiments.recipes.table import Row, Scale, Table
 
 TABLE: dict[str, Callable[[Scale], Table]] = {
@@ -11,6 +11,8 @@ TABLE: dict[str, Callable[[Scale], Table]] = {
     "networkff-fashion": networkff.fashion,
     "lorberbom": lorberbom.table,
     "free-riding": free_riding.table,
+    "tinycnn": tinycnn.table,
+    "price-of-locality": locality.table,
     **{name: partial(convolutional.table, name) for name in convolutional.SOURCES},
     **{name: partial(fast.table, name) for name in fast.RECIPES},
 }
@@ -18,7 +20,7 @@ TABLE: dict[str, Callable[[Scale], Table]] = {
 
 SCALES: Mapping[str, tuple[Scale, ...]] = {
     **dict.fromkeys(TABLE, ("full", "quick")),
-    **dict.fromkeys(convolutional.SOURCES, ("full", "cpu", "quick")),
+    **dict.fromkeys(("tinycnn", "price-of-locality", *convolutional.SOURCES), ("full", "cpu", "quick")),
 }
 """The scales that each recipe has."""
 

@@ -213,7 +213,7 @@ SOURCES: dict[str, tuple[Callable[[Scale], list[Line]], str, str]] = {
 }
 """Every recipe here: its lines, its title, and the source of the published figures."""
 
-SAYS = {
+SAYS: dict[Scale, str] = {
     "full": "Scale full: the paper's net and length where given; the last epoch counts, not the best on test images.",
     "cpu": "Scale cpu: narrower nets or fewer epochs, so that a row takes at most about an hour of 2 CPU cores.",
     "quick": "Scale quick: very narrow nets and 1 to 4 epochs: it shows that everything runs, not what it reaches.",

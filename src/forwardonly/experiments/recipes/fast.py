@@ -10,12 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forwardonly.data import Views, load
+from forwardonly.data import Views
 from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.table import Figure, Row, Scale, Table, option_names, test_accuracy, words
+from forwardonly.experiments.recipes.table import (
+    Figure,
+    Row,
+    Scale,
+    Table,
+    option_names,
+    test_accuracy,
+    trained,
+    words,
+)
 from forwardonly.measure import evaluate
-from forwardonly.network.storage import load as load_network
 from forwardonly.rules import PRESETS
 from forwardonly.rules.defaults import MUON
 
@@ -117,10 +125,7 @@ def _seconds(arm: str) -> Figure:
 
 def _of_views(arm: str, recipe: Fast) -> Figure:
     def figure(runs: Mapping[str, Finished]) -> float:
-        folder = runs[arm].job.folder
-        options = runs[arm].job.options
-        data_dir = options[options.index("--data-dir") + 1] if "--data-dir" in options else None
-        test = load(recipe.data, data_dir=data_dir).test
-        return 100 * evaluate(load_network(folder), test, views=recipe.views).accuracy
+        network, test = trained(runs[arm])
+        return 100 * evaluate(network, test, views=recipe.views).accuracy
 
     return Figure((arm,), figure)

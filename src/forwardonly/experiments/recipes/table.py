@@ -4,8 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from forwardonly.data import Images, load
 from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
+from forwardonly.measure import evaluate
+from forwardonly.network import storage
+from forwardonly.network.network import Network
+from forwardonly.network.readout import Kind, Readout
 
 Scale = Literal["full", "cpu", "quick"]
 
@@ -90,3 +95,24 @@ def test_accuracy(arm: str) -> Figure:
     """An arm's test accuracy in percent."""
 
     return Figure((arm,), lambda runs: 100 * float(runs[arm].result["test_accuracy"]))
+
+
+def reread(arm: str, readout: Kind) -> Figure:
+    """An arm's test accuracy in percent under a fixed `readout`, which trains nothing: the networks are the same."""
+
+    def figure(runs: Mapping[str, Finished]) -> float:
+        network, test = trained(runs[arm])
+        network.readout = Readout(readout, len(network.row))
+        return 100 * evaluate(network, test, precision=runs[arm].result["precision"]).accuracy
+
+    return Figure((arm,), figure)
+
+
+def trained(run: Finished) -> tuple[Network, Images]:
+    """A run's network, and the test images of its data set."""
+    options = run.job.options
+    data, data_dir = (
+        options[options.index(name) + 1] if name in options else None for name in ("--data", "--data-dir")
+    )
+    assert data is not None
+    return storage.load(run.job.folder), load(data, data_dir=data_dir).test
