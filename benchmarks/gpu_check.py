@@ -73,8 +73,12 @@ def train(rule: str, body: str, device: str, team: Any = None, **options: Any) -
     shape = (3, 32, 32)
     network = fo.build(fo.bodies.TABLE[body](**SMALL.get(body, {})), shape, rule=fo.rules.make(rule, classes=CLASSES))
     images = data(shape)
-    fo.fit(network, images, validation=images, epochs=1, batch_size=16, device=device, team=team, **options)
-    network.predict(images.images)
+    validation = images if network.labelled else None
+    fo.fit(network, images, validation=validation, epochs=1, batch_size=16, device=device, team=team, **options)
+    if network.labelled:
+        network.predict(images.images)
+    else:
+        fo.probe(network, images).predict(images.images)
     return {name: weight.detach().cpu().clone() for name, weight in network.state_dict().items()}
 
 

@@ -93,6 +93,20 @@ class Results:
         values = [line["free_riding"][quantity] for line in self.group(name)]
         return statistics.mean(float(value if block is None else value[block - 1]) for value in values)
 
+    def probe(self, name: str, share: str, method: str = "ridge", which: str = "accuracy") -> float:
+        """Mean over seeds of a probe's test accuracy in %, or of `untrained_accuracy`, by its share of the labels.
+
+        Of a probe of all blocks but the first.
+        """
+        values = []
+        for line in self.group(name):
+            asked = (float(share), method, "all-but-first")
+            found = [one for one in line["probes"] if (one["labels_share"], one["method"], one["blocks"]) == asked]
+            if not found or which not in found[-1]:
+                raise ValueError(f"{name} has no {method} probe of a share of {share} with its {which}.")
+            values.append(100 * float(found[-1][which]))
+        return statistics.mean(values)
+
     def figure(self, expression: str) -> str:
         """The text that an expression stands for.
 
@@ -152,6 +166,7 @@ STATISTICS: dict[str, tuple[Callable[..., float | str], int]] = {
     "starvation": (lambda results, name, k: results.free_riding(name, "starvation", int(k)), 3),
     "separation": (lambda results, name, k: results.free_riding(name, "separation", int(k)), 2),
     "slope": (lambda results, name: results.free_riding(name, "law_slope"), 2),
+    "probe": (Results.probe, 2),
     "ratio": (Results.ratio, 2),
     "percent": (lambda results, name, which=None: 100 * results.ratio(name, which), 0),
     "value": (Results.value, 1),

@@ -108,6 +108,9 @@ def run_line(folder: Path, at: str, chosen: argparse.Namespace) -> dict[str, Any
         line["paper"] = {"table": table, "scale": scale, "row": row, "value": published(table, scale, row)}
     if "total_seconds" in result:
         line["total_seconds"] = result["total_seconds"]
+    probes = folder / "probes.jsonl"
+    if probes.exists():
+        line["probes"] = [json.loads(row) for row in probes.read_text(encoding="utf-8").splitlines()]
     if chosen.history:
         line["history"] = history(folder)
     if chosen.note:

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 import forwardonly as fo
 from forwardonly import training
+from forwardonly.measure.probe import features
 from forwardonly.network.prepare import Prepare
 from forwardonly.training import Team, TrainingConfig, online, strategies
 from forwardonly.training.memory.budget import MemoryPlan
@@ -191,8 +192,12 @@ def step(rule: str, body: str, options: dict[str, Any], device: torch.device, fa
                 with strategy.epoch(position):
                     losses = strategy.step(order[:BATCH], position)
             strategy.finish()
-        scores = network.scores(session.images.images[:BATCH])
-        network(session.images.images[:BATCH].cpu())  # a caller's images may be on the host
+        if network.labelled:
+            scores = network.scores(session.images.images[:BATCH])
+            network(session.images.images[:BATCH].cpu())  # a caller's images may be on the host
+        else:
+            some = session.images.images[:BATCH].cpu()
+            scores = features(network, some, blocks="all", grid=1, batch_size=BATCH, precision="fp32")
         if (config.precision == "bf16") != (torch.bfloat16 in strict.products):
             raise RuntimeError(f"under {config.precision} products are in {strict.products}")
         for tensor in (losses, scores, *network.parameters(), *network.buffers()):

@@ -43,8 +43,9 @@ def network(rule_name, body="mlp"):
     return net.train()
 
 
+LABELLED = [name for name, entry in fo.rules.TABLE.items() if fo.rules.rule_class(entry).labelled]
 CASES = [
-    *((rule, "mlp", "sgd") for rule in fo.rules.TABLE if not rule.startswith("channel")),
+    *((rule, "mlp", "sgd") for rule in LABELLED if not rule.startswith("channel")),
     ("hyperspherical", "mlp", "adam"),
     ("hyperspherical", "mlp", "adamw"),
     ("channel-static", "cnn", "sgd"),

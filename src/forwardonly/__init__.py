@@ -4,7 +4,7 @@ Every block learns from its own local objective in the forward pass; no gradient
 """
 
 from forwardonly import bodies, data, labels, measure, rules, training
-from forwardonly.measure import Evaluation, evaluate
+from forwardonly.measure import Evaluation, Probe, evaluate, probe
 from forwardonly.network.block import Block
 from forwardonly.network.build import build, mlp
 from forwardonly.network.localize import localize, unlocalize
@@ -21,6 +21,7 @@ __all__ = [
     "Evaluation",
     "Front",
     "Network",
+    "Probe",
     "Readout",
     "Run",
     "__version__",
@@ -36,6 +37,7 @@ __all__ = [
     "localize",
     "measure",
     "mlp",
+    "probe",
     "rules",
     "save",
     "training",

@@ -34,7 +34,8 @@ class Front(nn.Module):
         self.blocks = blocks
 
     def forward(self, images: Tensor) -> Tensor:
-        passed = self.network.each(self.network.prepare(images), lambda *seen: main_path(seen[2]), self.blocks)
+        incoming = self.network.alone(self.network.prepare(images))
+        passed = self.network.each(incoming, lambda *seen: main_path(seen[2]), self.blocks)
         return passed[-1]
 
 

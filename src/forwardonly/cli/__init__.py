@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": Command(
         "forwardonly.cli.evaluate", "Measure a run: accuracy, accuracy of each block, confusion matrix."
     ),
+    "probe": Command("forwardonly.cli.probe", "Classify by a run's activations: what it learned, also without labels."),
     "predict": Command("forwardonly.cli.predict", "Classify images with a run."),
     "compare": Command("forwardonly.cli.compare", "Compare rules over seeds: table, tests, report."),
     "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, with its numbers next to ours."),

@@ -14,8 +14,12 @@ STEPS_AN_EPOCH, STEPS = 10, 500  # fewer of both are few
 MARGIN = 0.005  # by which the network may be below its best block without a word
 
 
-def before(train: Images, test: Images, config: TrainingConfig) -> list[str]:
-    """Sentences on classes with too few images and on too few steps."""
+def before(train: Images, test: Images, config: TrainingConfig, *, labelled: bool = True) -> list[str]:
+    """Sentences on classes with too few images, if labels are learned from, and on too few steps."""
+    return [*(_of_classes(train, test) if labelled else ()), *_of_steps(train, config)]
+
+
+def _of_classes(train: Images, test: Images) -> list[str]:
     said = []
     counts = torch.bincount(train.labels, minlength=len(train.classes))
     few = (counts < HANDFUL).nonzero().flatten().tolist()
@@ -27,13 +31,17 @@ def before(train: Images, test: Images, config: TrainingConfig) -> list[str]:
     unseen = (torch.bincount(test.labels, minlength=len(test.classes)) == 0).nonzero().flatten().tolist()
     if unseen:
         said.append(f"{_named(test, unseen)} no test image, so the test accuracy says nothing of it")
+    return said
+
+
+def _of_steps(train: Images, config: TrainingConfig) -> list[str]:
     steps = len(train) // min(config.batch_size, len(train))
     if steps < STEPS_AN_EPOCH and steps * config.epochs < STEPS:
-        said.append(
+        return [
             f"an epoch has {steps} steps, so that the run has {steps * config.epochs}, which are few: choose more "
             "--epochs or a smaller --batch-size"
-        )
-    return said
+        ]
+    return []
 
 
 def after(result: Mapping[str, Any], test: Images, readout: str) -> list[str]:

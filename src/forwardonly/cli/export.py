@@ -72,7 +72,7 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     """
     if chosen.precision is not None and chosen.format != "c":
         raise ValueError("--precision is for --format c: other formats hold float32.")
-    saved_run = open_run(chosen.run, "cpu")
+    saved_run = open_run(chosen.run, "cpu", classes=chosen.format != "safetensors")
     test = _images(chosen, saved_run) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
     if chosen.format == "c":

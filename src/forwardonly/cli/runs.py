@@ -38,8 +38,8 @@ class SavedRun:
         return self.trained_on
 
 
-def open_run(folder: Path, device: str) -> SavedRun:
-    """Reads a run or a saved network, and moves its network to a device.
+def open_run(folder: Path, device: str, *, classes: bool = True) -> SavedRun:
+    """Reads a run or a saved network, and moves its network to a device; with `classes`, one that has class scores.
 
     Raises:
         ValueError: no such folder, a damaged one, or a network without class names or for other input than images; no
@@ -56,6 +56,9 @@ def open_run(folder: Path, device: str) -> SavedRun:
         raise ValueError(
             f"{folder} holds a model that takes no images: use it from Python, as fo.load({str(folder)!r})"
         )
+    if not classes:
+        return SavedRun(folder, network, network.class_names or (), config, read_result(folder))
+    network.require_classes()
     if network.class_names is None or len(network.class_names) != network.classes:
         raise ValueError(
             f"{folder} does not name the {network.classes} classes of its network: train it with fo.fit, or set its "

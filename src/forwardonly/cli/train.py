@@ -243,7 +243,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     extra = {"data": {**_data(chosen, train.classes), "notes": list(train.notes)}}
     news = [
         *train.notes,
-        *cautions.before(train, test, config),
+        *cautions.before(train, test, config, labelled=rule.labelled),
     ]  # said once the run has been found fit to start or to go on
     if chosen.resume:
         then = read_config(out)
@@ -274,7 +274,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             network,
             train,
             validation=validation,
-            test=test,
+            test=test if rule.labelled else None,
             out=out,
             resume=chosen.resume,
             seed=chosen.seed,
@@ -337,7 +337,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     for note in result.get("notes", ()):
         screen.say(note)
     if (Path(result["run"]) / RESULT).exists():
-        screen.say(f"saved in {result['run']}; look closer with: forwardonly evaluate {result['run']}")
+        command = "evaluate" if result["test_accuracy"] is not None else "probe"
+        screen.say(f"saved in {result['run']}; look closer with: forwardonly {command} {result['run']}")
 
 
 def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:

@@ -13,20 +13,23 @@ from torch import Tensor
 from forwardonly.names import whole_number
 from forwardonly.targets import Kind
 
+NO_LABEL = -1
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """One split of a data set, complete and on one device.
 
     images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`; both may be given as
-    numpy arrays, and labels then as whole numbers of any size. notes: what was assumed and passed over in reading, a
-    sentence each. Raises ValueError where the tensors do not match.
+    numpy arrays, and labels then as whole numbers of any size. Images without labels have no classes, and -1 as labels,
+    which may be left out. notes: what was assumed and passed over in reading, a sentence each. Raises ValueError where
+    the tensors do not match.
     """
 
     images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    name: str
+    labels: Tensor = None  # type: ignore[assignment]  # `__post_init__` makes a tensor of it
+    classes: tuple[str, ...] = ()
+    name: str = "the images"
     notes: tuple[str, ...] = ()
 
     dtype: ClassVar[torch.dtype] = torch.uint8
@@ -34,6 +37,8 @@ class Images:
     def __post_init__(self) -> None:
         pixels: Any = self.images
         numbers: Any = self.labels
+        if numbers is None:
+            object.__setattr__(self, "labels", torch.full((len(pixels),), NO_LABEL))
         if isinstance(pixels, np.ndarray):
             object.__setattr__(self, "images", _tensor(pixels, f"{self.name}: images"))
         if isinstance(numbers, np.ndarray):
@@ -51,7 +56,9 @@ class Images:
                 f"{self.name}: labels must be int64 of shape ({len(self.images)},), one for each image, "
                 f"not {self.labels.dtype} of shape {tuple(self.labels.shape)}"
             )
-        if len(self.labels):
+        if not self.labelled and bool((self.labels != NO_LABEL).any()):
+            raise ValueError(f"{self.name}: labels are of no class: name the classes, or leave out the labels")
+        if len(self.labels) and self.labelled:
             low, high = (int(x) for x in self.labels.aminmax())
             if low < 0 or high >= len(self.classes):
                 raise ValueError(
@@ -62,10 +69,21 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.kind != "class" or bool(self.classes)
+
+    def require_labels(self) -> None:
+        """Raises ValueError if the images have no labels."""
+        if not self.labelled:
+            raise ValueError(f"{self.name}: these images have no labels, which are needed here")
+
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.shape))
         kind, where = type(self).__name__, self.images.device
-        return f"<{kind} {self.name!r}: {len(self):,} of {shape} in {len(self.classes)} classes, on {where}>"
+        classes = f"in {len(self.classes)} classes" if self.labelled else "without labels"
+        return f"<{kind} {self.name!r}: {len(self):,} of {shape} {classes}, on {where}>"
 
     @property
     def kind(self) -> Kind:
@@ -164,6 +182,7 @@ def limited(split: Images, count: int, seed: int) -> Images:
     Raises:
         ValueError: fewer than one image for each class.
     """
+    split.require_labels()
     least = int((torch.bincount(split.labels) > 0).sum())
     if count < least:
         raise ValueError(f"{split.name}: a limit of {count} is less than an image for each of its {least} classes")
@@ -176,6 +195,7 @@ def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
     At least one image of each class is kept; ValueError where that cannot be.
     """
     count, seed = whole_number("the number of images held out", count, 0), whole_number("seed", seed, 0)
+    split.require_labels()
     sizes = torch.bincount(split.labels, minlength=len(split.classes))
     possible = int((sizes - 1).clamp(min=0).sum())
     if not 0 <= count <= possible:

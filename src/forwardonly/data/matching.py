@@ -35,6 +35,7 @@ def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
         return images.named_as(classes, whose)
     if images.kind != "class":
         return columns_as(images, classes, whose)  # type: ignore[return-value]  # of the same type
+    images.require_labels()
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
     index_of, listed = {name: index for index, name in enumerate(classes)}, Counter(classes)
     new = []

@@ -113,6 +113,11 @@ class Perceptron(BaseEstimator):
     def _begin(self, X: np.ndarray, outputs: int, targets: Kind = "class") -> None:
         """Makes a network with fresh weights for features like X."""
         rule = fo.rules.make(self.rule, classes=outputs, targets=targets, **(self.rule_options or {}))
+        if not rule.labelled:
+            raise ValueError(
+                f"The rule {self.rule} learns without labels, so it makes no estimator: train it by fo.fit, and read "
+                "the network by fo.probe."
+            )
         drawn = not isinstance(self.random_state, numbers.Integral)
         self._seed = int(check_random_state(self.random_state).randint(2**31) if drawn else self.random_state)
         self._pixels = X.dtype == np.uint8

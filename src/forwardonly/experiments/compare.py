@@ -26,11 +26,13 @@ def parse_arm(text: str) -> Arm:
     """An arm from `RULE` or `RULE:option=value,option=value`, such as `cumulative:remedy=mgc,gamma=1`.
 
     Raises:
-        ValueError: an unknown rule, or not of that form.
+        ValueError: an unknown rule, one without labels, or not of that form.
     """
     rule, _, rest = text.partition(":")
     if rule not in rule_module.TABLE:
         raise ValueError(f"unknown rule {rule!r}: {nearest(rule, rule_module.TABLE)}")
+    if not rule_module.rule_class(rule_module.TABLE[rule]).labelled:
+        raise ValueError(f"{rule!r} learns without labels, so its runs have no test accuracy to compare: probe them.")
     options = ["--rule", rule]
     for part in filter(None, rest.split(",")):
         name, equals, value = part.partition("=")

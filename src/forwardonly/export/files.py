@@ -40,12 +40,13 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
     metadata and in a torch-export as the extra file `about.json`.
 
     Raises:
-        ValueError: the folder cannot be written, or a package is missing.
+        ValueError: the folder cannot be written, a package is missing, or the network has no class scores.
     """
     folder = _made(folder)
     if format == "safetensors":
         save(network, folder)
         return [folder / "config.json", folder / "model.safetensors"]
+    network.require_classes()
     with _evaluating(network):
         inputs = network.blank(2)
         if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:

@@ -206,6 +206,8 @@ def _moving_buffers(network: Network) -> State:
 def _check(network: Network, batch_size: int) -> int:
     """The batch size as an int; ValueError if such a step cannot be exported."""
     batch_size = whole_number("batch_size", batch_size, 1)
+    if not network.labelled:
+        raise ValueError("A rule without labels draws its pairs itself, which an exported training step cannot.")
     require_batch(network, batch_size)
     for name, module in network.named_modules():
         if drops(module):

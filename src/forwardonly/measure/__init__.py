@@ -1,10 +1,11 @@
-"""Measurements of a network: accuracy, assignments, free-riding, locality, weights, memory."""
+"""Measurements of a network: accuracy, probes, assignments, free-riding, locality, weights, memory."""
 
 from forwardonly.measure.accuracy import evaluate, fit_readout
 from forwardonly.measure.assignments import Assignment, assignments
 from forwardonly.measure.free_riding import BlockDiagnosis, Diagnosis, diagnose
 from forwardonly.measure.locality import Leak, leaks
 from forwardonly.measure.metrics import Evaluation, LabelsEvaluation, NumbersEvaluation, TokensEvaluation
+from forwardonly.measure.probe import Probe, probe
 from forwardonly.measure.weights import Weights, weights
 from forwardonly.system.memory import SavedBytes, peak_memory_bytes
 
@@ -16,6 +17,7 @@ __all__ = [
     "LabelsEvaluation",
     "Leak",
     "NumbersEvaluation",
+    "Probe",
     "SavedBytes",
     "TokensEvaluation",
     "Weights",
@@ -25,5 +27,6 @@ __all__ = [
     "fit_readout",
     "leaks",
     "peak_memory_bytes",
+    "probe",
     "weights",
 ]

@@ -45,8 +45,10 @@ def evaluate(
         columns: as in `fo.fit`.
 
     Raises:
-        ValueError: no images, a class that is not one of the network's, or images of another shape than its own.
+        ValueError: no images, a class that is not one of the network's, images of another shape than its own, or a
+            network that learns without labels.
     """
+    network.require_classes()
     data = take(images, network.expected, classes=classes, columns=columns, name="the data to evaluate on")
     if isinstance(data, Images):
         if len(data) == 0:

@@ -20,7 +20,7 @@ from forwardonly import labels as label_code
 from forwardonly.data import Images
 from forwardonly.measure.accuracy import matched
 from forwardonly.network.network import Network
-from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
+from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 from forwardonly.system.precision import autocast, choose_precision
 
 SATURATED = 3.0
@@ -60,6 +60,7 @@ def diagnose(
     Raises:
         ValueError: no images, or images that are not the network's.
     """
+    network.require_classes()
     if len(images) == 0:
         raise ValueError("There are no images to diagnose on.")
     images = matched(network, images)
@@ -117,7 +118,7 @@ def attenuation(rules: Sequence[Rule], positive: Tensor, negative: Tensor) -> Te
     """R of every block and image: the gradient with peer goodness over that without, (L, N) from goodness (L, N)."""
     rows = []
     for index, rule in enumerate(rules):
-        if not isinstance(rule, ContrastiveRule) or rule.needs_peers == "none":
+        if not isinstance(rule, TwoStreamRule) or rule.needs_peers == "none":
             rows.append(torch.ones_like(positive[index]))
             continue
         peers = (

@@ -34,7 +34,7 @@ class Leak(NamedTuple):
 def leaks(network: Network, images: Any) -> list[Leak]:
     """Every parameter of an earlier block that depends on a later block's loss; empty if training is local.
 
-    The network does not change. A batch of at most 64 of the labelled images is used.
+    The network does not change. A batch of at most 64 of the images is used.
 
     Raises:
         ValueError: there are no images.
@@ -59,7 +59,8 @@ def leaks(network: Network, images: Any) -> list[Leak]:
 
 def _some(network: Network, images: Any) -> tuple[Inputs, Tensor]:
     """At most 64 inputs with targets, on the network's device."""
-    data = matched(network, take(images, network.expected, name="the data to audit with"))
+    data = take(images, network.expected, name="the data to audit with")
+    data = matched(network, data) if network.labelled else data
     if isinstance(data, Images):
         if len(data) == 0:
             raise ValueError("There are no images to audit the network with.")
@@ -80,7 +81,8 @@ def _gradients(
     if perturbed is not None:
         rule: Any = trial.row[perturbed].rule
         rule.loss = _larger(rule.loss)
-    incoming = trial.present(*batch, wrong=wrong)
+    generator = torch.Generator(network.device).manual_seed(0)
+    incoming = trial.present(*batch, generator, wrong)
     with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
         torch.manual_seed(0)
         for loss in trial.local_losses(incoming, batch[1]):

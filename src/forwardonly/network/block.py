@@ -4,7 +4,7 @@ The wall is the guarantee of this library: a block passes on a detached signal, 
 block to another, regardless of their bodies and rules.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardonly.network.signal import Signal, main_path
-from forwardonly.rules import ContrastiveRule, PeerGoodness, Rule
+from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 from forwardonly.rules.base import PeersNeeded
 
 Join = Callable[[Tensor, Signal], Signal]
@@ -70,12 +70,12 @@ class Block(nn.Module):
     @property
     def needs_peers(self) -> PeersNeeded:
         """The other blocks whose goodness the rule reads."""
-        return self.rule.needs_peers if isinstance(self.rule, ContrastiveRule) else "none"
+        return self.rule.needs_peers if isinstance(self.rule, TwoStreamRule) else "none"
 
     @property
-    def contrastive_rule(self) -> ContrastiveRule:
+    def contrastive_rule(self) -> TwoStreamRule:
         """The rule, typed as a contrastive one."""
-        assert isinstance(self.rule, ContrastiveRule)
+        assert isinstance(self.rule, TwoStreamRule)
         return self.rule
 
     def peers_behind(self, peers: PeerGoodness | None, own: PeerGoodness | None) -> PeerGoodness | None:
@@ -90,6 +90,29 @@ def is_frozen(module: nn.Module) -> bool:
     """Whether a module has parameters, none of which is trained (`requires_grad_(False)`)."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def refuse_shared_weights(blocks: Sequence[Block]) -> None:
+    """Raises ValueError, naming both places, where two blocks would train one weight or move one running statistic."""
+    places: list[tuple[int, int, int, str]] = []
+    for index, block in enumerate(blocks):
+        trained = [(name, own) for name, own in block.named_parameters() if own.requires_grad]
+        moved = [(name, own) for name, own in block.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+        for name, tensor in trained + moved:
+            if not nn.parameter.is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta":
+                start, spans = tensor.data_ptr(), zip(tensor.shape, tensor.stride(), strict=True)
+                bytes_long = (1 + sum((size - 1) * stride for size, stride in spans)) * tensor.element_size()
+                places.append((start, start + bytes_long, index, name))
+    end, other, name = 0, 0, ""  # of what reaches furthest so far
+    for start, stop, index, own in sorted(places):
+        if start < end and index != other:
+            (first, before), (second, behind) = sorted([(other, name), (index, own)])
+            raise ValueError(
+                f"Blocks {first} and {second} share a weight, {before!r} and {behind!r}, but each is to learn from its "
+                "own loss alone: give them weights of their own, or make them one block."
+            )
+        if stop > end:
+            end, other, name = stop, index, own
 
 
 def _judge(block: Block, incoming: Signal, labels: Tensor, peers: PeerGoodness | None) -> Judged:

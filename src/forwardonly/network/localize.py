@@ -25,7 +25,7 @@ from forwardonly.network.readout import Kind
 from forwardonly.network.signal import detached, tensors_in
 from forwardonly.network.walled import Walled
 from forwardonly.network.walls import Recording, Wall, balanced, candidates, head_of, record, settle
-from forwardonly.rules import TABLE, ContrastiveRule, Rule
+from forwardonly.rules import TABLE, Rule, TwoStreamRule
 
 TOO_LARGE = 0.6
 """Share of the trained weights in one block above which it is said."""
@@ -84,10 +84,10 @@ def localize(
     _require_float32(model)
     form = form_of(example)
     images = isinstance(example, Tensor) and example.dim() == 4
-    if isinstance(rule, ContrastiveRule) and not images:
+    if isinstance(rule, TwoStreamRule) and not images:
+        does = "writes labels into images" if rule.labelled else "mixes images"
         raise ValueError(
-            f"{name_in(TABLE, rule)} writes labels into images, and the example is none: choose a rule with one pass, "
-            "such as projection."
+            f"{name_in(TABLE, rule)} {does}, and the example is none: choose a rule with one pass, such as projection."
         )
     inputs = _float(example) if images else example
     training = model.training

@@ -14,21 +14,23 @@ from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
 from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
 from forwardonly.data.taking import Columns, take
-from forwardonly.network.block import Block
+from forwardonly.network.block import Block, refuse_shared_weights
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
 from forwardonly.network.signal import Signal, main_path
-from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule
+from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule, UnlabelledRule
 from forwardonly.targets import OBJECTIVES
+
+FAMILIES = (OnePassRule, ContrastiveRule, UnlabelledRule)
 
 
 class Network(nn.Module):
     """Blocks in a row, each with a rule of its own.
 
     Args:
-        blocks: at least one; all contrastive or all one-pass.
+        blocks: at least one; all one-pass, all contrastive, or all without labels.
         shape: of one input: of pictures channels, height and width; of a table its features, of series channels and
             steps, of token ids their number; () for several inputs, in a tuple or a dict.
         readout: how the blocks' scores become the network's.
@@ -43,7 +45,7 @@ class Network(nn.Module):
     None for a network that has not been trained. `fo.save` keeps them.
 
     Raises:
-        ValueError: no blocks, blocks of both families, or blocks that share weights.
+        ValueError: no blocks, blocks of several families, or blocks that share weights.
     """
 
     in_place = False
@@ -61,9 +63,11 @@ class Network(nn.Module):
         super().__init__()
         if not blocks:
             raise ValueError("A network needs at least one block.")
-        if len({isinstance(block.rule, ContrastiveRule) for block in blocks}) > 1:
-            raise ValueError("A network cannot mix contrastive and one-pass rules: they are fed differently.")
-        _refuse_shared_weights(blocks)
+        if len({tuple(isinstance(block.rule, family) for family in FAMILIES) for block in blocks}) > 1:
+            raise ValueError(
+                "A network cannot mix one-pass, contrastive and unlabelled rules: they are fed differently."
+            )
+        refuse_shared_weights(blocks)
         rule = blocks[0].rule
         self.shape = tuple(shape)
         self.classes = rule.classes
@@ -113,6 +117,19 @@ class Network(nn.Module):
         return self.row[0].rule
 
     @property
+    def labelled(self) -> bool:
+        """Whether the network learns from labels, and so has class scores."""
+        return self.rule.labelled
+
+    def require_classes(self) -> None:
+        """Raises ValueError for a network that learns without labels, where class scores are asked for."""
+        if not self.labelled:
+            raise ValueError(
+                "This network learns without labels, so it has no class scores: read it with labelled images by "
+                "fo.probe(network, train), or `forwardonly probe RUN`."
+            )
+
+    @property
     def draws_hard(self) -> bool:
         """Whether training draws wrong labels from the label classifier's predictions."""
         return getattr(self.rule, "negatives", "uniform") == "hard"
@@ -148,9 +165,14 @@ class Network(nn.Module):
         For one-pass rules, the prepared images (B, ...). For contrastive rules, (2B, ...): the positive stream, which
         is the images with their labels, and behind it the negative one, the same images with `wrong` labels (B,). If
         `wrong` is None, `generator` draws them; hard ones are drawn from the label classifier's `logits` (B, C),
-        computed unless given.
+        computed unless given. Rules without labels make both streams of the images, of which there may be two views,
+        (2B, ...) behind each other; of the labels only the number counts.
         """
         prepared = self.prepare(images)
+        if isinstance(self.rule, UnlabelledRule):
+            assert generator is not None
+            views = prepared.split(len(labels))
+            return torch.cat(self.rule.pair(views[0], views[-1], generator))
         if not isinstance(self.rule, ContrastiveRule):
             return prepared
         if wrong is None:
@@ -224,8 +246,15 @@ class Network(nn.Module):
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """Every block's output for images under a neutral label: the label classifier's input."""
-        neutral = label_code.embed_neutral(*self._label_input(prepared))
-        return self.each(neutral, lambda block, activation, passed: main_path(passed))
+        return self.each(self.alone(prepared), lambda block, activation, passed: main_path(passed))
+
+    def alone(self, prepared: Any) -> Any:
+        """The first block's input for prepared images as such: under a neutral label, where labels are embedded."""
+        if isinstance(self.rule, UnlabelledRule):
+            return self.rule.alone(prepared)
+        if isinstance(self.rule, ContrastiveRule):
+            return label_code.embed_neutral(*self._label_input(prepared))
+        return prepared
 
     def scores(self, images: Inputs) -> Tensor:
         """Every block's scores of the classes, or of other outputs, (L, B, C) in float32; of tokens (L, B, T, C).
@@ -236,11 +265,12 @@ class Network(nn.Module):
 
         Raises:
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
-                network was trained on pixels.
+                network was trained on pixels; a network that learns without labels.
         """
         return self._scores(self._read(images))
 
     def _scores(self, images: Any) -> Tensor:
+        self.require_classes()
         with torch.no_grad():
             prepared = self.prepare(images)
             if isinstance(self.rule, ContrastiveRule):
@@ -329,29 +359,6 @@ class Network(nn.Module):
             return scores
         finally:
             self.train(training)
-
-
-def _refuse_shared_weights(blocks: Sequence[Block]) -> None:
-    """Raises ValueError, naming both places, where two blocks would train one weight or move one running statistic."""
-    places: list[tuple[int, int, int, str]] = []
-    for index, block in enumerate(blocks):
-        trained = [(name, own) for name, own in block.named_parameters() if own.requires_grad]
-        moved = [(name, own) for name, own in block.named_buffers() if name.rpartition(".")[2].startswith("running_")]
-        for name, tensor in trained + moved:
-            if not nn.parameter.is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta":
-                start, spans = tensor.data_ptr(), zip(tensor.shape, tensor.stride(), strict=True)
-                bytes_long = (1 + sum((size - 1) * stride for size, stride in spans)) * tensor.element_size()
-                places.append((start, start + bytes_long, index, name))
-    end, other, name = 0, 0, ""  # of what reaches furthest so far
-    for start, stop, index, own in sorted(places):
-        if start < end and index != other:
-            (first, before), (second, behind) = sorted([(other, name), (index, own)])
-            raise ValueError(
-                f"Blocks {first} and {second} share a weight, {before!r} and {behind!r}, but each is to learn from its "
-                "own loss alone: give them weights of their own, or make them one block."
-            )
-        if stop > end:
-            end, other, name = stop, index, own
 
 
 def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:

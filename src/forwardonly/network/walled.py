@@ -12,7 +12,7 @@ from forwardonly.network.reading import Reading, mask_of
 from forwardonly.network.recurrent import by_name, layers_of, opened
 from forwardonly.network.signal import Signal, detached, readable, replaced
 from forwardonly.network.walls import call
-from forwardonly.rules import ContrastiveRule, Rule
+from forwardonly.rules import Rule, TwoStreamRule
 
 
 class Arrival(NamedTuple):
@@ -137,7 +137,7 @@ class WalledBlock(Block):
         The model has norms of its own. Only contrastive rules divide it by its length, which is their goodness.
         """
         signal = detached(incoming.signal)
-        if not isinstance(self.rule, ContrastiveRule):
+        if not isinstance(self.rule, TwoStreamRule):
             return signal
         read = readable(signal)
         with torch.no_grad():

@@ -12,15 +12,19 @@ from forwardonly.rules.bilinear import Bilinear
 from forwardonly.rules.channel_learnable import ChannelLearnable
 from forwardonly.rules.channel_static import ChannelStatic
 from forwardonly.rules.collaborative import CollaborativeAdaptive, CollaborativeFixed
-from forwardonly.rules.contrastive import ContrastiveRule
+from forwardonly.rules.contrastive import ContrastiveRule, TwoStreamRule
 from forwardonly.rules.cumulative import Cumulative
 from forwardonly.rules.ff import ForwardForward
+from forwardonly.rules.ff_unsupervised import ForwardForwardUnsupervised
 from forwardonly.rules.hyperspherical import Hyperspherical
 from forwardonly.rules.layer_collaboration import LayerCollaboration
 from forwardonly.rules.presets import PRESETS, Preset
 from forwardonly.rules.projection import Projection
+from forwardonly.rules.self_contrastive import SelfContrastive
+from forwardonly.rules.simclr import SimCLR
 from forwardonly.rules.similarity import Similarity
 from forwardonly.rules.spatial import Spatial
+from forwardonly.rules.unlabelled import UnlabelledRule
 
 TABLE: dict[str, type[Rule] | Preset] = {
     "ff": ForwardForward,
@@ -38,12 +42,17 @@ TABLE: dict[str, type[Rule] | Preset] = {
     "spatial": Spatial,
     **PRESETS,
     "backprop": Backprop,
+    "ff-unsupervised": ForwardForwardUnsupervised,
+    "self-contrastive": SelfContrastive,
+    "simclr": SimCLR,
 }
 """Every rule and preset by the name that the command line, saved configs and result tables use."""
 
 
-def make(name: str, *, classes: int, **options: Any) -> Rule:
+def make(name: str, *, classes: int = 0, **options: Any) -> Rule:
     """The rule or preset of that name in `TABLE`, with the given options and the defaults for all others.
+
+    A rule without labels does not use `classes`.
 
     Raises:
         ValueError: an unknown name or option, or a value out of range.
@@ -87,6 +96,7 @@ __all__ = [
     "ContrastiveRule",
     "Cumulative",
     "ForwardForward",
+    "ForwardForwardUnsupervised",
     "Hyperspherical",
     "LayerCollaboration",
     "OnePassRule",
@@ -94,8 +104,12 @@ __all__ = [
     "Preset",
     "Projection",
     "Rule",
+    "SelfContrastive",
+    "SimCLR",
     "Similarity",
     "Spatial",
+    "TwoStreamRule",
+    "UnlabelledRule",
     "make",
     "preset_options",
     "rule_class",

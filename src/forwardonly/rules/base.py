@@ -1,7 +1,8 @@
 """The interface of a learning rule: the local objective of a block, and the signal that the block passes on.
 
-There are two families. A *one-pass* rule computes scores for all classes from one activation. A *contrastive* rule
-(`contrastive.py`) computes one number, the goodness, and learns by comparing a positive with a negative stream.
+There are two families. A *one-pass* rule computes scores for all classes from one activation. A *two-stream* rule
+(`contrastive.py`) computes one number, the goodness, and learns by comparing a positive with a negative stream, which
+labels make or, without labels, the images themselves (`unlabelled.py`).
 
 Shapes: B batch, C classes, L blocks; an activation is (B, D) or (B, K, H, W).
 """
@@ -56,10 +57,12 @@ class Rule(nn.Module):
     """The kinds of target that the rule has a loss for."""
     training_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Training options that suit the rule."""
+    labelled: ClassVar[bool] = True
+    """Whether the rule learns from labels; without them a network has no class scores, and `fo.probe` reads it."""
     standardise: ClassVar[bool] = True
     """Whether the network standardises images to zero mean and unit deviation."""
     end_to_end: ClassVar[bool] = False
-    """Whether the whole body is one block: true of backprop alone."""
+    """Whether the whole body is one block: true of backprop's baselines alone."""
     normalises: ClassVar[bool] = False
     """Whether `pass_on` normalises activations, so that the body leaves out its own norms between layers."""
     readouts: ClassVar[frozenset[str]] = frozenset({"classifier.weight"})
@@ -77,7 +80,7 @@ class Rule(nn.Module):
                 f"{type(self).__name__} does not learn {OBJECTIVES[self.targets].words}: choose a rule with a linear "
                 "read-out, such as projection, auxiliary or best."
             )
-        if self.classes < (least := OBJECTIVES[self.targets].least):
+        if self.labelled and self.classes < (least := OBJECTIVES[self.targets].least):
             of = "classes" if self.targets in ("class", "token") else "output"
             raise ValueError(f"A rule needs at least {least} {of}, not {self.classes}.")
 

@@ -1,4 +1,6 @@
-"""The interface of contrastive rules: a goodness that is compared on a positive and a negative stream.
+"""The interface of rules that compare a positive with a negative stream, by a goodness.
+
+What makes the streams: labels (`ContrastiveRule`), or the images themselves (`unlabelled.py`).
 
 Shapes: B batch; an activation is (B, D) or (B, K, H, W).
 """
@@ -13,16 +15,9 @@ from forwardonly.rules.base import PeerGoodness, PeersNeeded, Rule, unit_rms
 
 
 @dataclass(kw_only=True, eq=False)
-class ContrastiveRule(Rule):
+class TwoStreamRule(Rule):
     """A rule that compares the goodness of a positive and a negative stream."""
 
-    label_value: float | None = None
-    """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
-    label_placement: Literal["first", "everywhere"] = "first"
-    """Placement of the label code: in the first features, or as a wave over the whole image, visible to
-    convolutions."""
-    normalise_input: bool = False
-    """Normalise each image before the label code is written into it."""
     size: Literal["rms", "length"] = "rms"
     """Normalise images and activations to a root mean square of 1, or to a length of 1 as Hinton does."""
 
@@ -47,7 +42,9 @@ class ContrastiveRule(Rule):
         """The block's own loss from its goodness on both streams, each (B,); a scalar in float32."""
         raise NotImplementedError
 
-    def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, PeerGoodness]:
+    def local_loss(
+        self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None
+    ) -> tuple[Tensor, PeerGoodness | None]:
         """See `Rule`; `activation` (2B, ...) is the positive stream followed by the negative one."""
         own = self.streams(activation)
         return self.loss(own.positive, own.negative, peers), PeerGoodness(own.positive.detach(), own.negative.detach())
@@ -60,3 +57,16 @@ class ContrastiveRule(Rule):
     def unaided(self, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss without peers, the reference for measuring free-riding."""
         return self.loss(positive, negative, None)
+
+
+@dataclass(kw_only=True, eq=False)
+class ContrastiveRule(TwoStreamRule):
+    """A rule whose positive stream is the images with their labels, and whose negative one has wrong labels."""
+
+    label_value: float | None = None
+    """Value of the label code's "1" in the input; none takes the largest value that a pixel can have."""
+    label_placement: Literal["first", "everywhere"] = "first"
+    """Placement of the label code: in the first features, or as a wave over the whole image, visible to
+    convolutions."""
+    normalise_input: bool = False
+    """Normalise each image before the label code is written into it."""

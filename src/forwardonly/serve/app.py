@@ -41,6 +41,7 @@ class Limits:
 
 def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Limits | None = None) -> FastAPI:
     """The ASGI application around a network whose classes have these names; `name` is its title."""
+    network.require_classes()
     limits = limits or Limits()
     network = network.eval()
     turn = threading.Lock()  # one batch at a time; two would only share the processor

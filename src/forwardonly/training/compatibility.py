@@ -17,7 +17,7 @@ from forwardonly.data.taking import Data
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
 from forwardonly.network.signal import Signal, tensors_in
-from forwardonly.rules import ContrastiveRule
+from forwardonly.rules import TwoStreamRule
 
 
 class Setting(NamedTuple):
@@ -113,7 +113,15 @@ def check_counts(setting: Setting, batch: int) -> None:
 
 
 def require_batch(network: Network, batch: int, processes: int = 1) -> None:
-    """Raises ValueError if a process would get one image of a batch, and a block's batch norm cannot learn from one."""
+    """Raises ValueError if a process would get one image of a batch, and a block's batch norm cannot learn from one.
+
+    Of a rule without labels, which pairs each image with another, if the whole batch is one image.
+    """
+    if batch == 1 and not network.labelled:
+        raise ValueError(
+            "A rule without labels compares each image with another of its batch: choose batch_size of 2 or more, "
+            "from as many images."
+        )
     if network.shape and batch // processes == 1 and (number := block_that_needs_two(network)) is not None:
         each = f" in each of {processes} processes" if processes > 1 else ""
         raise ValueError(
@@ -127,7 +135,7 @@ def block_that_needs_two(network: Network) -> int | None:
 
     None if there is none, as under contrastive rules, whose two streams are two images.
     """
-    if isinstance(network.rule, ContrastiveRule):
+    if isinstance(network.rule, TwoStreamRule):
         return None
     blank = network.blank(1)
     one = {"class": (1,), "token": tuple(tensors_in(blank)[0].shape[:2])}.get(network.targets)

@@ -1,4 +1,4 @@
-"""The input of the first block: batches that are drawn, augmented and, for contrastive rules, labelled."""
+"""The input of the first block: batches that are drawn, augmented and, for contrastive rules, labelled or paired."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,12 +12,13 @@ from forwardonly.data.streams import SAMPLE, Indexed, Passing
 from forwardonly.data.taking import Data
 from forwardonly.labels import wrong_labels
 from forwardonly.network.network import Network
-from forwardonly.rules import ContrastiveRule
+from forwardonly.rules import ContrastiveRule, UnlabelledRule
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import Team
+from forwardonly.training.memory.micro_batch import portion
 from forwardonly.training.progress import Position
 from forwardonly.training.randomness import generator_at, seed_at
 from forwardonly.training.schedule import Schedule
@@ -150,7 +151,11 @@ class Feed:
             labels = draft.targets.to(self.device, non_blocking=True)
         generator = generator_at(labels.device, self.seed, *coordinates)
         if self.augment is not None:
-            images = self.augment(images, generator, epoch=position.epoch, indices=chosen)
+            views = network.rule.views if isinstance(network.rule, UnlabelledRule) else 1
+            drawn = [self.augment(images, generator, epoch=position.epoch, indices=chosen) for _ in range(views)]
+            images = drawn[0] if views == 1 else torch.cat(drawn)
+        if isinstance(network.rule, UnlabelledRule):  # pairs of the whole batch
+            return portion(Batch(network.present(images, labels, generator), labels), part, streams=2)
         wrong = None if self.fixed is None else self.fixed[chosen]
         if wrong is None and isinstance(network.rule, ContrastiveRule) and self.classifier_update is None:
             wrong = wrong_labels(labels, network.classes, generator)

@@ -71,7 +71,7 @@ def fit(
         train: images to learn from, or data of any kind: our own sets; (X, y) of tensors, numpy arrays or pandas
             tables; a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs,
             targets), or a function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches
-            and those of an iterable go by as they are.
+            and those of an iterable go by as they are. Under a rule without labels, `fo.data.Images(images)` is enough.
         validation: images, or other data, to report accuracy on after each epoch.
         test: images, or other data, to report accuracy on once, at the end.
         classes: names of the classes in the order of their indices, where the data do not say them; labels are looked
@@ -102,7 +102,8 @@ def fit(
     validation = None if validation is None else taken("validation", validation)
     test = None if test is None else taken("test", test)
     _check(network, train, validation, test)
-    train, validation, test = _matched(network, train, validation, test)
+    if network.labelled:
+        train, validation, test = _matched(network, train, validation, test)
     folder = None if out is None else Path(out)
     config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
@@ -126,7 +127,7 @@ def fit(
         trainer = Trainer(session, strategy, folder, plan.predicted)
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
-            network.class_names = train.classes or None
+            network.class_names = (train.classes or None) if network.labelled else None
             try:
                 with finish_step_on_interrupt() as interrupted:
                     for row in trainer.train(validation, progress, interrupted):
@@ -159,12 +160,20 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
         if len(train) == 0:
             raise ValueError("There are no training images.")
         require_contrast(train)
+        if network.labelled:
+            train.require_labels()
         low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind == "class" else (0, 0)
-        if not 0 <= low <= high < network.classes:
+        if network.labelled and not 0 <= low <= high < network.classes:
             raise ValueError(
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
             )
     fitted_on = network.readout.fitted_on
+    if not network.labelled and any(each is not None for each in (validation, test, fitted_on)):
+        raise ValueError(
+            "This network learns without labels, so it has no accuracy on validation or test images and no fitted "
+            "readout: leave them out, and read it with labelled images by fo.probe(network, train) or "
+            "`forwardonly probe RUN`."
+        )
     if fitted_on == "validation" and validation is None:
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
     if fitted_on == "training" and isinstance(train, Passing):

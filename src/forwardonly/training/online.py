@@ -44,10 +44,11 @@ class Online:
         self.steps = 0
 
     @torch.enable_grad()
-    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
+    def learn(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """One step of every block on images (B, channels, height, width) with labels (B,). Returns the losses (L,).
 
-        Inputs of other shapes, and other targets, as `network` takes and learns them: see `forwardonly.targets`.
+        A rule without labels needs none. Inputs of other shapes, and other targets, as `network` takes and learns them:
+        see `forwardonly.targets`.
 
         Raises:
             ValueError: images of another shape than the network's, no images, or labels that are not its classes.
@@ -55,6 +56,8 @@ class Online:
         device = self.network.device
         if torch.is_inference_mode_enabled():
             raise ValueError("Training needs gradients: call learn outside torch.inference_mode().")
+        if not self.network.labelled and isinstance(images, Tensor):
+            labels = torch.zeros(len(images), dtype=torch.int64)  # of which only the number counts
         labels = self._checked(images, labels).to(device)
         images = images.to(device)
         self.network.train()
@@ -69,7 +72,7 @@ class Online:
         self.steps += 1
         return losses
 
-    def _checked(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _checked(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The labels as int64; ValueError if the network cannot learn from such a batch."""
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
             raise ValueError(
@@ -89,7 +92,7 @@ class Online:
                 f"labels must be {len(images)} whole numbers, one for each image, not {labels.dtype} of shape "
                 f"{tuple(labels.shape)}."
             )
-        if not 0 <= int(labels.min()) <= int(labels.max()) < self.network.classes:
+        if self.network.labelled and not 0 <= int(labels.min()) <= int(labels.max()) < self.network.classes:
             raise ValueError(
                 f"Labels must be from 0 to {self.network.classes - 1}, the network's classes, but go from "
                 f"{int(labels.min())} to {int(labels.max())}."

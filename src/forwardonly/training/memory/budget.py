@@ -30,6 +30,7 @@ from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.memory.offload import Offload, tensors_of
+from forwardonly.training.randomness import generator_at
 from forwardonly.training.session import Session
 from forwardonly.training.step import Context, advance, learn
 from forwardonly.training.update import Update
@@ -271,4 +272,5 @@ def _front(network: Network, train: Data, count: int) -> Batch:
     labels = labels[chosen].to(network.device)
     wrong = (labels + 1) % network.classes if isinstance(network.rule, ContrastiveRule) else None
     with torch.no_grad():
-        return Batch(network.present(images, labels, wrong=wrong), network.aimed(labels))
+        generator = generator_at(network.device, 0)
+        return Batch(network.present(images, labels, generator, wrong), network.aimed(labels))

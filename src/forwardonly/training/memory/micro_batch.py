@@ -7,7 +7,7 @@ from torch import Tensor
 
 from forwardonly.network.block import Block
 from forwardonly.network.signal import Signal
-from forwardonly.rules import ContrastiveRule, PeerGoodness
+from forwardonly.rules import PeerGoodness, TwoStreamRule
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
 from forwardonly.training.update import Update
@@ -18,7 +18,7 @@ def accumulate(block: Block, update: Update, batch: Batch, precision: Precision,
 
     Statistics that a rule or a norm takes from the batch, such as its mean, are taken from each micro-batch.
     """
-    streams = 2 if isinstance(block.rule, ContrastiveRule) else 1
+    streams = 2 if isinstance(block.rule, TwoStreamRule) else 1
     losses, behind = [], []
     for start in range(0, len(batch.labels), size):
         part = portion(batch, slice(start, start + size), streams)

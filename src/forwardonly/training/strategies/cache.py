@@ -12,7 +12,7 @@ from forwardonly.bodies.dropout import drops
 from forwardonly.data import Images
 from forwardonly.network.network import Network
 from forwardonly.network.signal import Signal, bytes_of, tensors_in
-from forwardonly.rules import ContrastiveRule, PeerGoodness
+from forwardonly.rules import PeerGoodness, TwoStreamRule
 from forwardonly.system.precision import Precision
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
@@ -27,7 +27,7 @@ CHUNK = 1000
 def repeats(network: Network, images: Images, config: TrainingConfig) -> bool:
     """Whether the input of a block is the same in every epoch of its greedy training, and fits in memory."""
     rule = network.rule
-    fixed = not isinstance(rule, ContrastiveRule) or getattr(rule, "negatives", "uniform") == "fixed"
+    fixed = not isinstance(rule, TwoStreamRule) or getattr(rule, "negatives", "uniform") == "fixed"
     mixes = nn.modules.batchnorm._BatchNorm  # makes an activation depend on the other images of the batch
     steady = not any(drops(module) or isinstance(module, mixes) for module in network.modules())
     if not (fixed and steady and config.augment is None and network.label_classifier is None):
