@@ -186,8 +186,8 @@ def _timm(name):
     raise ValueError(f"{name} takes no images of 64 to 448 pixels: {problem}")
 
 
-def examined(name, whole=True):
-    """The line of one model; a short one if the largest block is too large, unless the `whole` line is wanted."""
+def examined(name):
+    """The line of one model."""
     started = time.perf_counter()
     torch.manual_seed(0)
     model, inputs = made(name)
@@ -197,8 +197,6 @@ def examined(name, whole=True):
         warnings.simplefilter("ignore")
         network = fo.localize(model, fo.rules.Projection(classes=CLASSES), example)
     own = [sum(weight.numel() for weight in block.body.parameters()) for block in network.row]
-    if max(own) > 0.5 * sum(own) and not whole:
-        return {**line, "blocks": len(own), "largest": max(own) / sum(own)}
     line.update(blocks=len(own), largest=max(own) / sum(own), walls=list(network.walled.walls))
     labels = torch.arange(8) % CLASSES
     line["leaks"] = reached_wrongly(network, inputs(2), labels[:2])
@@ -337,7 +335,9 @@ def table(lines):
         rows.append("| " + " | ".join(map(str, shown)) + " |")
     saved = sorted(line["saved"] for line in lines if "saved" in line)
     head = f"{right} of {len(lines)} models right in everything"
-    return "\n".join([f"{head}; median of saved bytes {saved[len(saved) // 2]:.2f}." if saved else f"{head}.", "", *rows])
+    return "\n".join(
+        [f"{head}; median of saved bytes {saved[len(saved) // 2]:.2f}." if saved else f"{head}.", "", *rows]
+    )
 
 
 def main():
