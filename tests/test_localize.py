@@ -673,6 +673,33 @@ def test_a_budget_is_kept_or_refused_for_a_model_in_place(images):
         fo.fit(localize(), images, epochs=2, memory_budget="1MiB")
 
 
+class Skipping(nn.Module):
+    """Leaves out its middle layer in training, as layer drop does."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x):
+        x = torch.relu(self.one(x))
+        x = x if self.training and self.two.skipped else torch.relu(self.two(x))
+        return torch.relu(self.three(x))
+
+
+def test_a_block_that_the_model_skips_does_not_learn_and_the_others_do():
+    model, x = Skipping(), torch.randn(6, 6)
+    model.two.skipped = False
+    network = localize(model, x)
+    model.two.skipped = True
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    updates = [Update(block, TrainingConfig()) for block in network.row]
+    losses = whole_step(network, updates, Batch(network.prepare(x), LABELS), Context("fp32"))
+    moved = {
+        name.partition(".")[0] for name, weight in model.named_parameters() if not torch.equal(weight, before[name])
+    }
+    assert moved == {"one", "three"} and losses[1] == 0 < min(losses[0], losses[2])
+
+
 class Language(nn.Module):
     """The next of twenty tokens from those before it, by two causal convolutions."""
 

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 WALK = Path(__file__).parents[1] / "benchmarks" / "models.py"
 TEN = (
-    *("timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050", "timm:resnet18"),
+    *("timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:efficientnet_lite0", "timm:resnet18"),
     *("timm:gmixer_12_224", "timm:swin_tiny_patch4_window7_224"),
     *("transformers:BertModel", "transformers:LlamaModel", "transformers:ViTModel", "transformers:Wav2Vec2Model"),
 )

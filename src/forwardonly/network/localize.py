@@ -22,7 +22,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import detached, tensors_in
+from forwardonly.network.signal import detached, tensors_in, to_device
 from forwardonly.network.walled import Walled
 from forwardonly.network.walls import Recording, Wall, balanced, candidates, head_of, record, settle
 from forwardonly.rules import TABLE, Rule, TwoStreamRule
@@ -52,7 +52,7 @@ def localize(
 
     The model runs as it was written, with any control flow, skips and inputs. Walls stand where every weight is reached
     by one block's loss alone. What is behind the last wall, such as the model's classifier, is not trained: each rule
-    computes class scores itself.
+    computes class scores itself. The model is moved to the CPU; `fit` and `.to` move the network.
 
     Args:
         model: any module; or the name of one to build, "timm:resnet18" or "hf:FOLDER" (a Hugging Face model), with
@@ -82,6 +82,7 @@ def localize(
     elif source is None:
         source = models.source_of(model)
     _require_float32(model)
+    model, example = model.cpu(), to_device(example, torch.device("cpu"))
     form = form_of(example)
     images = isinstance(example, Tensor) and example.dim() == 4
     if isinstance(rule, TwoStreamRule) and not images:

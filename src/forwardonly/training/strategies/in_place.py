@@ -34,19 +34,20 @@ class InPlace(Strategy):
 
 def in_place_step(network: Network, updates: Sequence[Update], batch: Batch, context: Context) -> Tensor:
     """One step of the blocks that have updates, on one batch. Returns their losses (L,)."""
-    losses: list[Tensor] = []
     device = network.device
+    losses = torch.zeros(len(updates), device=device)  # 0 for a block that the model skips, as layer drop does
+    places = {id(block): index for index, block in enumerate(network.row)}
 
     def at(block: Block, arriving: Any) -> Signal:
         nonlocal batch
-        index = len(losses)
+        index = places[id(block)]
         with torch.autocast(device.type, enabled=False):  # the update's own arithmetic is in float32
             loss, batch = learn(block, updates[index], Batch(arriving, batch.labels, batch.peers), context)
-        losses.append(loss)
+        losses[index] = loss
         return batch.signal
 
     if context.seed is not None:
         torch.manual_seed(context.seed)
     with torch.enable_grad(), autocast(context.precision, device):
         network.walk(batch.signal, at, len(updates))
-    return torch.stack(losses)
+    return losses
