@@ -11,10 +11,11 @@ import tyro
 import forwardonly as fo
 from forwardonly.cli import train as training
 from forwardonly.cli.parsing import UNSET, given
+from forwardonly.cli.screen import Screen
 from forwardonly.network import models
 from forwardonly.network.storage import CONFIG, from_config, read_config
 
-run, show = training.run, training.show
+show = training.show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,6 @@ class Tune(training.Train):
         """
         if self.resume and self.out is not None and (self.out / CONFIG).exists():
             return from_config(read_config(self.out)["network"])
-        if not self.model:
-            raise ValueError("name the model to tune, as --model timm:resnet18 or --model hf:FOLDER")
         timm = self.model.startswith("timm:")
         options = {"num_classes": 0, "in_chans": train.shape[0]} if timm else {}
         blocks: int | str = int(self.blocks) if self.blocks.isdecimal() else self.blocks
@@ -63,6 +62,17 @@ class Tune(training.Train):
 
     def as_saved(self, network: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": network["model"]["name"]}
+
+
+def run(chosen: Any, screen: Screen) -> dict[str, Any]:
+    """Trains, as `forwardonly train` does.
+
+    Raises:
+        ValueError: no model is named.
+    """
+    if not chosen.model:
+        raise ValueError("name the model to tune, as --model timm:resnet18 or --model hf:FOLDER")
+    return training.run(chosen, screen)
 
 
 def options(argv: Sequence[str]) -> Any:

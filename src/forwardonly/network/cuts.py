@@ -25,15 +25,9 @@ def cuts_at(
         ValueError: a signal has no axis that is known to hold the batch or the channels.
     """
     walled = Walled(model, [wall.name for wall in walls])
-    signals: list[Any] = []
-
-    def keep(index: int, arrival: Arrival) -> Any:
-        signals.append(arrival.signal)
-        return arrival.signal
-
     tokens: list[Tensor] = []
     with all_trained(model), torch.enable_grad(), _last_tokens(model, tokens):
-        output = walled.walk(inputs, keep, whole=True)
+        signals, output = _signals(walled, inputs)
         others = _at_another_size(walled, inputs)
         averaged = mask_of(inputs) is not None or _texts(inputs)
         pool: Pool = "all" if each_position else "mean" if averaged else "none"
@@ -54,26 +48,32 @@ def cuts_at(
     return cuts
 
 
+def _signals(walled: Walled, inputs: Any) -> tuple[list[Any], Any]:
+    """The signals at the walls, attached to the graph, and the model's output."""
+    signals: list[Any] = []
+
+    def keep(index: int, arrival: Arrival) -> Any:
+        signals.append(arrival.signal)
+        return arrival.signal
+
+    output = walled.walk(inputs, keep, whole=True)
+    return signals, output
+
+
 def _at_another_size(walled: Walled, inputs: Any) -> list[Any] | None:
     """The signals for another number of inputs; None if the model takes no other."""
     count = min(len(tensor) for tensor in tensors_in(inputs))
-    signals: list[Any] = []
 
     def other(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         return torch.cat([leaf, leaf]) if count == 1 else leaf[: count - 1]
 
-    def keep(index: int, arrival: Arrival) -> Any:
-        signals.append(arrival.signal)
-        return arrival.signal
-
     try:
         with torch.no_grad():
-            walled.walk(tree_map(other, inputs), keep)
+            return _signals(walled, tree_map(other, inputs))[0]
     except Exception:  # the batch is not axis 0 of every input, as in graphs
         return None
-    return signals
 
 
 def _texts(inputs: Any) -> bool:

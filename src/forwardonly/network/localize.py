@@ -6,8 +6,7 @@ The model then runs as it was written; a wall is a hook that detaches what passe
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import detached, tensors_in, to_device
-from forwardonly.network.walled import Walled
+from forwardonly.network.walled import Walled, unchanged
 from forwardonly.network.walls import Recording, Wall, balanced, candidates, head_of, record, settle
 from forwardonly.rules import TABLE, Rule, TwoStreamRule
 
@@ -159,19 +158,6 @@ def _float(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Buffers, such as running statistics, are as before when the context ends, and gradients are none."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in before and before[name].shape == buffer.shape:
-                    buffer.copy_(before[name])
-
-
 def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
     """The tensors of the model's output.
 
@@ -196,7 +182,7 @@ def _walls(
 ) -> list[Wall]:
     """The walls of a model, which stand in evaluation and in training."""
     evaluating = record(model.eval(), inputs)
-    with _unchanged(model):
+    with unchanged(model):
         training = record(model.train(), inputs)
     model.eval()
     head = None if keep_head else head_of(evaluating)

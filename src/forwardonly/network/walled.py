@@ -1,7 +1,8 @@
 """A model with walls in it: it runs as it was written, and its signal is detached behind each wall."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -40,6 +41,7 @@ class Walled(nn.Module):
         super().__init__()
         self.model = model
         self.walls = tuple(walls)
+        self._norms = tuple(module for module in model.modules() if isinstance(module, nn.GroupNorm))
         self._stacks = (layers_of(model),)  # in a tuple, or they would be saved a second time
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
 
@@ -72,8 +74,7 @@ class Walled(nn.Module):
         walls = [inside[name] if name in inside else self.model.get_submodule(name) for name in names]
         handles = [module.register_forward_hook(hook(index)) for index, module in enumerate(walls)]
         if torch.is_grad_enabled():
-            norms = (module for module in self.model.modules() if isinstance(module, nn.GroupNorm))
-            handles += [norm.register_forward_pre_hook(_contiguous_leaf) for norm in norms]
+            handles += [norm.register_forward_pre_hook(_contiguous_leaf) for norm in self._norms]
         try:
             with opened(self.model, stacks):
                 return self(inputs)
@@ -96,6 +97,19 @@ def _contiguous_leaf(norm: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor
     On channels-last maps without gradient its backward pass crashes the process (PyTorch 2.13 on CPUs).
     """
     return tuple(maps if maps.requires_grad else maps.contiguous() for maps in given)
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """A context for a trial in training mode: buffers, such as running statistics, are then as they were before."""
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if name in before and before[name].shape == buffer.shape:
+                    buffer.copy_(before[name])
 
 
 class Part(nn.Module):

@@ -91,8 +91,6 @@ def all_trained(model: nn.Module) -> Iterator[None]:
 def record(model: nn.Module, inputs: Any) -> Recording:
     """Runs the model once, in the mode that it is in. A module that is called several times is left out."""
     ends: dict[str, Nodes] = {}
-    times: dict[str, int] = {}
-    often: set[str] = set()
     calls: dict[str, list[int]] = {}
     stacks = layers_of(model)
     modules = {**dict(model.named_modules()), **by_name(stacks)}
@@ -103,12 +101,8 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         def at_end(module: nn.Module, arguments: Any, output: Any) -> None:
             nonlocal clock
             clock += 1
-            times[name] = clock
             calls.setdefault(name, []).append(clock)
-            nodes = _nodes(output)
-            if name in ends:
-                often.add(name)
-            if nodes:
+            if nodes := _nodes(output):
                 ends[name] = nodes
 
         return at_end
@@ -122,7 +116,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
             handle.remove()
     names, others = _names(model)
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
-    ends = {name: nodes for name, nodes in ends.items() if name and name not in often}
+    ends = {name: nodes for name, nodes in ends.items() if name and len(calls[name]) == 1}
     moved = {
         f"{name}.{own}": calls[name]
         for name, module in modules.items()
@@ -130,6 +124,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         for own, _ in module.named_buffers(recurse=False)
         if own.startswith("running_")
     }
+    times = {name: calls[name][0] for name in ends}
     return Recording(ends, times, top, names, others, frozen, moved, sizes, modules)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from forwardonly.network.block import Block
-from forwardonly.network.signal import main_path
+from forwardonly.network.network import Network
+from forwardonly.network.signal import Signal, main_path
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
 from forwardonly.training.memory.micro_batch import accumulate
@@ -48,6 +49,27 @@ def train_step(
             loss, batch = learn(block, update, batch, context)
             losses.append(loss)
     return torch.stack(losses), batch
+
+
+def train_step_in_place(network: Network, updates: Sequence[Update], batch: Batch, context: Context) -> Tensor:
+    """One step of the blocks that have updates, on one batch. Returns their losses (L,)."""
+    device = network.device
+    losses = torch.zeros(len(updates), device=device)  # 0 for a block that the model skips, as layer drop does
+    places = {id(block): index for index, block in enumerate(network.row)}
+
+    def at(block: Block, arriving: Any) -> Signal:
+        nonlocal batch
+        index = places[id(block)]
+        with torch.autocast(device.type, enabled=False):  # the update's own arithmetic is in float32
+            loss, batch = learn(block, updates[index], Batch(arriving, batch.labels, batch.peers), context)
+        losses[index] = loss
+        return batch.signal
+
+    if context.seed is not None:
+        torch.manual_seed(context.seed)
+    with torch.enable_grad(), autocast(context.precision, device):
+        network.walk(batch.signal, at, len(updates))
+    return losses
 
 
 def learn(block: Block, update: Update, batch: Batch, context: Context) -> tuple[Tensor, Batch]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -21,18 +21,19 @@ from forwardonly.network.block import Block
 from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network
 from forwardonly.network.signal import bytes_of, tensors_in
+from forwardonly.network.walled import unchanged
 from forwardonly.rules import ContrastiveRule
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes, peak_memory_bytes
-from forwardonly.system.precision import Precision, autocast, choose_precision
+from forwardonly.system.precision import Precision, choose_precision
 from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.memory.offload import Offload, tensors_of
 from forwardonly.training.randomness import generator_at
 from forwardonly.training.session import Session
-from forwardonly.training.step import Context, advance, learn
+from forwardonly.training.step import Context, advance, learn, train_step_in_place
 from forwardonly.training.update import Update
 
 TRIALS = (2, 4)
@@ -182,28 +183,24 @@ def _too_small(config: TrainingConfig, least: int) -> str:
 
 def _peak_in_place(network: Localized, batch: Batch, precision: Precision) -> int:
     """The most bytes of tensors at one time in a step of every block on a batch, without its optimiser."""
-    before = [buffer.clone() for buffer in network.buffers()]
     training, known = network.training, [*network.parameters(), *network.buffers(), *tensors_in(batch.signal)]
-    network.train()
-
-    def at(block: Block, arriving: Any) -> Any:
-        nonlocal batch
-        with torch.autocast(network.device.type, enabled=False), autocast(precision, network.device):
-            activation, loss, goodness = block.judge(arriving, batch.labels, batch.peers)
-        if loss.requires_grad:
-            loss.backward()
-        block.zero_grad(set_to_none=True)
-        batch = Batch(arriving, batch.labels, batch.peers).behind(block, activation, goodness)
-        return batch.signal
-
+    updates = [GradientAlone(block) for block in network.train().row]
     devices = [network.device] if network.device.type == "cuda" else []
-    arithmetic = autocast(precision, network.device)
-    with torch.random.fork_rng(devices=devices), AllocatedBytes(known=known) as held, torch.enable_grad(), arithmetic:
-        network.walk(batch.signal, at)
-    for buffer, kept in zip(network.buffers(), before, strict=True):
-        buffer.copy_(kept)
+    with unchanged(network), torch.random.fork_rng(devices=devices), AllocatedBytes(known=known) as held:
+        train_step_in_place(network, updates, batch, Context(precision))
     network.train(training)
     return held.peak
+
+
+class GradientAlone(Update):
+    """An update that takes the gradient and forgets it: a trial step."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def step(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 def _slots(config: TrainingConfig) -> int:

@@ -7,11 +7,11 @@ from torch import Tensor
 from forwardonly.network.network import Network
 from forwardonly.training.batch import Batch
 from forwardonly.training.session import Session
-from forwardonly.training.step import Context, train_step
+from forwardonly.training.step import Context, train_step, train_step_in_place
 from forwardonly.training.strategies.base import Strategy
 from forwardonly.training.strategies.coupled import Coupled, coupled_step
 from forwardonly.training.strategies.greedy import Greedy
-from forwardonly.training.strategies.in_place import InPlace, in_place_step
+from forwardonly.training.strategies.in_place import InPlace
 from forwardonly.training.strategies.pipeline import Pipeline
 from forwardonly.training.strategies.simultaneous import Simultaneous
 from forwardonly.training.strategies.threads import Threads
@@ -54,5 +54,5 @@ def whole_step(network: Network, updates: Sequence[Update], batch: Batch, contex
     if network.row[0].needs_peers == "all":
         return coupled_step(network, updates, batch, context)
     if network.in_place:
-        return in_place_step(network, updates, batch, context)
+        return train_step_in_place(network, updates, batch, context)
     return train_step(network.row, updates, batch, context)[0]
