@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from forwardonly.export.step import TrainingStep, input_type, unchecked
+from forwardonly.export.step import TrainingStep, example_inputs, input_type, unchecked
 from forwardonly.network.network import Network
 from forwardonly.network.storage import save, write_atomically, write_json
 
@@ -48,9 +48,7 @@ def export_network(network: Network, folder: str | Path, *, format: Format) -> l
         return [folder / "config.json", folder / "model.safetensors"]
     network.require_classes()
     with _evaluating(network):
-        inputs = network.blank(2)
-        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
-            inputs = inputs.to(input_type(network))
+        inputs = example_inputs(network, 2)
         batch = Dim("batch", min=1)
         shapes = (tree_map(lambda tensor: {0: batch}, inputs),)
         program = torch.export.export(_Scores(network), (inputs,), dynamic_shapes=shapes)
@@ -79,7 +77,7 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
     folder, suffix = _made(folder), SUFFIX[format]
     whole = torch.export.export(step.graph, step.examples)
     weights = {name: tensor for name, tensor in step.state.items() if name in network.state_dict()}
-    images = torch.zeros(2, *network.shape, dtype=input_type(network))
+    images = example_inputs(network, 2)
     shapes = ({0: Dim("batch", min=1)}, dict.fromkeys(weights))
     with _evaluating(network):
         predicting = torch.export.export(_ScoresOf(network), (images, weights), dynamic_shapes=shapes)

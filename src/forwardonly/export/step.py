@@ -79,7 +79,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     state = {name: tensor for own in specs for name, tensor in first_state(own, named).items()}
     state.update(_moving_buffers(network))
 
-    images = torch.zeros(batch_size, *network.shape, dtype=input_type(network))
+    images = example_inputs(network, batch_size)
     labels = torch.arange(batch_size) % network.classes
     given = {"images": images, "labels": labels}
     if network.draws_hard:
@@ -113,22 +113,21 @@ def input_type(network: Network) -> torch.dtype:
     return torch.float32 if getattr(network.prepare, "input", None) == "features" else torch.uint8
 
 
+def example_inputs(network: Network, count: int) -> Any:
+    """`count` inputs of zeros, of the type that an exported graph takes."""
+    inputs = network.blank(count)
+    pictures = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
+    return inputs.to(input_type(network)) if pictures else inputs
+
+
 @contextmanager
 def unchecked(network: Network) -> Iterator[None]:
-    """A context in which a network does not check features for NaN: a graph has no errors."""
-    prepare = network.prepare
-    if input_type(network) == torch.uint8:
-        yield
-        return
-
-    def pixels(images: Tensor) -> Tensor:
-        return (images - prepare.mean) / prepare.std if prepare.standardise else images
-
-    vars(prepare)["_pixels"] = pixels
+    """A context in which a network does not look at the values of its inputs: a graph has no errors."""
+    network.prepare.checks = False
     try:
         yield
     finally:
-        del vars(prepare)["_pixels"]
+        network.prepare.checks = True
 
 
 def _trace(function: Callable[..., Any], examples: tuple[Tensor, ...]) -> fx.GraphModule:

@@ -50,15 +50,11 @@ def evaluate(
     """
     network.require_classes()
     data = take(images, network.expected, classes=classes, columns=columns, name="the data to evaluate on")
-    if isinstance(data, Images):
-        if len(data) == 0:
-            raise ValueError("There are no images to evaluate on.")
-        data = matched(network, data)
-        highest = int(data.labels.max()) if data.kind == "class" else 0
-        if highest >= network.classes:
-            raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
-    else:
-        data = matched(network, data)
+    if isinstance(data, Images) and len(data) == 0:
+        raise ValueError("There are no images to evaluate on.")
+    data = matched(network, data)
+    if isinstance(data, Images) and data.kind == "class" and (highest := int(data.labels.max())) >= network.classes:
+        raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
     tally = TALLIES[network.targets](len(network.readout.weights), network.classes, network.device)
     scale = 1.0 / float(network.readout.weights.sum()) if network.targets in ("number", "token") else 1.0
     for scores, targets in _scored(network, data, batch_size, precision, views or Views()):
@@ -88,18 +84,19 @@ def _scored(
     network: Network, images: Data, batch_size: int, precision: str, views: Views
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every block's scores (L, B, C) and the labels (B,), batch by batch, in evaluation mode."""
-    device, training = network.device, network.training
+    device = network.device
     chosen = choose_precision(precision, device)
     batches: Iterator[tuple[Inputs, Tensor | None]] = iter(images.in_order(batch_size))
-    network.eval()
-    for inputs, labels in batches:
-        if labels is None:
-            raise ValueError(f"{images.name} has no targets to compare with: a batch is (inputs, targets), or a dict.")
-        given = each(inputs, lambda part: part.to(device))
-        with torch.no_grad(), autocast(chosen, device, cache=False):  # bf16 copies of all weights would fill memory
-            if isinstance(given, Tensor) and given.dim() == 4:
-                scores = [network.scores(view) for view in views(given)]
-            else:
-                scores = [network.scores(given)]
-        yield sum(scores[1:], start=scores[0]), labels.to(device)
-    network.train(training)
+    with network.evaluating():
+        for inputs, labels in batches:
+            if labels is None:
+                raise ValueError(
+                    f"{images.name} has no targets to compare with: a batch is (inputs, targets), or a dict."
+                )
+            given = each(inputs, lambda part: part.to(device))
+            with torch.no_grad(), autocast(chosen, device, cache=False):  # bf16 copies of all weights would fill memory
+                if isinstance(given, Tensor) and given.dim() == 4:
+                    scores = [network.scores(view) for view in views(given)]
+                else:
+                    scores = [network.scores(given)]
+            yield sum(scores[1:], start=scores[0]), labels.to(device)

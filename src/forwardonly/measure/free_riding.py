@@ -95,11 +95,8 @@ def diagnose(
 def class_goodness(network: Network, images: Images, batch_size: int, precision: str) -> Tensor:
     """Every block's goodness, or score, of every class: (L, N, C)."""
     device = network.device
-    training = network.training
-    network.eval()
-    with torch.no_grad(), autocast(choose_precision(precision, device), device):
+    with network.evaluating(), torch.no_grad(), autocast(choose_precision(precision, device), device):
         parts = [network.goodness(part.to(device)) for part in images.images.split(batch_size)]
-    network.train(training)
     return torch.cat(parts, dim=1).double()
 
 

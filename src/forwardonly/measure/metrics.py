@@ -19,17 +19,18 @@ from torch import Tensor
 
 from forwardonly.targets import IGNORED, Kind
 
-MAIN: dict[Kind, str] = {
-    "class": "accuracy",
-    "labels": "mean_average_precision",
-    "number": "r2",
-    "token": "perplexity",
-}
-"""The figure of each kind that is told of every block, too."""
+
+class Figures:
+    """The figures of one kind of target."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The figures by name, as the history of a run has them."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Figures):
     """Accuracies are fractions of 1; `confusion` (C, C) counts true classes in rows, predicted ones in columns."""
 
     accuracy: float
@@ -43,35 +44,25 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class LabelsEvaluation:
+class LabelsEvaluation(Figures):
     """Of several labels at once. Labels that no example has, or all have, are not in the mean average precision."""
 
     mean_average_precision: float
     block_mean_average_precision: list[float]
     exact_match: float
 
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The figures by name, as the history of a run has them."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class NumbersEvaluation:
+class NumbersEvaluation(Figures):
     """R2 is 1 - squared error / variance, at most 1; it is nan where a number never differs."""
 
     r2: float
     block_r2: list[float]
     mse: float
 
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The figures by name, as the history of a run has them."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class TokensEvaluation:
+class TokensEvaluation(Figures):
     """Perplexity is exp(cross-entropy); positions that are not to be predicted do not count."""
 
     perplexity: float
@@ -79,27 +70,18 @@ class TokensEvaluation:
     cross_entropy: float
     accuracy: float
 
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The figures by name, as the history of a run has them."""
-        return dict(vars(self))
-
-
-AnyEvaluation = Evaluation | LabelsEvaluation | NumbersEvaluation | TokensEvaluation
-
 
 class Tally:
     """Counts what the figures of a kind need; `add` takes a batch, and `result` gives the figures."""
 
     def __init__(self, depth: int, outputs: int, device: torch.device):
-        self.depth, self.outputs, self.device = depth, outputs, device
-        self.count = 0
+        self.outputs, self.count = outputs, 0
 
     def add(self, scores: Tensor, joined: Tensor, targets: Tensor) -> None:
         """Counts a batch: the blocks' scores (L, B, ...), the network's (B, ...) and the targets (B, ...)."""
         raise NotImplementedError
 
-    def result(self) -> AnyEvaluation:
+    def result(self) -> Figures:
         """The figures of all batches."""
         raise NotImplementedError
 

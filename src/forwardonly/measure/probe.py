@@ -135,18 +135,17 @@ def probe(
 
 def features(network: Network, images: Tensor, *, blocks: Blocks, grid: int, batch_size: int, precision: str) -> Tensor:
     """What a probe reads: the blocks' activations, pooled and of unit mean square, (B, features) in float32."""
-    device, training = network.device, network.training
+    device = network.device
     chosen = choose_precision(precision, device)
     depth = len(network.row)
     first = {"all": 0, "all-but-first": min(1, depth - 1), "last": depth - 1}[blocks]
     rows = []
-    network.eval()
-    for part in images.split(batch_size):
-        with torch.no_grad(), autocast(chosen, device, cache=False):
-            incoming = network.alone(network.prepare(part.to(device)))
-            seen = network.each(incoming, lambda block, activation, passed: _pooled(activation, grid))
-        rows.append(torch.cat([unit_rms(own.float()) for own in seen[first:]], dim=1))
-    network.train(training)
+    with network.evaluating():
+        for part in images.split(batch_size):
+            with torch.no_grad(), autocast(chosen, device, cache=False):
+                incoming = network.alone(network.prepare(part.to(device)))
+                seen = network.each(incoming, lambda block, activation, passed: _pooled(activation, grid))
+            rows.append(torch.cat([unit_rms(own.float()) for own in seen[first:]], dim=1))
     return torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
 
 

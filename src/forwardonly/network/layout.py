@@ -48,7 +48,7 @@ def _made_here(name: str, node: Any, dims: int) -> int | None:
         return dims - 1 if len(node._saved_normalized_shape) == 1 else None
     if any(kind in name for kind in SECOND):
         return 1 if dims > 1 else 0
-    return dims - 1 if any(name.startswith(kind) or kind in name for kind in LAST) else None
+    return dims - 1 if any(kind in name for kind in LAST) else None
 
 
 def _inputs(name: str, node: Any) -> Sequence[tuple[Any, int]]:
@@ -155,10 +155,6 @@ def _unsqueezed(node: Any, axes: Axes, own: tuple[int, ...], shape: tuple[int, .
     return (*axes[:place], *axes[place + 1 :])
 
 
-def _squeezed(node: Any, axes: Axes, own: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
-    return _reshape(node, axes, own, shape)
-
-
 def _stopped(node: Any, axes: Axes, own: tuple[int, ...], shape: tuple[int, ...]) -> Axes | None:
     return None
 
@@ -175,7 +171,7 @@ RULES: tuple[tuple[str, Callable[[Any, Axes, tuple[int, ...], tuple[int, ...]], 
     ("View", _reshape),
     ("UnsafeView", _reshape),
     ("Reshape", _reshape),
-    ("Squeeze", _squeezed),
+    ("Squeeze", _reshape),
     ("Unsqueeze", _unsqueezed),
     ("Stack", _unsqueezed),
     ("Select", _select),
@@ -183,7 +179,7 @@ RULES: tuple[tuple[str, Callable[[Any, Axes, tuple[int, ...], tuple[int, ...]], 
     ("Mean", _reduced),
     ("Sum", _reduced),
     ("Amax", _reduced),
-    ("Max", lambda node, axes, own, shape: _reduced(node, axes, own, shape)),
+    ("Max", _reduced),
     ("Bmm", _values),
     ("Baddbmm", _values),
     ("ScaledDotProduct", _values),

@@ -75,7 +75,9 @@ def localize(
             wall can stand there, two blocks would share weights, a weight is not float32, or a signal cannot be read.
     """
     if isinstance(model, str):
-        model, source = models.build(model, options), {"name": model, "options": options}
+        named = {"name": model, "options": options}
+        model = models.build(model, options)
+        source = models.source_of(model) or named
     elif options:
         raise ValueError(f"{next(iter(options))!r} is no option of localize: options are for a model that is named.")
     elif source is None:

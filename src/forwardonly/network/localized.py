@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
-from forwardonly.network.prepare import AsGiven, Form, Prepare, blank_of
+from forwardonly.network.prepare import AsGiven, Form, Prepare
 from forwardonly.network.reading import Reading
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import Signal, to_device
@@ -53,7 +53,6 @@ class Localized(Network):
     before_block: Callable[[int], None] | None = None
     """Called with the index of each block before the model computes it: where idle blocks are offloaded, loads it."""
     walled: Walled
-    _form: Form
     _images: bool
     _cuts: tuple[Cut, ...]
 
@@ -88,8 +87,9 @@ class Localized(Network):
 
     def _make_prepare(self, stem: Any, standardise: bool) -> Prepare:
         self.walled = Walled(self.__dict__.pop("_model"), [cut.wall for cut in self._cuts])
+        form = self.__dict__.pop("_form")
         if not self._images:
-            return AsGiven(self._form)
+            return AsGiven(form)
         maps = [weight for weight in self.walled.parameters() if weight.dim() == 4 and weight.shape[2:].numel() > 1]
         last = bool(maps) and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in maps)
         return Prepare(self.shape, standardise=standardise, channels_last=last)
@@ -98,10 +98,6 @@ class Localized(Network):
     def model(self) -> nn.Module:
         """The user's model, with the weights as they are."""
         return self.walled.model
-
-    def blank(self, count: int) -> Any:
-        """That many inputs of zeros, in the form that the model takes."""
-        return super().blank(count) if self._images else blank_of(self._form, count, self.device)
 
     def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
         """As of any network; the model computes, and stops at the last wall."""
@@ -117,13 +113,8 @@ class Localized(Network):
         load(0)
         self.walled.walk(incoming, visit, blocks)
 
-    def scores(self, images: Any) -> Tensor:
-        """Every block's class scores, (L, B, C) in float32, for inputs in the form that the model takes.
-
-        Raises:
-            ValueError: inputs of another form than the example's, or not finite.
-        """
-        return super().scores(images) if self._images else self._scores(to_device(images, self.device))
+    def _read(self, inputs: Any) -> Any:
+        return super()._read(inputs) if self._images else to_device(inputs, self.device)
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
         """One pass through the model for each label, (L, B, C)."""

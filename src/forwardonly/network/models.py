@@ -28,6 +28,8 @@ def build(name: str, options: Mapping[str, Any]) -> nn.Module:
     kind, _, own = name.partition(":")
     if kind not in KINDS or not own:
         raise ValueError(f"A model is a module, or a name such as 'timm:resnet18' or 'hf:FOLDER', not {name!r}.")
+    if kind == "hf" and options:
+        raise ValueError(f"{next(iter(options))!r} is no option of hf:FOLDER, whose files say what the model is.")
     try:
         return _timm(own, options) if kind == "timm" else _hugging_face(own)
     except (RuntimeError, TypeError, OSError, KeyError) as problem:

@@ -4,7 +4,8 @@ Shapes: B batch, C classes, L blocks; images are (B, channels, height, width).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -267,12 +268,9 @@ class Network(nn.Module):
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
                 network was trained on pixels; a network that learns without labels.
         """
-        return self._scores(self._read(images))
-
-    def _scores(self, images: Any) -> Tensor:
         self.require_classes()
         with torch.no_grad():
-            prepared = self.prepare(images)
+            prepared = self.prepare(self._read(images))
             if isinstance(self.rule, ContrastiveRule):
                 if getattr(self.rule, "predict", "goodness") == "softmax":
                     assert self.label_classifier is not None
@@ -331,7 +329,8 @@ class Network(nn.Module):
             scores = self._evaluated(images)
         else:
             data = take(images, self.expected, columns=columns, name="the data to predict")
-            scores = torch.cat([self._evaluated(inputs) for inputs in data.inputs_in_order(batch_size)])
+            with self.evaluating():
+                scores = torch.cat([self(inputs) for inputs in data.inputs_in_order(batch_size)])
         said = OBJECTIVES[self.targets].predict(scores)
         return said.squeeze(1) if self.targets == "number" and self.classes == 1 else said
 
@@ -350,15 +349,21 @@ class Network(nn.Module):
         mean = self._evaluated(images) / self.readout.weights.sum()
         return of(self.rule.score_scale * mean)
 
-    def _evaluated(self, images: Inputs) -> Tensor:
-        """`forward` in evaluation mode; the network's own mode is restored."""
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """A context in evaluation mode; the network's own mode is restored, also after an error."""
         training = self.training
         self.eval()
         try:
-            scores: Tensor = self(images)
-            return scores
+            yield
         finally:
             self.train(training)
+
+    def _evaluated(self, images: Inputs) -> Tensor:
+        """`forward` in evaluation mode."""
+        with self.evaluating():
+            scores: Tensor = self(images)
+            return scores
 
 
 def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:

@@ -17,6 +17,7 @@ from forwardonly.network.signal import Signal, tensors_in
 
 Input = Literal["pixels", "features", "tokens"]
 PIECE = 1 << 24  # pixels that are counted at a time
+CONSTANT = 1e-6  # of its mean: a float feature that deviates by no more is a constant with rounding errors
 STEM_SAMPLE = 5_000  # images that a stem is fitted to: enough for a covariance, few enough to hold as floats
 
 
@@ -40,6 +41,8 @@ class Prepare(nn.Module):
     mean: Tensor
     std: Tensor
     fitted: Tensor
+    checks = True
+    """Whether values are looked at, for NaN and for their range: not in an exported graph, which has no errors."""
 
     def __init__(
         self,
@@ -99,7 +102,8 @@ class Prepare(nn.Module):
             over = (0, *range(2, images.dim()))
             std, mean = torch.std_mean(images.float(), dim=over, correction=0, keepdim=True)
             self.mean.copy_(mean[0])
-            self.std.copy_(std[0].clamp_min(1e-3))
+            steady = std[0] <= CONSTANT * mean[0].abs()
+            self.std.copy_(torch.where(steady, std[0].clamp_min(1e-3), std[0]))
             return
         levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
         for channel in range(self.shape[0]):  # a histogram is exact and needs no float copy of the whole set
@@ -135,7 +139,8 @@ class Prepare(nn.Module):
         if self.shape and own != self.shape:
             raise ValueError(f"The network takes examples of {self.shape}, not {own}.")
         values = inputs.float()
-        require_finite(values, "The batch")
+        if self.checks:
+            require_finite(values, "The batch")
         return (values - self.mean) / self.std if self.standardise else values
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -147,14 +152,18 @@ class Prepare(nn.Module):
             values = images.float() / 255
         elif images.is_floating_point():
             values = images.float()
-            if not torch.isfinite(values).all():
-                raise ValueError("The images hold NaN or infinite values; pixels must be finite.")
-            if self.input == "pixels" and values.numel():
-                low, high = values.aminmax()
-                require_unit(float(low), float(high), "The network was trained on pixels and the images hold")
+            if self.checks:
+                self._require_pixels(values)
         else:
             raise ValueError(f"Images must be uint8 or float, not {images.dtype}.")
         return (values - self.mean) / self.std if self.standardise else values
+
+    def _require_pixels(self, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            raise ValueError("The images hold NaN or infinite values; pixels must be finite.")
+        if self.input == "pixels" and values.numel():
+            low, high = values.aminmax()
+            require_unit(float(low), float(high), "The network was trained on pixels and the images hold")
 
 
 class Units(nn.Module):
@@ -237,15 +246,15 @@ class AsGiven(Prepare):
         self.form = form
         self.input = "features"
 
+    def blank(self, count: int) -> Any:
+        return blank_of(self.form, count, self.mean.device)
+
     def fit(self, inputs: Signal) -> None:
         """Nothing."""
 
     def forward(self, inputs: Signal) -> Signal:
         _require_form(inputs, self.form, "The network")
-        return self._pixels(inputs)
-
-    def _pixels(self, inputs: Signal) -> Signal:
-        for tensor in tensors_in(inputs):
+        for tensor in tensors_in(inputs) if self.checks else ():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError("The inputs hold NaN or infinite values; they must be finite.")
         return inputs

@@ -48,9 +48,10 @@ class Walled(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Training mode, except for modules whose weights are all frozen: their norms keep their statistics."""
         super().train(mode)
-        for module in self.model.modules():
-            if is_frozen(module):
-                module.eval()
+        if not all(weight.requires_grad for weight in self.model.parameters()):
+            for module in self.model.modules():
+                if is_frozen(module):
+                    module.eval()
         return self
 
     def walk(self, inputs: Any, visit: Visit, blocks: int | None = None, *, whole: bool = False) -> Any:

@@ -106,12 +106,9 @@ class TrainingConfig:
             raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is a share from 0 to below 1, not {self.momentum}.")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the run, from 0 to below 1, not {self.warmup}.")
-        if not 0 <= self.delay < 1:
-            raise ValueError(f"delay is a share of the run, from 0 to below 1, not {self.delay}.")
-        if not 0 <= self.heads_first < 1:
-            raise ValueError(f"heads_first is a share of the run, from 0 to below 1, not {self.heads_first}.")
+        for name in ("warmup", "delay", "heads_first"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share of the run, from 0 to below 1, not {getattr(self, name)}.")
         for name in ("body_rate", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a factor above 0, at most 1, not {getattr(self, name)}.")

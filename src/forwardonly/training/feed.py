@@ -120,10 +120,14 @@ class Feed:
         return Read(inputs, targets, indices)
 
     def sample(self) -> tuple[Inputs, Tensor]:
-        """Examples to take statistics from: all images in memory, and about 5,000 of a stream."""
+        """Examples to take statistics from: all images in memory, and of a stream about 5,000, or one if none is to be
+        taken.
+        """
+        units = self.network.units
+        fitted = self.network.prepare.fitted and (units is None or units.fitted)
         if isinstance(self.images, Images):
             return self.images.images, self.images.labels
-        drawn = self._read(*self.images.sample(SAMPLE), None)
+        drawn = self._read(*self.images.sample(1 if fitted else SAMPLE), None)
         return each(drawn.inputs, lambda part: part.to(self.device)), drawn.targets.to(self.device)
 
     def place(self) -> list[Any] | None:

@@ -113,8 +113,6 @@ def fit(
     setting = compatibility.Setting(config, network, device, team, train)
     compatibility.check(setting)
     _check_options(network, config, train, validation, options)
-    if config.heads_first > 0 and not all(any(True for _ in block.rule.parameters()) for block in network.row):
-        raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batch_size = prepared_for(train, config.batch_size, seed)
         if isinstance(train, Passing) and train.batch_size is None and options.get("batch_size") is not None:
@@ -188,7 +186,9 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
 def _check_options(
     network: Network, config: TrainingConfig, train: Data, validation: Data | None, given: dict[str, Any]
 ) -> None:
-    """Raises ValueError for options that do not suit the data."""
+    """Raises ValueError for options that do not suit the network or the data."""
+    if config.heads_first > 0 and not all(any(True for _ in block.rule.parameters()) for block in network.row):
+        raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
     if config.augment is not None and len(network.shape) != 3:
         raise ValueError(f"crop, flip and cutout are for pictures, and the network takes {network.shape}.")
     if config.flip == "alternating" and isinstance(train, Passing):

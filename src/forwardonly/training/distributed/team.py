@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from forwardonly.data import Images
 from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME, evaluate
-from forwardonly.measure.metrics import AnyEvaluation, Evaluation
+from forwardonly.measure.metrics import Evaluation, Figures
 from forwardonly.network.network import Network
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.heartbeat import Heartbeat
@@ -180,7 +180,7 @@ class Team:
             dist.broadcast(data, 0)
         return state if self.leads else unpack(data.cpu().numpy().tobytes())
 
-    def evaluate(self, network: Network, images: Data, precision: str, at_a_time: int | None = None) -> AnyEvaluation:
+    def evaluate(self, network: Network, images: Data, precision: str, at_a_time: int | None = None) -> Figures:
         """`measure.evaluate`, with the images divided among the processes where their labels are classes."""
         size = at_a_time or AT_A_TIME
         mine, count, first, end = images, 0, 0, 0
@@ -190,7 +190,7 @@ class Team:
             count = len(images)
             first, end = count * self.rank // self.world, count * (self.rank + 1) // self.world
             mine = images.subset(torch.arange(first, end))
-        measured: AnyEvaluation = self.together(
+        measured: Figures = self.together(
             lambda: evaluate(network, mine, batch_size=size, precision=precision), network.device
         )
         if not shared:

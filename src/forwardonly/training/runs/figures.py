@@ -13,7 +13,7 @@ from forwardonly.data.ranges import dark
 from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
-from forwardonly.measure.metrics import AnyEvaluation
+from forwardonly.measure.metrics import Figures
 from forwardonly.network.block import is_frozen
 from forwardonly.system.memory import peak_memory_bytes
 from forwardonly.training.distributed.team import LostPeer
@@ -42,7 +42,7 @@ def validate(row: dict[str, Any], session: Session, images: Data, at_a_time: int
             row["free_riding"] = found.as_json()
 
 
-def _named(split: str, measured: AnyEvaluation) -> dict[str, Any]:
+def _named(split: str, measured: Figures) -> dict[str, Any]:
     """The figures with the name of their split before it, but those of the blocks as they are."""
     return {
         name if name.startswith("block_") else f"{split}_{name}": value
@@ -130,8 +130,9 @@ def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tens
 
 def nearly_black(images: Data) -> list[str]:
     """A sentence if the images are bytes of another scale than 0 to 255, as it seems, and their notes do not say so."""
-    pictures = isinstance(images, Images) and images.images.dtype == torch.uint8 and len(images.shape) == 3
-    if not isinstance(images, Images) or not pictures or not images.images.numel():
+    if not isinstance(images, Images) or not images.images.numel():
+        return []
+    if images.images.dtype != torch.uint8 or len(images.shape) != 3:
         return []
     said = dark(images.name, int(images.images.max()))
     return [said] if said is not None and said not in images.notes else []

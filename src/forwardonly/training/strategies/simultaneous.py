@@ -1,11 +1,15 @@
 """Simultaneous training: all blocks learn from every batch, one after another as it passes through."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from forwardonly.training.batch import Batch
 from forwardonly.training.feed import Draft
 from forwardonly.training.progress import Position
-from forwardonly.training.step import train_step
+from forwardonly.training.step import Context, train_step
 from forwardonly.training.strategies.base import Strategy
+from forwardonly.training.update import Update
 
 
 class Simultaneous(Strategy):
@@ -18,5 +22,9 @@ class Simultaneous(Strategy):
         session.schedule.set_rate(updates, position.run_step)
         first = session.feed(batch, position)
         context = session.context(session.feed.dropout_seed(position))
-        losses[:started] = train_step(self.row[:started], updates, first, context)[0]
+        losses[:started] = self.learn(updates, first, context)
         return losses
+
+    def learn(self, updates: Sequence[Update], batch: Batch, context: Context) -> Tensor:
+        """One step of the blocks that have updates. Returns their losses."""
+        return train_step(self.row[: len(updates)], updates, batch, context)[0]
