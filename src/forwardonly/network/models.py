@@ -49,7 +49,9 @@ def _hugging_face(folder: str) -> nn.Module:
     transformers = _imported("transformers")
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: a Hugging Face model is named by its folder.")
-    model: nn.Module = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+    built = json.loads((Path(folder) / "config.json").read_text()).get("architectures") or [""]
+    kind = transformers.AutoModelForCausalLM if built[0].endswith("ForCausalLM") else transformers.AutoModel
+    model: nn.Module = kind.from_pretrained(folder, local_files_only=True)
     return model
 
 
