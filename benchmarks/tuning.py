@@ -38,7 +38,7 @@ LENGTH, BATCH, HELD = 128, 4, 48
 """Tokens of a row, rows of a step, rows that a loss is measured on."""
 LINE = ("kind", "task", "steps", "blocks", "budget", "heads_first", "layer_decay")
 RATES = {"end-to-end": 1e-4, "checkpointed": 1e-4, "lora": 1e-3, "frozen-half": 1e-4, "local": 1e-3}
-"""Learning rates; of `local` that of the read-outs, whose bodies learn at a tenth of it. See --rate."""
+"""Learning rates; of `local`, and of all arms on images, that of the read-outs: bodies learn at a tenth of it."""
 BLOCKS = 6
 SIDE, IMAGES, TESTED, OTHERS = 64, 5000, 2000, (2000, 1000)
 """Pixels of a side; images that are learned and tested, and those of another set, to see what is forgotten."""
@@ -111,12 +111,12 @@ def tuned(given: argparse.Namespace) -> dict:
 def plain(task, arm, rate, seed, given) -> nn.Module:
     """Tunes by gradients through the model, or its upper half, or adapters in it."""
     model = task.prepared(arm)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(task.groups(model, rate, arm), weight_decay=0.0)
+    rates = [group["lr"] for group in optimiser.param_groups]
     model.train()
     for step, batch in enumerate(task.batches(seed)):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * factor(step, given.steps)
+        for group, highest in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = highest * factor(step, given.steps)
         with task.counted(step), torch.autocast("cpu", torch.bfloat16):
             loss = task.loss(model, batch)
         loss.backward()
@@ -159,6 +159,10 @@ class Task:
 
     def __init__(self):
         self.saved: dict[str, int] = {}
+
+    def groups(self, model: nn.Module, rate: float, arm: str) -> list[dict]:
+        """What is trained, with its learning rate."""
+        return [{"params": [weight for weight in model.parameters() if weight.requires_grad], "lr": rate}]
 
     def counted(self, step: int):
         """A context that counts the bytes saved for backward, in the second step alone."""
@@ -306,6 +310,14 @@ class Pictures(Task):
             config = LoraConfig(r=8, lora_alpha=16, target_modules=layers, modules_to_save=["classifier"])
             self.model = model = get_peft_model(model, config)
         return model
+
+    def groups(self, model: nn.Module, rate: float, arm: str) -> list[dict]:
+        """The new classifier, and adapters, learn at the rate; the body that was trained before at a tenth of it."""
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        new = {name for name in trained if "classifier" in name or "lora" in name}
+        old = [weight for name, weight in trained.items() if name not in new]
+        groups = [{"params": [trained[name] for name in sorted(new)], "lr": rate}]
+        return [*groups, {"params": old, "lr": 0.1 * rate}] if old else groups
 
     def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
