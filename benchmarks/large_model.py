@@ -2,11 +2,12 @@
 
     python benchmarks/large_model.py --layers 16 --budget 2560MiB
 
-Builds a random Llama-like model with a frozen embedding, cuts it behind each layer, and takes steps on random tokens. Prints the seconds of each
-step and the peak memory of the process, which is the system's count.
+Builds a random Llama-like model with a frozen embedding, cuts it behind each layer, and takes steps on random tokens.
+Prints the seconds of each step and the peak memory of the process, which is the system's count.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -78,7 +79,7 @@ def main() -> None:
         },
         "arms": {
             "local": {
-                "seconds_of_steps": [after - before for before, after in zip(times[1:], times[2:], strict=False)],
+                "seconds_of_steps": [after - before for before, after in itertools.pairwise(times[1:])],
                 "seconds_to_first": times[1] - times[0],
                 "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
             }

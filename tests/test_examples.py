@@ -13,7 +13,11 @@ SHOWS = {
     "localize_resnet": lambda found: found[0] > 0.9 and found[1:] == (5, 0),
     "memory_budget": lambda depths: depths["projection"] == 64 and depths["backprop"] < 16,
     "on_device": lambda accuracy: accuracy > 0.93,
+    "tune_photos": lambda accuracy: accuracy > 0.8,
+    "tune_notes": lambda found: found[1] < found[0] - 0.3,
 }
+
+SLOW = ("on_device", "own_rule", "tune_photos", "tune_notes")
 
 
 def test_every_example_is_listed_and_short():
@@ -23,11 +27,12 @@ def test_every_example_is_listed_and_short():
     assert all(f"`{name}.py`" in (FOLDER / "README.md").read_text() for name in scripts)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("on_device", "own_rule") else []) for name in SHOWS]
-)
-def test_example(name):
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in SHOWS])
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")  # other libraries' own
+def test_example(name, request):
     torch.set_num_threads(1)
+    if name.startswith("tune"):
+        request.getfixturevalue("walk")
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

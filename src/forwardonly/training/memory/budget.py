@@ -162,9 +162,14 @@ def _plan_in_place(
     an_image = max(0, many - few) // (TRIALS[1] - TRIALS[0])
     step = int(SLACK * (max(0, few - TRIALS[0] * an_image) + batch * an_image))
     slots = 1 + _slots(config)
-    resident = [slots * sum(weight.nbytes for weight in block.parameters()) for block in network.row]
-    weights = sum(resident) // slots
-    before = RESERVE + (memory_bytes(device) - weights if device.type == "cpu" else held_by_images)
+    resident = [
+        sum(weight.nbytes * (slots if weight.requires_grad else 1) for weight in block.parameters())
+        for block in network.row
+    ]
+    mapped.release()
+    weights = [weight for block in network.row for weight in block.parameters() if not mapped.holds(weight)]
+    in_memory = sum(weight.nbytes for weight in weights)
+    before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else held_by_images)
     on_device = 3 if device.type == "cuda" else 1
     ways = [(False, sum(resident)), (len(resident) > 1, on_device * max(resident))]
     for offload, held in ways:
@@ -186,8 +191,10 @@ def _peak_in_place(network: Localized, batch: Batch, precision: Precision) -> in
     training, known = network.training, [*network.parameters(), *network.buffers(), *tensors_in(batch.signal)]
     updates = [GradientAlone(block) for block in network.train().row]
     devices = [network.device] if network.device.type == "cuda" else []
+    network.before_block = lambda _: mapped.release()  # weights in files need not be in memory all at once
     with unchanged(network), torch.random.fork_rng(devices=devices), AllocatedBytes(known=known) as held:
         train_step_in_place(network, updates, batch, Context(precision))
+    network.before_block = None
     network.train(training)
     return held.peak
 
