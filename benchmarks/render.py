@@ -7,12 +7,13 @@ what the lines of `results/` say is named, and the exit status is 1.
 
 import argparse
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lines import ROOT, Results, accuracy
+from lines import ROOT, Line, Results, accuracy
 
 from forwardonly.experiments.recipes import SCALES, TABLE, Row
 
@@ -318,6 +319,67 @@ def _number(value: float, name: str) -> str:
     return f"{value:.3g}" if name == "free-riding" else f"{value:.{places}f}"
 
 
+TUNED = {
+    "untouched": "untouched",
+    "end-to-end": "end to end",
+    "checkpointed": "end to end, with checkpoints",
+    "lora": "LoRA, with checkpoints",
+    "frozen-half": "lower half frozen",
+    "local": "local, {blocks} blocks",
+}
+
+
+def tune_text(results: Results) -> str:
+    """A language model tuned in several ways, on two tasks."""
+    tasks = [results.timing(f"tuning/text/{task}") for task in ("python", "manual")]
+    rows = []
+    for arm, name in TUNED.items():
+        own = [task["arms"].get(arm) for task in tasks]
+        first = own[0]
+        if first is None:
+            continue
+        cells = [_spread(task[figure], 3) if task else "" for task in own for figure in ("loss", "other_loss")]
+        cost = ["", ""] if arm == "untouched" else [_gib(first), f"{statistics.median(first['seconds']):.0f}"]
+        rows.append([name.format(blocks=first.get("blocks")), *cells, *cost])
+    return table(["", "Python sources", "prose", "manual pages", "prose", "GiB", "seconds"], rows)
+
+
+def tune_image(results: Results) -> str:
+    """A convolutional model tuned in several ways."""
+    arms = results.timing("tuning/image/cifar-10")["arms"]
+    rows = []
+    for arm, name in TUNED.items():
+        if arm in arms:
+            own = arms[arm]
+            cells = [_spread([100 * share for share in own[figure]], 1) for figure in ("accuracy", "other_accuracy")]
+            cost = ["", ""] if arm == "untouched" else [_gib(own), f"{statistics.median(own['seconds']):.0f}"]
+            name = "local, a block a stage" if arm == "local" else name
+            rows.append([name, *cells, *cost])
+    return table(["", "CIFAR-10, test %", "CIFAR-100, probed, %", "GiB", "seconds"], rows)
+
+
+def large_model(results: Results) -> str:
+    """A sentence on a step of a model larger than its memory."""
+    line = results.timing("large-model/llama")
+    config, own = line["config"], line["arms"]["local"]
+    seconds, peak = statistics.median(own["seconds_of_steps"]), own["peak_memory_bytes"] / 2**30
+    return (
+        f"A Llama-like model of {config['weights'] / 1e9:.2f} billion random weights in {config['blocks']} blocks "
+        f"takes a step of {config['batch'] * config['length']} tokens with AdamW in {seconds:.0f} s, and the process peaks at "
+        f"{peak:.2f} GiB ({processor(line['machine'])}).\n"
+    )
+
+
+def _spread(values: Sequence[float], places: int) -> str:
+    """The mean, and the deviation of several."""
+    mean = f"{statistics.mean(values):.{places}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{places}f}"
+
+
+def _gib(arm: Line) -> str:
+    return f"{statistics.median(arm['peak_memory_bytes']) / 2**30:.2f}"
+
+
 DEVICE = {
     "digits-mlp": "digits, 64-64-64-64-64",
     "mnist-cnn": "MNIST, four convolutions",
@@ -396,6 +458,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "device-code": device_code,
     "device-work": device_work,
     "device-accuracy": device_accuracy,
+    "tune-text": tune_text,
+    "tune-image": tune_image,
+    "large-model": large_model,
     **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
 }
 """Every generated table by the name between its marks."""

@@ -36,6 +36,7 @@ from forwardonly.system.memory import peak_memory_bytes
 ARMS = ("untouched", "end-to-end", "checkpointed", "lora", "frozen-half", "local")
 LENGTH, BATCH, HELD = 128, 4, 48
 """Tokens of a row, rows of a step, rows that a loss is measured on."""
+FIGURES = ("loss", "other_loss", "accuracy", "other_accuracy", "seconds", "peak_memory_bytes", "saved_bytes")
 LINE = ("kind", "task", "steps", "blocks", "budget", "heads_first", "layer_decay")
 RATES = {"end-to-end": 1e-4, "checkpointed": 1e-4, "lora": 1e-3, "frozen-half": 1e-4, "local": 1e-3}
 """Learning rates; of `local`, and of all arms on images, that of the read-outs: bodies learn at a tenth of it."""
@@ -59,6 +60,7 @@ def main() -> None:
     options.add_argument("--heads-first", type=float, default=0.0, help="of the local arm")
     options.add_argument("--layer-decay", type=float, default=1.0, help="of the local arm")
     options.add_argument("--budget", help="of the local arm, such as 1GiB")
+    options.add_argument("--summary", action="store_true", help="print what OUT has of the task, for record.py")
     options.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.one:
@@ -67,6 +69,9 @@ def main() -> None:
         del library
         return
     lines = [json.loads(text) for text in given.out.read_text().splitlines()] if given.out.exists() else []
+    if given.summary:
+        print(json.dumps(summary([line for line in lines if line["task"] == given.task], given)))
+        return
     done = {key(line) for line in lines}
     for seed, rate, arm in itertools.product(given.seeds, given.rates, given.arms):
         if arm == "untouched" and seed != given.seeds[0]:
@@ -85,6 +90,21 @@ def main() -> None:
         with given.out.open("a") as file:
             file.write(shown.stdout.splitlines()[-1] + "\n")
         print(shown.stdout.splitlines()[-1])
+
+
+def summary(lines: list[dict], given: argparse.Namespace) -> dict:
+    """All seeds of each arm together."""
+    arms = {}
+    for arm in ARMS:
+        own = sorted((line for line in lines if line["arm"] == arm), key=lambda line: line["seed"])
+        names = [name for name in FIGURES if own and own[0].get(name) is not None]
+        kept = ("rate", "steps", *(("blocks", "layer_decay", "heads_first") if arm == "local" else ()))
+        if own:
+            settings = {name: own[0][name] for name in kept}
+            arms[arm] = {**settings, **{name: [line[name] for line in own] for name in ("seed", *names)}}
+    command = f"python benchmarks/tuning.py {given.kind} OUT --model MODEL --task {given.task}"
+    threads = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"kind": "tuning", "command": command, "machine": threads, "options": {"task": given.task}, "arms": arms}
 
 
 def key(line: dict) -> tuple:

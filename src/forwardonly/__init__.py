@@ -3,18 +3,25 @@
 Every block learns from its own local objective in the forward pass; no gradient crosses from one block to another.
 """
 
-from forwardonly import bodies, data, labels, measure, rules, training
-from forwardonly.measure import Evaluation, Probe, evaluate, probe
-from forwardonly.network.block import Block
-from forwardonly.network.build import build, mlp
-from forwardonly.network.localize import localize, unlocalize
-from forwardonly.network.network import Network
-from forwardonly.network.readout import Readout
-from forwardonly.network.storage import load, save
-from forwardonly.system.allocator import keep_freed_memory
-from forwardonly.training import Run, fit
-from forwardonly.transfer import Front, extract
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from forwardonly.version import __version__
+
+if TYPE_CHECKING:
+    from forwardonly import bodies, data, labels, measure, rules, training
+    from forwardonly.measure.accuracy import evaluate
+    from forwardonly.measure.metrics import Evaluation
+    from forwardonly.measure.probe import Probe, probe
+    from forwardonly.network.block import Block
+    from forwardonly.network.build import build, mlp
+    from forwardonly.network.localize import localize, unlocalize
+    from forwardonly.network.network import Network
+    from forwardonly.network.readout import Readout
+    from forwardonly.network.storage import load, save
+    from forwardonly.system.allocator import keep_freed_memory
+    from forwardonly.training.fit import Run, fit
+    from forwardonly.transfer import Front, extract
 
 __all__ = [
     "Block",
@@ -43,3 +50,40 @@ __all__ = [
     "training",
     "unlocalize",
 ]
+
+_HOMES = {
+    "Block": "network.block",
+    "Evaluation": "measure",
+    "Front": "transfer",
+    "Network": "network.network",
+    "Probe": "measure",
+    "Readout": "network.readout",
+    "Run": "training",
+    "build": "network.build",
+    "evaluate": "measure",
+    "extract": "transfer",
+    "fit": "training",
+    "keep_freed_memory": "system.allocator",
+    "load": "network.storage",
+    "localize": "network.localize",
+    "mlp": "network.build",
+    "probe": "measure",
+    "save": "network.storage",
+    "unlocalize": "network.localize",
+}
+"""The module of each name that is no module itself. They are imported when asked for: PyTorch takes seconds to load,
+and `forwardonly --help` does not need it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'forwardonly' has no attribute {name!r}")
+    home = _HOMES.get(name)
+    module = importlib.import_module(f"forwardonly.{home or name}")
+    found = getattr(module, name) if home else module
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
