@@ -365,8 +365,8 @@ def large_model(results: Results) -> str:
     seconds, peak = statistics.median(own["seconds_of_steps"]), own["peak_memory_bytes"] / 2**30
     return (
         f"A Llama-like model of {config['weights'] / 1e9:.2f} billion random weights in {config['blocks']} blocks "
-        f"takes a step of {config['batch'] * config['length']} tokens with AdamW in {seconds:.0f} s, and the process peaks at "
-        f"{peak:.2f} GiB ({processor(line['machine'])}).\n"
+        f"takes a step of {config['batch'] * config['length']} tokens with AdamW in {seconds:.0f} s. "
+        f"The process peaks at {peak:.2f} GiB ({processor(line['machine'])}).\n"
     )
 
 

@@ -51,6 +51,7 @@ class Recording:
     moved: dict[str, list[int]]
     """Running statistics that several calls move, with the times of these."""
     sizes: dict[str, int]
+    """Of the weights; 0 of frozen ones, unless all are."""
     modules: dict[str, nn.Module]
     _children: dict[str, list[str]] = field(default_factory=dict)
 
@@ -115,7 +116,8 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         for handle in handles:
             handle.remove()
     names, others = _names(model)
-    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    named = dict(model.named_parameters())
+    sizes = {name: weight.numel() * (name not in frozen or len(frozen) == len(named)) for name, weight in named.items()}
     ends = {name: nodes for name, nodes in ends.items() if name and len(calls[name]) == 1}
     moved = {
         f"{name}.{own}": calls[name]
