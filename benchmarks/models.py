@@ -6,7 +6,7 @@
 
 Of each model: blocks, the share of the largest one, equal evaluation (checked by `localize`, again after loading), the
 gradients that each loss reaches, bytes saved for backward beside backprop's, ten steps by three rules, saving and
-loading, and ONNX. Random weights; 64 pixels where the model takes them.
+loading, ONNX, and whether its blocks can be called alone. Random weights; 64 pixels where the model takes them.
 """
 
 import argparse
@@ -204,6 +204,8 @@ def examined(name):
     line["saved"] = saved_share(network, model, some, labels)
     line["saved_and_loaded"] = loads(network, some, name)
     line["onnx"] = onnx_difference(network, example, inputs(3))
+    network.emit()
+    line["alone"] = network.stays_because or "yes"
     line["seconds"] = time.perf_counter() - started
     line["lowered"] = {rule: lowered(name, rule) for rule in RULES}
     line["seconds"] = time.perf_counter() - started
@@ -317,12 +319,14 @@ def lowering(network, inputs):
 
 def table(lines):
     """The lines as a table in Markdown, under a sentence that counts those that are right in everything."""
-    rows = ["| model | blocks | largest % | saved / backprop | learn under | comes back | ONNX differs by |"]
-    rows.append("|---" * 7 + "|")
+    rows = [
+        "| model | blocks | largest % | saved / backprop | learn under | comes back | ONNX differs by | blocks alone |"
+    ]
+    rows.append("|---" * 8 + "|")
     right = 0
     for line in lines:
         if "failed" in line:
-            rows.append(f"| {line['model']} | {line['failed']} | | | | | |")
+            rows.append(f"| {line['model']} | {line['failed']} | | | | | | |")
             continue
         onnx = line["onnx"]
         fell = {rule: f"{rule} {one} of {every}" for rule, (one, every) in line["lowered"].items()}
@@ -332,6 +336,7 @@ def table(lines):
         shown = [line["model"], line["blocks"], f"{100 * line['largest']:.0f}", f"{line['saved']:.2f}"]
         shown += [", ".join(fell.values()), "yes" if line["saved_and_loaded"] else "no"]
         shown.append(f"{onnx:.0e}" if isinstance(onnx, float) else onnx)
+        shown.append(line.get("alone", ""))
         rows.append("| " + " | ".join(map(str, shown)) + " |")
     saved = sorted(line["saved"] for line in lines if "saved" in line)
     head = f"{right} of {len(lines)} models right in everything"

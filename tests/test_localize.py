@@ -639,12 +639,6 @@ def test_inputs_of_another_form_are_one_clear_sentence(inputs, sentence):
         localize(Texts(), tokens()).predict(inputs)
 
 
-@pytest.mark.parametrize("options", [{"schedule": "greedy"}, {"workers": 2}, {"compile": True}])
-def test_what_needs_blocks_that_can_be_called_is_refused(images, options):
-    with pytest.raises(ValueError, match=r"(?i)a model that `localize` cut in place"):
-        fo.fit(localize(), images, **options)
-
-
 def test_offloading_blocks_of_a_model_in_place_changes_no_bit(images):
     """By the plan that a budget below the resident weights would give; in files on a CPU."""
     from forwardonly.system import mapped

@@ -33,6 +33,31 @@ def test_a_model_is_cut_learns_and_is_saved(walk, name):
     assert fell == blocks
 
 
+@pytest.mark.parametrize("name", [name for name in TEN if name.startswith("timm:")])
+def test_blocks_of_a_model_are_called_alone_as_in_place(walk, name):
+    """`emit` compares them in both modes, to the bit; here also two steps."""
+    from forwardonly.training.batch import Batch
+    from forwardonly.training.config import TrainingConfig
+    from forwardonly.training.step import Context
+    from forwardonly.training.strategies import whole_step
+    from forwardonly.training.update import Update
+
+    seen = []
+    for emitted in (False, True):
+        torch.manual_seed(0)
+        model, inputs = walk["made"](name)
+        network = fo.localize(model, fo.rules.Projection(classes=4), inputs(2))
+        if emitted:
+            network.emit()
+            assert not network.in_place, network.stays_because
+        network.train()
+        updates = [Update(block, TrainingConfig()) for block in network.row]
+        torch.manual_seed(1)
+        batch = Batch(network.prepare(inputs(4)), torch.arange(4))
+        seen.append([whole_step(network, updates, batch, Context("fp32")) for _ in range(2)])
+    assert torch.equal(torch.stack(seen[0]), torch.stack(seen[1]))
+
+
 @pytest.mark.parametrize("name", ["timm:convnext_atto", "transformers:BertModel"])
 def test_onnx_of_a_model_gives_its_scores(walk, name):
     pytest.importorskip("onnxscript")

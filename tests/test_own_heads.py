@@ -164,3 +164,10 @@ class TwoWidths(nn.Module):
 def test_a_head_that_cannot_read_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_blocks_that_read_a_head_which_another_trains_are_not_called_alone(tied):
+    network = made(Language(tied))
+    network.emit()
+    assert network.in_place == tied and ("tied to weights that a block trains" in network.stays_because) == tied

@@ -43,8 +43,6 @@ def same(one, other):
 @pytest.mark.parametrize("make", [small, localized])
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"memory_budget": "8GiB"}], ids=str)
 def test_heads_learn_first_and_bodies_later(pictures, make, options):
-    if make is localized and "workers" in options:
-        pytest.skip("refused for a model in place")
     network = make()
     before, rules = bodies(network), [block.rule.classifier.weight.detach().clone() for block in network.row]
     seen = {}

@@ -22,6 +22,7 @@ import features
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import forwardonly as fo
 from forwardonly.training import join
@@ -124,14 +125,34 @@ def built(
     frozen: Sequence[int] = (),
     readout: Any = "sum",
     rule_options: dict[str, Any] | None = None,
+    model: Callable[[], nn.Module] | None = None,
 ) -> fo.Network:
-    """A network of a few hidden layers, some of them frozen."""
+    """A network of a few hidden layers, some of them frozen; or a model cut into blocks."""
     body = body or fo.bodies.MLP(hidden=(13, 12, 11, 10), dropout=dropout)
     made = fo.rules.make(rule, classes=4, **(rule_options or {}))
+    if model is not None:
+        torch.manual_seed(3)
+        return fo.localize(model(), made, pictures().images[:2])
     network = fo.build(body, pictures().shape, rule=made, seed=3, readout=readout)
     for index in frozen:
         network.row[index].requires_grad_(False)
     return network
+
+
+class Skipping(nn.Module):
+    """Convolutions with batch norm, around some of which a skip leads: its signals hold up to three tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Conv2d(n, 5, 3, 1, 1), nn.BatchNorm2d(5)) for n in (1, 5))
+        self.third, self.fourth = nn.Conv2d(5, 5, 3, 1, 1), nn.Conv2d(5, 5, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        active = x > 0
+        y = torch.relu(self.third(torch.relu(self.second(x))))
+        out: Tensor = self.fourth((x + y) * active)
+        return out
 
 
 def train(team: fo.training.Team, folder: Path, options: dict[str, Any] | None = None, **of_network: Any) -> None:
@@ -178,6 +199,7 @@ def same(folder: Path) -> dict[str, Any]:
         "maps": ({"rule": "projection", "body": row}, [(2, data)]),  # weights lie channels last, sums do not
         "delay": ({"options": {"delay": 0.4}}, [(2, layers), (3, three), (2, data)]),
         "resnet17": ({"body": fo.bodies.ResNet17(width=0.1), "options": {"epochs": 1}}, [(2, layers)]),
+        "model": ({"rule": "projection", "model": Skipping}, [(2, layers), (3, three)]),
         "uneven": ({"rule": "ff", "rule_options": uniform, "options": {"clip": 1.0}}, [(3, data)]),
     }
     with store() as shared:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crew.py forks i
 
 def test_many_processes_give_the_weights_of_one(tmp_path, crew):
     seen = crew("same", tmp_path)
-    assert len(seen) == 18
+    assert len(seen) == 20
     for name, found in seen.items():
         assert "weights" in found, (name, found)
         stages, world = map(int, re.findall(r"\d+", name.rpartition(",")[2]))
@@ -175,6 +175,21 @@ def test_gradients_are_added_up_while_the_next_block_computes(monkeypatch):
         ("computes", 2), ("starts to add", 2), ("waits for", 1),
         ("waits for", 2),
     ]  # fmt: skip
+
+
+def test_running_statistics_of_a_model_in_place_are_averaged_over_replicas(monkeypatch):
+    norm = torch.nn.BatchNorm1d(4)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), norm, torch.nn.Linear(4, 3))
+    network = fo.localize(model, fo.rules.Projection(classes=3), torch.randn(5, 6), blocks=1)
+    team = Team()
+    team.world = team.replicas = 2
+    monkeypatch.setattr(f"{join.__module__}.dist.broadcast", lambda first, *_, **__: None)
+    monkeypatch.setattr(
+        f"{join.__module__}.dist.all_reduce", lambda apart, **_: apart.add_(2.0)
+    )  # the other's is 2 more
+    before = norm.running_mean.clone()
+    team.sync(network, [slice(0, len(network.row))])
+    assert torch.equal(norm.running_mean, before + 1)
 
 
 def test_replicas_share_a_batch_without_gap_or_overlap():

@@ -68,6 +68,11 @@ class Block(nn.Module):
         return passed if self.join is None else self.join(passed, incoming)
 
     @property
+    def whole(self) -> nn.Module:
+        """What holds the weights and the buffers of the block."""
+        return self
+
+    @property
     def needs_peers(self) -> PeersNeeded:
         """The other blocks whose goodness the rule reads."""
         return self.rule.needs_peers if isinstance(self.rule, TwoStreamRule) else "none"

@@ -21,7 +21,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import detached, tensors_in, to_device
+from forwardonly.network.signal import detached, same, tensors_in, to_device
 from forwardonly.network.walled import Walled, unchanged
 from forwardonly.network.walls import Recording, Wall, balanced, before, candidates, head_of, record, settle
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
@@ -321,18 +321,11 @@ def _check(walled: Walled, inputs: Any, plain: Sequence[Tensor]) -> None:
     for _ in range(2):
         with torch.no_grad():
             output = walled.walk(inputs, lambda index, arrival: detached(arrival.signal), whole=True)
-        again = tensors_in(output)
-        if len(again) != len(plain) or not all(map(_same, again, plain)):
+        if not same(tensors_in(output), list(plain)):
             raise ValueError(
                 "The model gives other outputs for the same inputs each time it runs, in evaluation too: it cannot be "
                 "compared with itself, so it is not cut."
             )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(
-        torch.equal(one, other) or torch.allclose(one, other, 0, 0, equal_nan=True)
-    )
 
 
 def _config(

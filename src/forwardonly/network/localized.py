@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 from forwardonly.network.block import Block
+from forwardonly.network.emit import NotEmitted, emitted, refusing, slow_attention
 from forwardonly.network.network import Network
 from forwardonly.network.prepare import AsGiven, Form, Prepare
-from forwardonly.network.reading import Reading
+from forwardonly.network.reading import Reading, mask_of
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import Signal, to_device
-from forwardonly.network.walled import Arrival, Part, Walled, WalledBlock
+from forwardonly.network.signal import Signal, same, tensors_in, to_device
+from forwardonly.network.walled import Arrival, Part, Walled, WalledBlock, unchanged
 from forwardonly.rules import BlockPosition, Rule
 from forwardonly.rules.own_head import OwnHead
 
@@ -55,11 +58,17 @@ class Localized(Network):
     """
 
     in_place = True
+    stays_because = ""
+    """Why the blocks could not be emitted, when that was last asked for."""
+    batch_first = False
+    """Whether axis 0 of all signals between emitted blocks is the batch, so that it can be divided."""
     before_block: Callable[[int], None] | None = None
     """Called with the index of each block before the model computes it: where idle blocks are offloaded, loads it."""
     walled: Walled
     _images: bool
     _cuts: tuple[Cut, ...]
+    _handles: Sequence[RemovableHandle] = ()
+    _seen_to_draw = False
 
     def __init__(
         self,
@@ -119,6 +128,106 @@ class Localized(Network):
 
         load(0)
         self.walled.walk(incoming, visit, blocks)
+
+    @property
+    def draws(self) -> bool:
+        """As of any network; once the blocks have been emitted, also what they have been seen to draw."""
+        return self._seen_to_draw or super().draws
+
+    def emit(self, compiled: bool = False) -> None:
+        """Makes the blocks callable alone, each from the signal before it, until `keep_in_place`.
+
+        They are tried on random inputs and must give what the model gives in place, to the bit. Where they cannot be
+        made, the network stays in place and `stays_because` says why.
+        """
+        training = self.training
+        try:
+            with refusing("its blocks cannot be called alone"):
+                self._require_own_weights()
+                inputs = [self._trial(count) for count in (2, 3)]
+                modules = emitted(self.walled, [cut.weights for cut in self._cuts], inputs[0])
+                for block, module in zip(self._walled_blocks, modules, strict=True):
+                    block.alone = (module,)
+                self._handles = self.walled.guard_norms()
+                self._try(inputs)
+            if compiled:
+                for block, module in zip(self._walled_blocks, modules, strict=True):
+                    graph: Any = torch.compile(module, dynamic=False)
+                    block.alone = (graph,)
+            self.in_place, self.stays_because = False, ""
+        except NotEmitted as reason:
+            self.keep_in_place()
+            self.stays_because = str(reason)
+        finally:
+            self.train(training)
+
+    def keep_in_place(self) -> None:
+        """Undoes `emit`."""
+        for block in self._walled_blocks:
+            block.alone = ()
+        for handle in self._handles:
+            handle.remove()
+        self.in_place, self._handles = True, ()
+
+    def _require_own_weights(self) -> None:
+        """Raises NotEmitted if all blocks read a weight that one trains, as a head that is tied to embeddings."""
+        trained = {id(weight) for block in self.row for weight in block.body.parameters() if weight.requires_grad}
+        heads = [part for block in self.row for part in block.rule.modules() if isinstance(part, OwnHead)]
+        if any(id(weight) in trained for head in heads for weight in head.borrowed):
+            raise NotEmitted("its blocks read the model's own head, which is tied to weights that a block trains")
+
+    @property
+    def _walled_blocks(self) -> list[WalledBlock]:
+        return [block for block in self.blocks if isinstance(block, WalledBlock)]
+
+    def _trial(self, count: int) -> Any:
+        """What the first block is given for that many random inputs; whole numbers other than of pixels are 0."""
+        generator = torch.Generator().manual_seed(count)
+
+        def drawn(blank: Tensor) -> Tensor:
+            if blank.is_floating_point():
+                return torch.rand(blank.shape, generator=generator).to(blank)
+            if blank.dtype == torch.uint8:
+                return torch.randint(0, 256, blank.shape, generator=generator).to(blank)
+            return blank
+
+        blank = self.blank(count)
+        if (mask := mask_of(blank)) is not None:
+            mask.fill_(1)
+        return self.alone(self.prepare(tree_map(drawn, blank)))
+
+    def _try(self, inputs: Sequence[Any]) -> None:
+        """Raises NotEmitted unless the emitted blocks give, and change, what the model does in place."""
+        devices = [self.device] if self.device.type == "cuda" else []
+
+        def alone(signal: Signal) -> list[Tensor]:
+            activations, count = [], len(tensors_in(signal)[0])
+            with torch.no_grad():
+                for block in self.row:
+                    activations.append(block(signal))
+                    signal = block.pass_on(activations[-1], signal)
+                    self.batch_first &= all(tensor.shape[:1] == (count,) for tensor in tensors_in(signal))
+            return activations
+
+        def in_place(signal: Signal) -> list[Tensor]:
+            return self.each(signal, lambda block, activation, passed: activation)
+
+        def seen(run: Callable[[Signal], list[Tensor]], signal: Signal, seed: int = 0) -> list[Tensor]:
+            with unchanged(self.model), torch.random.fork_rng(devices):
+                torch.manual_seed(seed)
+                activations = run(tree_map(torch.clone, signal))  # a model may write into what it is given
+                return [*activations, *(buffer.clone() for buffer in self.model.buffers())]
+
+        with slow_attention():
+            self.eval()
+            self.batch_first = True
+            right = all(same(seen(alone, signal), seen(in_place, signal)) for signal in inputs)
+            self.train()
+            self._seen_to_draw = not same(*(seen(alone, inputs[-1], seed) for seed in (0, 1)))
+            if not self._seen_to_draw:
+                right = right and same(seen(alone, inputs[-1]), seen(in_place, inputs[-1]))
+        if not right:
+            raise NotEmitted("its blocks alone give something else than the model")
 
     def _read(self, inputs: Any) -> Any:
         return super()._read(inputs) if self._images else to_device(inputs, self.device)

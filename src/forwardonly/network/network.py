@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
+from forwardonly.bodies.dropout import drops
 from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
 from forwardonly.data.taking import Columns, take
 from forwardonly.network.block import Block, refuse_shared_weights
@@ -134,6 +135,11 @@ class Network(nn.Module):
     def draws_hard(self) -> bool:
         """Whether training draws wrong labels from the label classifier's predictions."""
         return getattr(self.rule, "negatives", "uniform") == "hard"
+
+    @property
+    def draws(self) -> bool:
+        """Whether blocks draw random numbers in training, as dropout does."""
+        return any(map(drops, self.modules()))
 
     @property
     def device(self) -> torch.device:

@@ -48,6 +48,14 @@ def replaced(signal: Signal, old: list[Tensor], new: list[Tensor]) -> Signal:
     return tree_map(lambda leaf: instead.get(id(leaf), leaf), signal)
 
 
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether two lists hold equal tensors, to the bit; NaN equals NaN."""
+    return len(one) == len(other) and all(
+        a.shape == b.shape and bool(torch.equal(a, b) or torch.allclose(a, b, 0, 0, equal_nan=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
 def to_device(signal: Signal, device: torch.device) -> Signal:
     """A signal on a device."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, signal)

@@ -7,13 +7,15 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
-from forwardonly.network.block import Block, is_frozen
+from forwardonly.network.block import Block, Judged, is_frozen
 from forwardonly.network.reading import Reading, mask_of
 from forwardonly.network.recurrent import by_name, layers_of, opened
 from forwardonly.network.signal import Signal, detached, readable, replaced
 from forwardonly.network.walls import call
-from forwardonly.rules import Rule, TwoStreamRule
+from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 
 
 class Arrival(NamedTuple):
@@ -75,7 +77,7 @@ class Walled(nn.Module):
         walls = [inside[name] if name in inside else self.model.get_submodule(name) for name in names]
         handles = [module.register_forward_hook(hook(index)) for index, module in enumerate(walls)]
         if torch.is_grad_enabled():
-            handles += [norm.register_forward_pre_hook(_contiguous_leaf) for norm in self._norms]
+            handles += self.guard_norms()
         try:
             with opened(self.model, stacks):
                 return self(inputs)
@@ -84,6 +86,10 @@ class Walled(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def guard_norms(self) -> list[RemovableHandle]:
+        """Hooks that keep the model's group norms from what ends the process."""
+        return [norm.register_forward_pre_hook(_contiguous_leaf) for norm in self._norms]
 
     def forward(self, inputs: Any) -> Any:
         """The model's own output, as without walls."""
@@ -100,6 +106,8 @@ def _contiguous_leaf(norm: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor
 
     On channels-last maps without gradient its backward pass crashes the process (PyTorch 2.13 on CPUs).
     """
+    if not torch.is_grad_enabled():
+        return given
     return tuple(maps if maps.requires_grad else maps.contiguous() for maps in given)
 
 
@@ -139,24 +147,49 @@ class Part(nn.Module):
 
 
 class WalledBlock(Block):
-    """A block of a model in place: the model has computed its part when a signal arrives at its wall."""
+    """A block of a model in place: the model has computed its part when a signal arrives at its wall.
+
+    `alone`, where it has been emitted (`emit.py`), computes the part too, so that the block can be called with a
+    signal.
+    """
 
     def __init__(self, part: Part, reading: Reading, rule: Rule):
         super().__init__(part, rule)
         self.reading = reading
+        self.alone: tuple[nn.Module, ...] = ()
+        """The emitted part, if there is one; in a tuple, or the model's modules would be saved a second time."""
+        self._passing: tuple[Signal, Signal] = ((), ())
 
-    def forward(self, incoming: Arrival) -> Tensor:
+    def forward(self, incoming: Arrival | Signal) -> Tensor:
         """What the rule reads at the wall."""
-        return self.reading(*incoming)
+        if isinstance(incoming, Arrival):
+            return self.reading(*incoming)
+        (alone,) = self.alone
+        (signal, mask), following = alone(*tree_leaves(incoming))
+        self._passing = signal, following
+        return self.reading(signal, mask)
 
-    def pass_on(self, activation: Tensor, incoming: Arrival) -> Signal:
+    @property
+    def whole(self) -> nn.Module:
+        """As of any block, where it has been emitted: the model's own modules are not the block's."""
+        return nn.ModuleList([*self.alone, self])
+
+    def judge(self, incoming: Arrival | Signal, labels: Tensor, peers: PeerGoodness | None = None) -> Judged:
+        """As of any block; what is compiled is `alone`, for no two blocks are alike."""
+        activation = self(incoming)
+        return activation, *self.rule.local_loss(activation, labels, peers)
+
+    def pass_on(self, activation: Tensor, incoming: Arrival | Signal) -> Signal:
         """The signal, detached.
 
         The model has norms of its own. Only contrastive rules divide it by its length, which is their goodness.
         """
-        signal = detached(incoming.signal)
-        if not isinstance(self.rule, TwoStreamRule):
-            return signal
-        read = readable(signal)
-        with torch.no_grad():
-            return replaced(signal, read, [self.rule.pass_on(tensor) for tensor in read])
+        signal, following = self._passing
+        self._passing = ((), ())
+        if isinstance(incoming, Arrival):
+            signal = following = incoming.signal
+        if isinstance(self.rule, TwoStreamRule):
+            read = readable(signal)
+            with torch.no_grad():
+                following = replaced(following, read, [self.rule.pass_on(tensor.detach()) for tensor in read])
+        return detached(following)

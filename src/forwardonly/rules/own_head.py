@@ -29,6 +29,11 @@ class OwnHead(nn.Module):
             nn.init.zeros_(self.translator.weight)
             nn.init.zeros_(self.translator.bias)
 
+    @property
+    def borrowed(self) -> list[nn.Parameter]:
+        """The weights that are read and stay the model's."""
+        return list(self._head[0].parameters())
+
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, C) in float32, computed as the model computes its own."""
         (head,) = self._head

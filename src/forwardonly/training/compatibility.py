@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from forwardonly.bodies.dropout import drops
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Data
 from forwardonly.network.block import Block
@@ -49,7 +48,7 @@ FEATURES: Mapping[str, Feature] = {
     "stages": Feature("processes that share the blocks", lambda s: s.team is not None and s.team.stages > 1),
     "gpu": Feature("a GPU", lambda s: s.device is not None and s.device.type != "cpu"),
     "stream": Feature("a stream, whose batches go by", lambda s: isinstance(s.data, Passing)),
-    "dropout": Feature("dropout", lambda s: s.network is not None and any(map(drops, s.network.modules()))),
+    "dropout": Feature("dropout", lambda s: s.network is not None and s.network.draws),
     "classifier": Feature(
         "a label classifier, which hard negatives and prediction by softmax need",
         lambda s: s.network is not None and s.network.label_classifier is not None,
@@ -93,10 +92,20 @@ REFUSED: Mapping[tuple[str, str], str] = {
 
 def check(setting: Setting) -> None:
     """Raises ValueError, one sentence, if a setting combines two incompatible features."""
+    for pair in _refused(setting):
+        reason = getattr(setting.network, "stays_because", "") if "in-place" in pair else ""
+        raise ValueError(refusal(*pair, reason))
+
+
+def needs_blocks(setting: Setting) -> bool:
+    """Whether a setting would be refused because a model's blocks cannot be called alone."""
+    return any("in-place" in pair for pair in _refused(setting))
+
+
+def _refused(setting: Setting) -> list[tuple[str, str]]:
+    """The incompatible pairs of features that a setting combines."""
     used = [name for name, feature in FEATURES.items() if feature.used(setting)]
-    for pair in combinations(used, 2):
-        if pair in REFUSED:
-            raise ValueError(refusal(*pair))
+    return [pair for pair in combinations(used, 2) if pair in REFUSED]
 
 
 def check_counts(setting: Setting, batch: int) -> None:
@@ -157,7 +166,8 @@ def block_that_needs_two(network: Network) -> int | None:
     return found.index(True) + 1 if any(found) else None
 
 
-def refusal(one: str, other: str) -> str:
+def refusal(one: str, other: str, reason: str = "") -> str:
     """The error sentence for an incompatible pair."""
-    words = f"{FEATURES[one].words} and {FEATURES[other].words} do not go together: {REFUSED[one, other]}."
+    because = f", for {reason}" if reason else ""
+    words = f"{FEATURES[one].words} and {FEATURES[other].words} do not go together{because}: {REFUSED[one, other]}."
     return words[0].upper() + words[1:]

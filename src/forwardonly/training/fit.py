@@ -1,7 +1,8 @@
 """A run: `fit` trains a network on data of any kind and records its history, in a folder if one is given."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from forwardonly.data.matching import covers, named_as
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.names import plain, whole_number
+from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network
 from forwardonly.system.precision import choose_device
 from forwardonly.training import compatibility, strategies
@@ -116,9 +118,13 @@ def fit(
     if resume and folder is not None:
         config = as_begun(config, folder, device, team)
     setting = compatibility.Setting(config, network, device, team, train)
-    compatibility.check(setting)
-    _check_options(network, config, train, validation, options)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        _emitted(setting),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        compatibility.check(setting)
+        _check_options(network, config, train, validation, options)
         batch_size = prepared_for(train, config.batch_size, seed)
         if isinstance(train, Passing) and train.batch_size is None and options.get("batch_size") is not None:
             raise ValueError(f"{train.name} has batches of its own, which go by as they are: leave batch_size out.")
@@ -143,6 +149,21 @@ def fit(
             result = trainer.finish(test, extra_figures)
     _warn(result)
     return Run(network, trainer.progress.history, result, folder)
+
+
+@contextmanager
+def _emitted(setting: compatibility.Setting) -> Iterator[None]:
+    """A context in which the blocks of a model can be called alone, where the run needs it and the model allows it."""
+    network = setting.network
+    if not isinstance(network, Localized):
+        yield
+        return
+    try:
+        if compatibility.needs_blocks(setting):
+            network.emit(setting.config.compile)
+        yield
+    finally:
+        network.keep_in_place()
 
 
 def _warn(figures: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
-from forwardonly.network.signal import Signal, main_path
+from forwardonly.network.signal import Signal
 from forwardonly.system.precision import Precision, autocast
 from forwardonly.training.batch import Batch
 from forwardonly.training.memory.micro_batch import accumulate
@@ -84,7 +84,7 @@ def learn(block: Block, update: Update, batch: Batch, context: Context) -> tuple
 
 def advance(blocks: Sequence[Block], batch: Batch, precision: Precision) -> Batch:
     """The batch behind blocks that do not learn."""
-    with torch.no_grad(), autocast(precision, main_path(batch.signal).device):
+    with torch.no_grad(), autocast(precision, batch.labels.device):
         for block in blocks:
             activation = block(batch.signal)
             reads = block.needs_peers != "none"

@@ -12,8 +12,17 @@ from forwardonly.rules import PeerGoodness
 from forwardonly.training.batch import Batch
 from forwardonly.training.distributed.team import Team
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
-_HEADER = 72  # numbers in a header: room for seven tensors of up to six dimensions
+_DTYPES = (
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+_HEADER = 144  # numbers in a header: room for fifteen tensors of up to six dimensions
 _PARTS = 16  # tags of a message; more than the tensors in it
 
 

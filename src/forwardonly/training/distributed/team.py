@@ -145,7 +145,8 @@ class Team:
             return
         with self.peers():
             if self.replicas > 1:
-                for buffer in nn.ModuleList(network.row[own[self.stage]]).buffers():
+                mine = network if self.stages == 1 else _whole(network, own[self.stage])
+                for buffer in mine.buffers():
                     if buffer.is_floating_point():  # by differences: what is the same on all keeps its bits
                         first = buffer.clone()
                         dist.broadcast(first, self.stage, group=self._same_stage)
@@ -153,7 +154,7 @@ class Team:
                         dist.all_reduce(apart, group=self._same_stage)
                         buffer.copy_(first + apart / self.replicas)
             for stage in range(self.stages if self.stages > 1 else 0):
-                for tensor in nn.ModuleList(network.row[own[stage]]).state_dict().values():
+                for tensor in _whole(network, own[stage]).state_dict().values():
                     dist.broadcast(tensor, self.replica * self.stages + stage, group=self._same_replica)
 
     def gathered(self, states: Sequence[Any], own: Sequence[slice], device: torch.device) -> list[Any]:
@@ -363,6 +364,11 @@ def join(stages: int = 1, timeout: float | None = None) -> Iterator[Team]:
     finally:
         heartbeat.stop()
         dist.destroy_process_group()
+
+
+def _whole(network: Network, own: slice) -> nn.Module:
+    """What holds the weights and the buffers of some blocks."""
+    return nn.ModuleList(block.whole for block in network.row[own])
 
 
 def _tensor(content: bytes, device: torch.device) -> Tensor:

@@ -121,7 +121,12 @@ def make_plan(network: Network, train: Data, config: TrainingConfig, device: tor
     budget, precision = parse_bytes(config.memory_budget), choose_precision(config.precision, device)
     held = train.images.nbytes + train.labels.nbytes if isinstance(train, Images) else 0
     if isinstance(network, Localized):
-        return _plan_in_place(network, train, config, precision, device, batch, held)
+        plan, least = _plan_in_place(network, train, config, precision, device, batch, held)
+        if plan is not None:
+            return plan
+        network.emit()  # micro-batches need blocks that can be called alone
+        if network.in_place or not network.batch_first:
+            raise ValueError(_too_small(config, least))
     costs = measure(network, train, config, precision)
     before = RESERVE + (memory_bytes(device) if device.type == "cpu" else held)
     on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
@@ -155,8 +160,11 @@ def _plan_in_place(
     device: torch.device,
     batch: int,
     held_by_images: int,
-) -> MemoryPlan:
-    """The plan of a model in place, whose blocks compute whole batches: idle blocks are offloaded where needed."""
+) -> tuple[MemoryPlan | None, int]:
+    """The plan of a model in place, whose blocks compute whole batches: idle blocks are offloaded where needed.
+
+    None if none fits; and the smallest budget that one would fit.
+    """
     budget = parse_bytes(config.memory_budget or "")
     few, many = (_peak_in_place(network, _front(network, train, count), precision) for count in TRIALS)
     an_image = max(0, many - few) // (TRIALS[1] - TRIALS[0])
@@ -172,11 +180,11 @@ def _plan_in_place(
     before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else held_by_images)
     on_device = 3 if device.type == "cuda" else 1
     ways = [(False, sum(resident)), (len(resident) > 1, on_device * max(resident))]
+    least = before + step + min(held for _, held in ways)
     for offload, held in ways:
         if before + step + held <= budget:
-            return MemoryPlan(None, offload, max(1, min(AT_A_TIME, batch)))
-    least = before + step + min(held for _, held in ways)
-    raise ValueError(_too_small(config, least))
+            return MemoryPlan(None, offload, max(1, min(AT_A_TIME, batch))), least
+    return None, least
 
 
 def _too_small(config: TrainingConfig, least: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from forwardonly.network.block import Block
 from forwardonly.network.signal import Signal
@@ -40,7 +41,7 @@ def portion(batch: Batch, chosen: slice, streams: int) -> Batch:
         halves = [half[chosen] for half in tensor.chunk(streams)]
         return halves[0] if streams == 1 else torch.cat(halves)
 
-    signal = rows(batch.signal) if isinstance(batch.signal, Tensor) else tuple(map(rows, batch.signal))
+    signal = tree_map(rows, batch.signal)
     peers = None if batch.peers is None else PeerGoodness(*(goodness[:, chosen] for goodness in batch.peers))
     return Batch(signal, batch.labels[chosen], peers)
 

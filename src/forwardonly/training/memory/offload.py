@@ -52,7 +52,7 @@ class Offload:
         self.handles: list[RemovableHandle] = []
         if isinstance(self.network, Localized):
             self.network.before_block = self._load
-        else:
+        if not self.network.in_place:
             self.handles += [
                 block.register_forward_pre_hook(lambda *_, index=index: self._load(index))
                 for index, block in enumerate(self.blocks)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from forwardonly.bodies.dropout import drops
 from forwardonly.data import Images
+from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network
 from forwardonly.network.signal import Signal, bytes_of, tensors_in
 from forwardonly.rules import PeerGoodness, TwoStreamRule
@@ -29,8 +29,9 @@ def repeats(network: Network, images: Images, config: TrainingConfig) -> bool:
     rule = network.rule
     fixed = not isinstance(rule, TwoStreamRule) or getattr(rule, "negatives", "uniform") == "fixed"
     mixes = nn.modules.batchnorm._BatchNorm  # makes an activation depend on the other images of the batch
-    steady = not any(drops(module) or isinstance(module, mixes) for module in network.modules())
-    if not (fixed and steady and config.augment is None and network.label_classifier is None):
+    steady = not network.draws and not any(isinstance(module, mixes) for module in network.modules())
+    theirs = isinstance(network, Localized)  # a user's model may write into its signals, or mix the images in them
+    if not (fixed and steady and not theirs and config.augment is None and network.label_classifier is None):
         return False
     signal = network.present(images.images[:1], images.labels[:1], wrong=images.labels[:1])
     largest = max(bytes_of(signal), *network.each(signal, lambda block, activation, passed: bytes_of(passed)))
