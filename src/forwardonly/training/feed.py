@@ -123,10 +123,10 @@ class Feed:
         """Examples to take statistics from: all images in memory, and of a stream about 5,000, or one if none is to be
         taken.
         """
-        units = self.network.units
-        fitted = self.network.prepare.fitted and (units is None or units.fitted)
         if isinstance(self.images, Images):
             return self.images.images, self.images.labels
+        units = self.network.units
+        fitted = bool(self.network.prepare.fitted) and (units is None or units.fitted)
         drawn = self._read(*self.images.sample(1 if fitted else SAMPLE), None)
         return each(drawn.inputs, lambda part: part.to(self.device)), drawn.targets.to(self.device)
 
