@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import tyro
 
-from forwardonly.cli.held import OnData, test_images
+from forwardonly.cli.held import OnData, streamed_test_images
 from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.data import Images
+from forwardonly.data.large import Folder
 from forwardonly.export import (
     Format,
     Precision,
@@ -128,7 +129,7 @@ def _step_options(chosen: Export) -> dict[str, Any]:
     return given | {name: own for name in known if (own := getattr(chosen, name, None)) is not None}
 
 
-def _images(chosen: Export, saved_run: SavedRun) -> Images:
+def _images(chosen: Export, saved_run: SavedRun) -> Images | Folder:
     """The test images for the check, which are read before anything is written.
 
     Raises:
@@ -139,7 +140,7 @@ def _images(chosen: Export, saved_run: SavedRun) -> Images:
             "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it out with --no-check."
         )
     try:
-        return test_images(chosen, saved_run)[0]
+        return streamed_test_images(chosen, saved_run)[0]
     except (ValueError, OSError) as problem:
         raise ValueError(
             f"The check of the exported file needs test images: {str(problem).rstrip('.')}. Leave the check out "
@@ -147,7 +148,7 @@ def _images(chosen: Export, saved_run: SavedRun) -> Images:
         ) from None
 
 
-def _compare(path: Path, saved_run: SavedRun, test: Images) -> dict[str, Any]:
+def _compare(path: Path, saved_run: SavedRun, test: Images | Folder) -> dict[str, Any]:
     """Compares onnxruntime's predictions with those of the run's network."""
     import onnxruntime
 
@@ -155,7 +156,8 @@ def _compare(path: Path, saved_run: SavedRun, test: Images) -> dict[str, Any]:
     weights = {name: tensor.numpy() for name, tensor in saved_run.network.state_dict().items()}
     given = {each.name: weights[each.name] for each in session.get_inputs() if each.name != "images"}
     agree, difference = 0, 0.0
-    for images in test.images.split(CHECKED):
+    for images in test.inputs_in_order(CHECKED):
+        assert isinstance(images, torch.Tensor)
         (scores,) = session.run(["scores"], {"images": images.numpy(), **given})
         with torch.no_grad():
             ours = saved_run.network(images).numpy()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import forwardonly as fo
-from forwardonly.cli.held import OnData
+from forwardonly.cli.held import OnData, source_of
 from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen, percent
@@ -107,10 +107,8 @@ def _labelled(chosen: ProbeRun, saved_run: SavedRun) -> tuple[str, fo.data.Image
     Raises:
         ValueError: it is not known on what data the run was trained, and none are named; or they cannot be read.
     """
-    known = saved_run.trained_on or {}
-    name = chosen.data or saved_run.data["name"]
-    size = chosen.image_size or (known.get("image_size") if name == known.get("name") else None)
-    train, _, test = fo.data.load(name, data_dir=chosen.data_dir or known.get("data_dir"), image_size=size)
+    name, options = source_of(chosen, saved_run)
+    train, _, test = fo.data.load(name, **options)
     return name, train, test
 
 

@@ -34,7 +34,7 @@ class SavedRun:
             ValueError: it is not known.
         """
         if self.trained_on is None:
-            raise ValueError(f"{self.folder} was trained in Python and says nothing of its data: name a data set")
+            raise ValueError(f"{self.folder} was trained in Python and says nothing of its data: name a set by --data")
         return self.trained_on
 
 

@@ -304,11 +304,7 @@ def _load(chosen: Any) -> fo.data.Splits:
         raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
     if chosen.cache and chosen.limit is not None:
         raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
-    if (
-        folder
-        and chosen.limit is None
-        and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size))
-    ):
+    if folder and chosen.limit is None and (chosen.cache or fo.data.larger_than_memory(chosen.data, chosen.image_size)):
         return fo.data.stream(
             chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
         )
