@@ -309,7 +309,7 @@ class Network(nn.Module):
     def forward(self, images: Inputs) -> Tensor:
         """The network's scores (B, C): the readout of `scores`; of numbers, the mean that the readout weighs."""
         joined: Tensor = self.readout(self.scores(images))
-        return joined if self.units is None else joined / self.readout.weights.sum()
+        return joined if self.units is None else self.readout.mean(joined)
 
     def predict(self, images: Any, *, columns: Columns | None = None, batch_size: int = 1000) -> Tensor:
         """What the network says of each input, in evaluation mode: the index of its class, (B,).
@@ -343,11 +343,15 @@ class Network(nn.Module):
         Raises:
             ValueError: as `scores`, or a network that learns numbers.
         """
+        with self.evaluating():
+            return self.probabilities_of(self.scores(images))
+
+    def probabilities_of(self, scores: Tensor) -> Tensor:
+        """`probabilities`, of what `scores` gave, (L, B, C)."""
         of = OBJECTIVES[self.targets].probabilities
         if of is None:
             raise ValueError("The network learns numbers, which have no probabilities: predict says them.")
-        mean = self._evaluated(images) / self.readout.weights.sum()
-        return of(self.rule.score_scale * mean)
+        return of(self.rule.score_scale * self.readout.mean(self.readout(scores)))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

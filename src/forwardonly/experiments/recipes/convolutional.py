@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy, words
+from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy
+from forwardonly.names import as_words
 from forwardonly.rules import PRESETS
 from forwardonly.rules.defaults import MUON
 
@@ -33,7 +34,7 @@ class Line:
 
     def options_of_train(self) -> tuple[str, ...]:
         """The options of `forwardonly train`, without data, seed and folder."""
-        return words({"rule": self.rule, "body": self.body, **self.options})
+        return tuple(as_words({"rule": self.rule, "body": self.body, **self.options}))
 
 
 CLASSES = {"cifar-100": 100, "tiny-imagenet": 200}
