@@ -27,6 +27,7 @@ from forwardonly.export import (
 )
 from forwardonly.network.storage import read_config
 
+OF_A_STEP = ("batch_size", "optimiser", "learning_rate", "momentum", "weight_decay")
 CHECKED = 1000  # test images that go through the exported network at a time
 
 
@@ -54,8 +55,8 @@ class Export(OnData):
     """Weight decay of the training step; by default the run's."""
     precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
     """Numbers of a step in C: float32, or int8 weights and signals, which learn by plain sgd, one example a step."""
-    check: bool = True
-    """Compare an ONNX file's predictions on the test images with the run's own; `--data` names others."""
+    check: Annotated[bool, UNSET] = True
+    """Leave out the check of an ONNX file, whose predictions on the test images, or `--data`, are the run's own."""
 
 
 def options(argv: Sequence[str]) -> type[Export]:
@@ -73,6 +74,11 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     """
     if chosen.precision is not None and chosen.format != "c":
         raise ValueError("--precision is for --format c: other formats hold float32.")
+    for name in OF_A_STEP:
+        if getattr(chosen, name) is not None and chosen.what != "training-step":
+            raise ValueError(f"--{name.replace('_', '-')} is for a training step: add --what training-step.")
+    if chosen.learning_rate is not None and chosen.format != "c":
+        raise ValueError("--learning-rate is for --format c: in other formats it is an input of the step.")
     saved_run = open_run(chosen.run, "cpu", classes=chosen.format != "safetensors")
     test = _images(chosen, saved_run) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"

@@ -24,9 +24,7 @@ class OnData(Common):
     """Options of commands that measure a saved network."""
 
     data: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
-    """Data set whose test images are used, by default the one that the run was trained on; of a folder or file without
-    a test part all images are.
-    """
+    """Data to measure on, by default the run's: the test images, or all of a folder or file without a test part."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the data sets; by default the run's own, then $FORWARDONLY_DATA, then the user's cache."""
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None

@@ -26,6 +26,8 @@ class ProbeRun(OnData):
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    data: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
+    """Data whose training images are learned from and whose test images are measured on; by default the run's."""
     method: Method = "ridge"
     """Ridge regression in closed form, logistic regression, or nearest neighbours by cosine (knn)."""
     labels_share: float = 1.0

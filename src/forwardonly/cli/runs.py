@@ -47,10 +47,8 @@ def open_run(folder: Path, device: str, *, classes: bool = True) -> SavedRun:
     """
     config = read_config(folder)
     if "estimator" in config:
-        raise ValueError(
-            f"{folder} was saved by ForwardOnlyClassifier, whose input is not images: read it with "
-            "ForwardOnlyClassifier.load"
-        )
+        kind = "ForwardOnlyClassifier" if "classes" in config["estimator"] else "ForwardOnlyRegressor"
+        raise ValueError(f"{folder} was saved by {kind}, whose input is not images: read it with {kind}.load")
     network = fo.load(folder).to(choose_device(device))
     if len(network.shape) != 3:
         raise ValueError(

@@ -19,11 +19,17 @@ show = training.show
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune(training.Train):
+class Model:
+    """What is tuned: in a class of its own, so that the help begins with it."""
+
+    model: Annotated[str, UNSET] = ""
+    """The model: timm:NAME, or hf:FOLDER of a Hugging Face model; it must be named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(training.Train, Model):
     """Options of a tuning; `options` adds those of the rule and the training config."""
 
-    model: str = ""
-    """The model: timm:NAME, or hf:FOLDER of a Hugging Face model."""
     weights: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """A safetensors file of weights that the model starts from; hf:FOLDER has its own."""
     blocks: str = "auto"
