@@ -1,6 +1,9 @@
 """Shared fixtures and helpers."""
 
+import runpy
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +31,18 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["train", "--epochs", "4", "--hidden", "40", "20", "--rule.margin", "0.2", "--out", str(folder)]
     assert cli.main(words) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def walk() -> Any:
+    """What `benchmarks/models.py` defines; timm and transformers can then be imported beside a CPU torch."""
+    pytest.importorskip("transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "models.py"))
+        found["library"] = found["declare_torchvision_operators"]()
+        pytest.importorskip("timm")
+    return found
 
 
 @pytest.fixture

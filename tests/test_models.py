@@ -1,9 +1,5 @@
 """Models of timm and Hugging Face, unedited: a fixed ten of those that `benchmarks/models.py` walks."""
 
-import runpy
-import warnings
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,23 +11,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # other libraries' own
 ]
-WALK = Path(__file__).parents[1] / "benchmarks" / "models.py"
 TEN = (
     *("timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:efficientnet_lite0", "timm:resnet18"),
     *("timm:gmixer_12_224", "timm:swin_tiny_patch4_window7_224"),
     *("transformers:BertModel", "transformers:LlamaModel", "transformers:ViTModel", "transformers:Wav2Vec2Model"),
 )
-
-
-@pytest.fixture(scope="module")
-def walk():
-    pytest.importorskip("transformers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = runpy.run_path(str(WALK))
-        found["library"] = found["declare_torchvision_operators"]()
-        pytest.importorskip("timm")
-    return found
 
 
 @pytest.mark.parametrize("name", TEN)

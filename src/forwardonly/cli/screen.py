@@ -188,8 +188,10 @@ def sizes(train: Any, config: Any, weights: Any) -> str:
     batch = min(config.batch_size, len(train))
     steps = steps_per_epoch(train, config, batch)
     shape = " x ".join(map(str, train.shape))
+    what, of = ("rows", f"{shape} tokens") if train.kind == "token" else ("images", shape)
+    classes = f" in {len(train.classes)} classes" if train.classes else ""
     return (
-        f"{len(train):,} images of {shape} in {len(train.classes)} classes, {steps:,} steps of {batch} images an "
+        f"{len(train):,} {what} of {of}{classes}, {steps:,} steps of {batch} {what} an "
         f"epoch, {config.epochs} epochs; {weights.bodies:,} weights in bodies, {weights.rules:,} in rules' heads"
     )
 
@@ -205,4 +207,6 @@ def _epoch(row: dict[str, Any]) -> str:
     if len(losses) > SHOWN:
         losses[1:-1] = ["..."]
     measured = f", validation {percent(row['validation_accuracy'])}" if "validation_accuracy" in row else ""
+    if "validation_cross_entropy" in row:
+        measured = f", validation loss {row['validation_cross_entropy']:.4f}"
     return f"epoch {row['epoch'] + 1}: loss {', '.join(losses)}{measured}, {row['seconds']:.1f} s"

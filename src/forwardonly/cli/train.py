@@ -118,14 +118,30 @@ class Train(Common):
         """A group of options of the network, with their values."""
         return {"network": (_unprefixed(own_options(fo.bodies.TABLE[self.body])), _values(saved, "body"))}
 
+    def load(self) -> fo.data.Splits:
+        """The splits of the data."""
+        return _load(self)
+
+    def make_rule(self, train: fo.data.Images) -> fo.rules.Rule:
+        """The rule for that data."""
+        return fo.rules.make(self.rule, classes=len(train.classes), **asdict(self.rule_options))  # type: ignore[attr-defined]
+
+    def load_other(self) -> Any:
+        """Data to see on what is forgotten, if any."""
+        return None
+
+    def noted(self) -> dict[str, Any]:
+        """What else the run's config says of its data."""
+        return {}
+
     def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
         """The network of these options."""
         body = fo.bodies.TABLE[self.body](**asdict(self.network))  # type: ignore[attr-defined]  # of its group
         return fo.build(body, train.shape, rule=rule, readout=self.readout, seed=self.seed)
 
-    def as_saved(self, network: Mapping[str, Any]) -> dict[str, Any]:
+    def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that say what network a resumed run has, from its config."""
-        return {"body": network["body"]["name"]}
+        return {"body": saved["network"]["body"]["name"]}
 
 
 def options(argv: Sequence[str], kind: type[Train] = Train) -> Any:
@@ -230,8 +246,9 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
 def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
     with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
-        train, validation, test = _load(chosen)
-    rule = fo.rules.make(chosen.rule, classes=len(train.classes), **asdict(chosen.rule_options))
+        train, validation, test = chosen.load()
+        other = chosen.load_other()
+    rule = chosen.make_rule(train)
     config = TrainingConfig.resolve(rule, train, training_options(chosen))
     out = chosen.out or agreed(team, stem_of(chosen.data, chosen.rule, chosen.seed))
     on_disk = config.memory_budget is not None and choose_device(config.device).type == "cpu"
@@ -239,14 +256,15 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = chosen.build(train, rule)
-    extra = {"data": {**_data(chosen, train.classes), "notes": list(train.notes)}}
+    extra = {"data": {**_data(chosen, train.classes), **chosen.noted(), "notes": list(train.notes)}}
     news = [
         *train.notes,
-        *cautions.before(train, test, config, labelled=rule.labelled),
+        *cautions.before(train, test, config, labelled=rule.labelled and train.kind == "class"),
     ]  # said once the run has been found fit to start or to go on
     if chosen.resume:
         then = read_config(out)
-        now = {"network": network.config, "data": {name: extra["data"][name] for name in DECIDES}}
+        decides = [*DECIDES, *chosen.noted()]
+        now = {"network": network.config, "data": {name: extra["data"][name] for name in decides}}
         refuse_changes(out, then, json.loads(json.dumps(now)))
         if config.epochs > (before := then["training"]["epochs"]):
             news.append(
@@ -273,7 +291,8 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             network,
             train,
             validation=validation,
-            test=test if rule.labelled else None,
+            test=test if rule.labelled and len(test) else None,
+            other=other,
             out=out,
             resume=chosen.resume,
             seed=chosen.seed,
@@ -360,7 +379,7 @@ def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:
         image_size=data["image_size"],
         validation=data["validation"],
         limit=data.get("limit"),
-        **plain.as_saved(network),
+        **plain.as_saved(saved),
         readout=network["readout"],
         seed=saved["seed"],
         out=out,

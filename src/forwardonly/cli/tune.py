@@ -1,29 +1,39 @@
-"""`forwardonly tune`: cuts a model that has learned before into blocks, and trains it on other images."""
+"""`forwardonly tune`: cuts a model that has learned before into blocks, and trains it on other images or texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 
 import tyro
+from torch import nn
 
 import forwardonly as fo
 from forwardonly.cli import train as training
 from forwardonly.cli.parsing import UNSET, given
-from forwardonly.cli.screen import Screen
+from forwardonly.cli.screen import Screen, percent
+from forwardonly.data.texts import LENGTH
 from forwardonly.network import models
-from forwardonly.network.storage import CONFIG, from_config, read_config
+from forwardonly.network.readout import Kind
+from forwardonly.network.storage import CONFIG, from_config, read_config, read_history
 
-show = training.show
+FIGURES = {
+    "validation_accuracy": "validation",
+    "validation_cross_entropy": "validation loss",
+    "other_accuracy": "other data",
+    "other_probe_accuracy": "other data, probed",
+    "other_cross_entropy": "other data, loss",
+}
+"""Figures of the table, as far as a run has them, and their names there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """What is tuned: in a class of its own, so that the help begins with it."""
 
-    model: Annotated[str, UNSET] = ""
-    """The model: timm:NAME, or hf:FOLDER of a Hugging Face model; it must be named."""
+    model: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
+    """The model: timm:NAME, hf:FOLDER of a Hugging Face model, or the folder of another tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +41,17 @@ class Tune(training.Train, Model):
     """Options of a tuning; `options` adds those of the rule and the training config."""
 
     weights: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """A safetensors file of weights that the model starts from; hf:FOLDER has its own."""
+    """A safetensors file of weights that a timm model starts from; folders have their own."""
     blocks: str = "auto"
     """Where blocks end: auto, a number of blocks, or a regular expression that modules' names match."""
     rule: str = "projection"
     """Learning rule of every block; `--rule NAME --help` shows its options."""
+    readout: Annotated[Kind | None, UNSET, tyro.conf.DisallowNone] = None  # type: ignore[assignment]
+    """Which blocks predict; by default all, and of a language model the last, whose scores are the model's own."""
+    other: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
+    """Data of another kind, a set or a folder as for --data, to see before and after each epoch what is forgotten."""
+    length: int = LENGTH
+    """Tokens of a row, where a language model learns from a folder of text files."""
 
     kinds: ClassVar[Mapping[str, Any]] = MappingProxyType({"rule": fo.rules.TABLE})
     expert: ClassVar[frozenset[str]] = training.EXPERT - {"heads_first", "body_rate", "layer_decay", "image_size"}
@@ -48,6 +64,49 @@ class Tune(training.Train, Model):
     def network_options(self, saved: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
         return {}
 
+    @property
+    def words(self) -> int | None:
+        """Size of a language model's vocabulary; None of a model of images."""
+        return None if self._folder is None else models.vocabulary(self._folder)
+
+    @property
+    def _folder(self) -> Path | None:
+        """The folder of a Hugging Face model; None of another model."""
+        name = self.model or ""
+        path = Path(name.removeprefix("hf:")).expanduser()
+        return path if name.startswith("hf:") or (name and models.config_of(path)) else None
+
+    def load(self) -> fo.data.Splits:
+        return super().load() if self.words is None else self._texts(self.data, self.validation)
+
+    def load_other(self) -> Any:
+        if self.other is None:
+            return None
+        if self.words is not None:
+            return self._texts(self.other, 0).train
+        return fo.data.load(self.other, data_dir=self.data_dir, image_size=self.image_size).test
+
+    def _texts(self, path: str, validation: int) -> fo.data.Splits:
+        """Texts by the model's own tokenizer.
+
+        Raises:
+            ValueError: it has none, or there is too little text.
+        """
+        assert self._folder is not None
+        tokenizer = models.tokenizer(self._folder)
+        end = tokenizer.eos_token_id
+        return fo.data.texts(path, tokenizer.encode, length=self.length, validation=validation, end=end)
+
+    def make_rule(self, train: fo.data.Images) -> fo.rules.Rule:
+        if self.words is None:
+            return super().make_rule(train)
+        return fo.rules.make(self.rule, classes=self.words, targets="token", **asdict(self.rule_options))  # type: ignore[attr-defined]
+
+    def noted(self) -> dict[str, Any]:
+        model = self.model if self._folder is None else f"hf:{self._folder.resolve()}"
+        other = self.other and str(Path(self.other).expanduser().resolve()) if _is_path(self.other) else self.other
+        return {"model": model, "other": other, "length": self.length}
+
     def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
         """The model with its weights, cut; of a resumed run as it was, for the checkpoint has the weights.
 
@@ -56,18 +115,46 @@ class Tune(training.Train, Model):
         """
         if self.resume and self.out is not None and (self.out / CONFIG).exists():
             return from_config(read_config(self.out)["network"])
-        timm = self.model.startswith("timm:")
-        options = {"num_classes": 0, "in_chans": train.shape[0]} if timm else {}
         blocks: int | str = int(self.blocks) if self.blocks.isdecimal() else self.blocks
-        model = models.build(self.model, options)
+        model, source = self._model(train)
         if self.weights is not None:
             models.load_weights(model, self.weights)
-        source = {"name": self.model, "options": options}
-        example = train.images[:2]
-        return fo.localize(model, rule, example, blocks=blocks, readout=self.readout, seed=self.seed, source=source)
+        text = self.words is not None
+        return fo.localize(
+            model,
+            rule,
+            train.images[:2],
+            blocks=blocks,
+            heads="own" if text else "new",
+            readout=self.readout or ("last" if text else "sum"),
+            seed=self.seed,
+            source=source,
+        )
 
-    def as_saved(self, network: Mapping[str, Any]) -> dict[str, Any]:
-        return {"model": network["model"]["name"]}
+    def _model(self, train: fo.data.Images) -> tuple[nn.Module, dict[str, Any] | None]:
+        """The model, and how it is built again."""
+        name = f"hf:{self._folder}" if self._folder is not None else self.model or ""
+        if Path(name).expanduser().is_dir():
+            return _of_run(Path(name).expanduser())
+        options = {"num_classes": 0, "in_chans": train.shape[0]} if name.startswith("timm:") else {}
+        model = models.build(name, options)
+        return model, models.source_of(model) or {"name": name, "options": options}
+
+    def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: saved["data"][name] for name in ("model", "other", "length")}
+
+
+def _of_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that a run has tuned, with its weights, and how it is built again.
+
+    Raises:
+        ValueError: the folder has no run of a model that can be built again.
+    """
+    config = read_config(folder)
+    source = config.get("network", config).get("model")
+    if source is None:
+        raise ValueError(f"{folder} has no model of timm or Hugging Face: go on with it by fo.load and fo.fit")
+    return fo.unlocalize(fo.load(folder)), source
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
@@ -77,8 +164,43 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
         ValueError: no model is named.
     """
     if not chosen.model:
-        raise ValueError("name the model to tune, as --model timm:resnet18 or --model hf:FOLDER")
-    return training.run(chosen, screen)
+        raise ValueError("name the model to tune, as --model timm:resnet18, --model hf:FOLDER or --model RUN")
+    result = training.run(chosen, screen)
+    kept = ("epoch", *FIGURES)
+    history = read_history(Path(result["run"]))
+    result["measured"] = [{name: row[name] for name in kept if name in row} for row in history]
+    return result
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """The figures of each epoch beside those of the untouched model, and the folder of the run."""
+    rows = [result["before"], *result["measured"]] if "before" in result else []
+    known = [name for name in FIGURES if any(name in row for row in rows)]
+    if known:
+        names = ["untouched", *(f"epoch {row['epoch'] + 1}" for row in result["measured"])]
+        cells = [[_cell(name, row.get(name)) for name in known] for row in rows]
+        screen.table(
+            "task and what is forgotten",
+            ["", *map(FIGURES.__getitem__, known)],
+            [[name, *own] for name, own in zip(names, cells, strict=True)],
+        )
+    if result["test_accuracy"] is not None:
+        training.show(result, screen)
+        return
+    screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
+    for note in result.get("notes", ()):
+        screen.say(note)
+    screen.say(f"saved in {result['run']}; use it from Python, as fo.load({result['run']!r})")
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return percent(value) if name.endswith("accuracy") else f"{value:.4f}"
+
+
+def _is_path(name: str | None) -> bool:
+    return name is not None and name not in fo.data.NAMES
 
 
 def options(argv: Sequence[str]) -> Any:

@@ -12,6 +12,7 @@ from forwardonly.data.loading import load
 from forwardonly.data.pictures import read_images
 from forwardonly.data.shards import shards
 from forwardonly.data.sources import NAMES, Check, Description, augmentation, describe, table, verify
+from forwardonly.data.texts import texts
 
 __all__ = [
     "NAMES",
@@ -38,5 +39,6 @@ __all__ = [
     "shards",
     "stream",
     "table",
+    "texts",
     "verify",
 ]

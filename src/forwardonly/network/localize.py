@@ -7,7 +7,7 @@ The model then runs as it was written; a wall is a hook that detaches what passe
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import detached, tensors_in, to_device
 from forwardonly.network.walled import Walled, unchanged
-from forwardonly.network.walls import Recording, Wall, balanced, candidates, head_of, record, settle
-from forwardonly.rules import TABLE, Rule, TwoStreamRule
+from forwardonly.network.walls import Recording, Wall, balanced, before, candidates, head_of, record, settle
+from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
 
 TOO_LARGE = 0.6
 """Share of the trained weights in one block above which it is said."""
@@ -41,6 +41,7 @@ def localize(
     *,
     blocks: int | str | Sequence[str] = "auto",
     keep_head: bool = False,
+    heads: Literal["new", "own"] = "new",
     channels: Channels | None = None,
     readout: Kind = "sum",
     seed: int = 0,
@@ -64,6 +65,10 @@ def localize(
             as even in weights as their order allows; names are those of the modules behind which the walls are to
             stand; any other text is a regular expression that those names match.
         keep_head: train a last linear layer that gives the model's output; otherwise it is left out.
+        heads: "new" read-outs of the rule, or the model's "own": its last linear layer reads every block, through a map
+            that starts as the identity and a copy of the model's last norm (the tuned lens, arXiv 2303.08112). It is
+            for the next token under the projection rule, and leaves a model that is not trained with readout="last" as
+            good as it was.
         channels: which axis of every signal holds the channels, where the model does not show it.
         readout: how the blocks' scores become the network's.
         seed: of the rules' initial weights.
@@ -72,8 +77,15 @@ def localize(
 
     Raises:
         ValueError: the model does not take the example, no wall can stand in it, a name is not one of its modules or no
-            wall can stand there, two blocks would share weights, a weight is not float32, or a signal cannot be read.
+            wall can stand there, two blocks would share weights, a weight is not float32, a signal cannot be read, or
+            the model has no head that could read every block.
     """
+    if heads not in ("new", "own"):
+        raise ValueError(f"heads is 'new' or 'own', not {heads!r}.")
+    if heads == "own" and (type(rule) is not Projection or rule.targets != "token" or keep_head):
+        raise ValueError(
+            "heads='own' is for the next token: give fo.rules.Projection(targets='token', ...), and keep_head=False."
+        )
     if isinstance(model, str):
         named = {"name": model, "options": options}
         model = models.build(model, options)
@@ -96,11 +108,16 @@ def localize(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plain = _run(model.eval(), inputs)
-        walls = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        walls, head = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        if heads == "own" and head is None:
+            raise ValueError(
+                "heads='own' needs a model whose output a linear layer gives, such as a causal language model."
+            )
+        own = head if heads == "own" else None
         cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token")
         torch.manual_seed(seed)
-        config = _config(source, cuts, rule, form, readout, images)
-        network = Localized(model, cuts, rule, form, images=images, readout=readout, config=config)
+        config = _config(source, cuts, rule, form, readout, images, own)
+        network = Localized(model, cuts, rule, form, images=images, head=own, readout=readout, config=config)
         _check(network.walled.eval(), inputs, plain)
     model.train(training)
     return network.train()
@@ -139,9 +156,8 @@ def rebuilt(config: Mapping[str, Any], model: nn.Module | None = None) -> Locali
             raise ValueError(f"The model has no weight {missing!r}, which the saved network has: it is another model.")
         cuts.append(Cut(cut["wall"], cut["weights"], reading, cut["shape"]))
     rule = rule_of(config["rule"])
-    network = Localized(
-        model, cuts, rule, config["form"], images=config["images"], readout=config["readout"], config=config
-    )
+    head, readout, images = config["head"], config["readout"], config["images"]
+    network = Localized(model, cuts, rule, config["form"], images=images, head=head, readout=readout, config=config)
     if config["images"]:
         network.prepare.input = config.get("input")
     return network
@@ -181,15 +197,17 @@ def _words(inputs: Any) -> str:
 
 def _walls(
     model: nn.Module, inputs: Any, blocks: int | str | Sequence[str], keep_head: bool, end_to_end: bool
-) -> list[Wall]:
-    """The walls of a model, which stand in evaluation and in training."""
+) -> tuple[list[Wall], str | None]:
+    """The walls of a model, which stand in evaluation and in training, and the name of its head, if it is left out."""
     evaluating = record(model.eval(), inputs)
     with unchanged(model):
         training = record(model.train(), inputs)
     model.eval()
     head = None if keep_head else head_of(evaluating)
-    few = blocks + 1 if isinstance(blocks, int) and not isinstance(blocks, bool) else 0
-    found = [wall for wall in candidates(evaluating, few, head) if not _only(wall, head, evaluating)]
+    if head is not None:
+        evaluating = before(head, evaluating)
+    few = blocks if isinstance(blocks, int) and not isinstance(blocks, bool) else 0
+    found = candidates(evaluating, few)
     if not found:
         raise ValueError("No wall can stand in the model: none of its modules with weights is called exactly once.")
     if end_to_end:
@@ -213,14 +231,7 @@ def _walls(
             LargeBlockWarning,
             stacklevel=3,
         )
-    return walls
-
-
-def _only(wall: Wall, head: str | None, recording: Recording) -> bool:
-    """Whether the only matrix between a wall and those before is that of the model's head."""
-    weights = dict(recording.modules[""].named_parameters())
-    matrices = {name.rpartition(".")[0] for name in wall.weights if weights[name].dim() > 1}
-    return head is not None and matrices == {head}
+    return walls, head
 
 
 def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Sequence[str]) -> list[str]:
@@ -312,13 +323,16 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _config(source: Any, cuts: Sequence[Cut], rule: Rule, form: Form, readout: Kind, images: bool) -> dict[str, Any]:
+def _config(
+    source: Any, cuts: Sequence[Cut], rule: Rule, form: Form, readout: Kind, images: bool, head: str | None
+) -> dict[str, Any]:
     return {
         "model": source,
         "cuts": [cut.describe() for cut in cuts],
         "shape": list(form.get("sizes", ())),
         "form": form,
         "images": images,
+        "head": head,
         "rule": {"name": name_in(TABLE, rule), **rule.options()},
         "readout": readout,
     }

@@ -17,6 +17,7 @@ from forwardonly.network.readout import Kind
 from forwardonly.network.signal import Signal, to_device
 from forwardonly.network.walled import Arrival, Part, Walled, WalledBlock
 from forwardonly.rules import BlockPosition, Rule
+from forwardonly.rules.own_head import OwnHead
 
 
 class Cut:
@@ -47,6 +48,10 @@ class Localized(Network):
         rule: every block gets its own copy.
         form: of the model's input.
         images: whether the inputs are images, which are scaled and standardised.
+        head: the model's last linear layer, if it is to read every block.
+
+    Raises:
+        ValueError: the head does not fit the blocks or the rule.
     """
 
     in_place = True
@@ -64,6 +69,7 @@ class Localized(Network):
         form: Form,
         *,
         images: bool,
+        head: str | None = None,
         readout: Kind = "sum",
         config: Mapping[str, Any] | None = None,
     ):
@@ -78,7 +84,8 @@ class Localized(Network):
         blocks = []
         for index, cut in enumerate(cuts):
             part = Part({name: weights[name] for name in cut.weights})
-            own = rule.for_block(cut.shape, BlockPosition(index, len(cuts)))
+            own_head = None if head is None else _own_head(model, head, cuts, index, rule)
+            own = rule.for_block(cut.shape, BlockPosition(index, len(cuts), own_head))
             block = WalledBlock(part, cut.reading, own)
             block.no_layer = frozenset(f"body.{name}" for name in cut.weights if name in no_layer)
             blocks.append(block)
@@ -127,3 +134,25 @@ class Localized(Network):
                 )
             )
         return torch.stack(columns, dim=2)
+
+
+def _own_head(model: nn.Module, head: str, cuts: Sequence[Cut], index: int, rule: Rule) -> OwnHead:
+    """The model's head as the read-out of block `index`.
+
+    Raises:
+        ValueError: it reads or gives another number of values.
+    """
+    layer, width = model.get_submodule(head), cuts[index].shape[-1]
+    assert isinstance(layer, nn.Linear)
+    if layer.in_features != width:
+        raise ValueError(
+            f"The model's head {head!r} reads {layer.in_features} features, but block {index} gives {width}: it can "
+            "read every block of a model of one width, such as a language model; give heads='new'."
+        )
+    if layer.out_features != rule.classes:
+        raise ValueError(
+            f"The model's head {head!r} gives {layer.out_features} scores, but the rule has classes={rule.classes}."
+        )
+    behind = model.get_submodule(cuts[-1].wall)
+    norm = behind if all(weight.dim() == 1 for weight in behind.parameters()) else None
+    return OwnHead(layer, norm, last=index == len(cuts) - 1)

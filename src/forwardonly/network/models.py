@@ -49,8 +49,37 @@ def _hugging_face(folder: str) -> nn.Module:
     transformers = _imported("transformers")
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: a Hugging Face model is named by its folder.")
-    model: nn.Module = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+    causal = vocabulary(Path(folder)) is not None
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    model: nn.Module = kind.from_pretrained(folder, local_files_only=True)
     return model
+
+
+def vocabulary(folder: Path) -> int | None:
+    """Size of the vocabulary of a Hugging Face model that predicts the next token; None of another model."""
+    config = config_of(folder)
+    causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    return int(config["vocab_size"]) if causal else None
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config of a Hugging Face model; empty where the folder has none."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return config if isinstance(config, dict) and "model_type" in config else {}
+
+
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer of a Hugging Face model.
+
+    Raises:
+        ValueError: its folder has none.
+    """
+    transformers = _imported("transformers")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError):
+        raise ValueError(f"{folder} has no tokenizer: put the model's own beside it, such as tokenizer.json.") from None
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -87,8 +87,11 @@ class Walled(nn.Module):
 
     def forward(self, inputs: Any) -> Any:
         """The model's own output, as without walls."""
-        if self.takes_cache and isinstance(inputs, Mapping):
-            inputs = {"use_cache": False, **inputs}  # a cache would keep every block's keys and values
+        if self.takes_cache:  # a cache would keep every block's keys and values
+            if isinstance(inputs, Mapping):
+                return self.model(**{"use_cache": False, **inputs})
+            if isinstance(inputs, Tensor):
+                return self.model(inputs, use_cache=False)
         return call(self.model, inputs)
 
 

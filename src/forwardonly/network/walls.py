@@ -8,7 +8,7 @@ whatever control flow, skips, masks or inputs the model has. The method is ours.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -202,12 +202,17 @@ def head_of(recording: Recording) -> str | None:
     return next((name for name in linear if recording.top and recording.top <= ends[name]), None)
 
 
-def candidates(recording: Recording, blocks: int = 0, head: str | None = None, most: int = MOST) -> list[Wall]:
+def before(head: str, recording: Recording) -> Recording:
+    """A recording without the head and what ends behind it: no wall stands there, and it may share any weight."""
+    ends = {name: nodes for name, nodes in recording.ends.items() if recording.times[name] < recording.times[head]}
+    return replace(recording, ends=ends, _children={})
+
+
+def candidates(recording: Recording, blocks: int = 0, most: int = MOST) -> list[Wall]:
     """Walls from the top of the module tree downward.
 
-    Sequences are opened, and so is every module with more than `LARGEST` of the weights, and what holds the `head`;
-    with `blocks`, the heaviest others too, until there are as many walls. Modules without a matrix of weights, and
-    norms, belong to those before.
+    Sequences are opened, and so is every module with more than `LARGEST` of the weights; with `blocks`, the heaviest
+    others too, until there are as many walls. Modules without a matrix of weights, and norms, belong to those before.
     """
     total = sum(recording.sizes.values())
     pairs = _groups(recording, "")
@@ -222,8 +227,7 @@ def candidates(recording: Recording, blocks: int = 0, head: str | None = None, m
                 return False
             module = recording.modules[name]
             sequence = type(module).forward is nn.Sequential.forward or isinstance(module, nn.RNNBase)
-            holds_head = head is not None and _is_below(head, name)
-            return sequence or holds_head or wall not in weight or weight[wall] > LARGEST * total
+            return sequence or wall not in weight or weight[wall] > LARGEST * total
 
         pick = next((pair for pair in pairs if wanted(pair)), None)
         if pick is None and len(walls) < blocks:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from forwardonly.names import check_options
 from forwardonly.ops.norms import mean_square
+from forwardonly.rules.own_head import OwnHead
 from forwardonly.targets import IGNORED, OBJECTIVES, Kind
 
 PeersNeeded = Literal["none", "earlier", "all"]
@@ -30,6 +31,8 @@ class BlockPosition:
 
     index: int
     depth: int
+    own_head: OwnHead | None = None
+    """The read-out that the block is to use instead of a new one, where a model's own head reads every block."""
 
 
 class PeerGoodness(NamedTuple):

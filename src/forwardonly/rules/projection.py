@@ -20,7 +20,7 @@ from forwardonly.targets import KINDS, OBJECTIVES
 
 @dataclass(kw_only=True, eq=False)
 class Projection(OnePassRule):
-    """Cross-entropy of a linear classifier. Owns `classifier`, (K g) -> C."""
+    """Cross-entropy of a linear classifier. Owns `classifier`, (K g) -> C, or `own_head`."""
 
     features: int = 2048
     """Features left by average pooling, approximately; the linear classifier reads them."""
@@ -37,10 +37,15 @@ class Projection(OnePassRule):
 
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         self.grid = grid_for(shape, self.features)
-        self.classifier = nn.Linear(grid_size(shape, self.grid), self.classes)
+        self.own_head = position.own_head
+        if self.own_head is None:
+            self.classifier = nn.Linear(grid_size(shape, self.grid), self.classes)
 
     def scores(self, activation: Tensor) -> Tensor:
-        return scores_of(grid_pool(activation, self.grid), self.classifier.weight, self.classifier.bias)
+        features = grid_pool(activation, self.grid)
+        if self.own_head is not None:
+            return self.own_head(features)
+        return scores_of(features, self.classifier.weight, self.classifier.bias)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         return OBJECTIVES[self.targets].loss(self.scores(activation), labels, self.label_smoothing)

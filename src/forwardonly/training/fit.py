@@ -47,6 +47,7 @@ def fit(
     *,
     validation: Any = None,
     test: Any = None,
+    other: Any = None,
     classes: Sequence[Any] | None = None,
     columns: Columns | None = None,
     out: str | Path | None = None,
@@ -74,6 +75,9 @@ def fit(
             and those of an iterable go by as they are. Under a rule without labels, `fo.data.Images(images)` is enough.
         validation: images, or other data, to report accuracy on after each epoch.
         test: images, or other data, to report accuracy on once, at the end.
+        other: data of another kind, to see what a pretrained network forgets: figures on it are in each row as
+            `other_...`, and those before the first step, with the validation's, in the result as `before`. Of images
+            whose classes are not the network's, what a ridge probe reads off it (`fo.probe`).
         classes: names of the classes in the order of their indices, where the data do not say them; labels are looked
             up among them.
         columns: of data with named columns, which are the inputs and which the target, as ("image", "label").
@@ -101,6 +105,7 @@ def fit(
     train = taken("train", train)
     validation = None if validation is None else taken("validation", validation)
     test = None if test is None else taken("test", test)
+    other = None if other is None else taken("other", other)
     _check(network, train, validation, test)
     if network.labelled:
         train, validation, test = _matched(network, train, validation, test)
@@ -122,19 +127,20 @@ def fit(
         plan.place(network, device)
         session = open_session(network, train, config, device, seed, team, batch_size)
         strategy = strategies.choose(session)
-        trainer = Trainer(session, strategy, folder, plan.predicted)
+        trainer = Trainer(session, strategy, folder, plan.predicted, validation, other)
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
             network.class_names = (train.classes or None) if network.labelled else None
             try:
                 with finish_step_on_interrupt() as interrupted:
-                    for row in trainer.train(validation, progress, interrupted):
+                    trainer.look_before()
+                    for row in trainer.train(progress, interrupted):
                         trainer.progress.history.append(row)
                         _warn(row)
             finally:
                 session.free()
             extra_figures = {} if config.memory_budget is None else {"plan": asdict(plan)}
-            result = trainer.finish(validation, test, extra_figures)
+            result = trainer.finish(test, extra_figures)
     _warn(result)
     return Run(network, trainer.progress.history, result, folder)
 
@@ -187,7 +193,7 @@ def _check_options(
     network: Network, config: TrainingConfig, train: Data, validation: Data | None, given: dict[str, Any]
 ) -> None:
     """Raises ValueError for options that do not suit the network or the data."""
-    if config.heads_first > 0 and not all(any(True for _ in block.rule.parameters()) for block in network.row):
+    if config.heads_first > 0 and not any(True for block in network.row for _ in block.rule.parameters()):
         raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
     if config.augment is not None and len(network.shape) != 3:
         raise ValueError(f"crop, flip and cutout are for pictures, and the network takes {network.shape}.")

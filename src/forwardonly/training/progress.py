@@ -35,3 +35,5 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    before: dict[str, Any] = field(default_factory=dict)
+    """Figures before the first step, where a run measures what is forgotten."""

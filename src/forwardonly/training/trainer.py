@@ -42,13 +42,25 @@ class Trainer:
         strategy: how batches pass through the blocks.
         folder: the run's, if it has one.
         at_a_time: images that are predicted at a time.
+        validation: data to report figures on after each epoch.
+        other: data to see on what is forgotten.
     """
 
-    def __init__(self, session: Session, strategy: Strategy, folder: Path | None, at_a_time: int = AT_A_TIME):
+    def __init__(
+        self,
+        session: Session,
+        strategy: Strategy,
+        folder: Path | None,
+        at_a_time: int = AT_A_TIME,
+        validation: Data | None = None,
+        other: Data | None = None,
+    ):
         self.session = session
         self.strategy = strategy
         self.folder = folder
         self.at_a_time = at_a_time
+        self.validation = validation
+        self.other = other
         self.steps = session.schedule.steps_per_epoch
         self.progress = Progress()
         self.losses = torch.zeros(self.steps, len(session.updates), device=session.device)
@@ -58,7 +70,7 @@ class Trainer:
         self._unfinished: list[tuple[int, Tensor]] = []  # losses that are valid once the strategy has finished
 
     def train(
-        self, validation: Data | None, notify: Callable[[StepEvent], None] | None, interrupted: threading.Event
+        self, notify: Callable[[StepEvent], None] | None, interrupted: threading.Event
     ) -> Iterator[dict[str, Any]]:
         """Trains epoch by epoch from the current position; yields each epoch's row of the history."""
         session, progress = self.session, self.progress
@@ -82,7 +94,7 @@ class Trainer:
                         self._checkpoint(progress.seconds + time.perf_counter() - started)
             self._sync()
             progress.seconds += time.perf_counter() - started
-            row = self._row(validation, time.perf_counter() - started)
+            row = self._row(time.perf_counter() - started)
             self._next_epoch()
             yield row
             if self.folder is not None:
@@ -160,7 +172,7 @@ class Trainer:
                     f"{self.progress.step - 1}: {instead}"
                 )
 
-    def _row(self, validation: Data | None, seconds: float) -> dict[str, Any]:
+    def _row(self, seconds: float) -> dict[str, Any]:
         session, config, epoch = self.session, self.session.config, self.progress.epoch
         sums, learned = self.summed_losses.sum(0).tolist(), session.schedule.steps_in_epoch(epoch)
         row: dict[str, Any] = {
@@ -173,9 +185,15 @@ class Trainer:
             row["block"] = self.progress.phase
         row.update(figures.watched(session))
         due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
-        if validation is not None and due:
-            figures.validate(row, session, validation, self.at_a_time)
+        if due:
+            figures.measure(row, session, self.validation, self.other, self.at_a_time)
         return row
+
+    def look_before(self) -> None:
+        """Measures the network before its first step, if the run looks for what is forgotten."""
+        progress = self.progress
+        if self.other is not None and not progress.before and not progress.history and progress.step == 0:
+            figures.measure(progress.before, self.session, self.validation, self.other, self.at_a_time)
 
     def open(self, extra: dict[str, Any], resume: bool, validation: Data | None = None) -> None:
         """Makes the run folder, or restores its checkpoint; all processes start from the leading one's state.
@@ -326,10 +344,13 @@ class Trainer:
         self._checkpoint(self.progress.seconds)
         return f"Interrupted; a checkpoint is in {self.folder}: {go_on}."
 
-    def finish(self, validation: Data | None, test: Data | None, extra: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, test: Data | None, extra: dict[str, Any]) -> dict[str, Any]:
         """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
-        result = {**figures.result_of(session, progress.seconds, validation, test, self.at_a_time), **extra}
+        result = {**figures.result_of(session, progress.seconds, self.validation, test, self.at_a_time), **extra}
+        if self.other is not None:
+            result["before"] = progress.before
+            figures.remember(result, session, self.other, self.at_a_time)
         for text in (
             *figures.unmoved(session, progress.history, self.summed_losses),
             *figures.nearly_black(session.images),

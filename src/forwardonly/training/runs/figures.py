@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forwardonly.data import Images
+from forwardonly.data import Images, hold_out
 from forwardonly.data.ranges import dark
 from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.free_riding import diagnose
 from forwardonly.measure.metrics import Figures
+from forwardonly.measure.probe import probe
 from forwardonly.network.block import is_frozen
 from forwardonly.system.memory import peak_memory_bytes
 from forwardonly.training.distributed.team import LostPeer
@@ -28,11 +29,18 @@ def watched(session: Session) -> dict[str, Any]:
     return {name: [own[name] for own in blocks] for name in blocks[0]}
 
 
-def validate(row: dict[str, Any], session: Session, images: Data, at_a_time: int) -> None:
-    """Adds figures on validation images to an epoch's row, and free-riding if the run measures it.
+def measure(row: dict[str, Any], session: Session, validation: Data | None, other: Data | None, at_a_time: int) -> None:
+    """Adds figures on validation data and on `other` data to an epoch's row, and free-riding if the run measures it.
 
     What fails is noted in the row, and training goes on.
     """
+    if validation is not None:
+        _validate(row, session, validation, at_a_time)
+    if other is not None:
+        remember(row, session, other, at_a_time)
+
+
+def _validate(row: dict[str, Any], session: Session, images: Data, at_a_time: int) -> None:
     network, team, when = session.network, session.team, "After an epoch"
     with kept(row, when, "measuring the validation accuracy"):
         row.update(_named("validation", team.evaluate(network, images, session.precision, at_a_time)))
@@ -40,6 +48,29 @@ def validate(row: dict[str, Any], session: Session, images: Data, at_a_time: int
         with kept(row, when, "measuring free-riding"):
             found = team.together(lambda: diagnose(network, images, precision=session.precision), session.device)
             row["free_riding"] = found.as_json()
+
+
+def remember(row: dict[str, Any], session: Session, other: Data, at_a_time: int) -> None:
+    """Adds figures on data of another kind, which show what a pretrained network forgets.
+
+    Of images whose classes are not the network's, the accuracy on a fifth of them of a ridge probe on the others.
+    """
+    network, team = session.network, session.team
+    with kept(row, "After an epoch", "measuring the other data"):
+        if isinstance(other, Images) and other.kind == "class" and set(other.classes) != set(network.class_names or ()):
+            learned, held = hold_out(other, len(other) // 5, session.seed)
+            read = team.together(
+                lambda: probe(network, learned, held, method="ridge", precision=session.precision), session.device
+            )
+            row["other_probe_accuracy"] = read.accuracy
+            return
+        row.update(
+            {
+                name: value
+                for name, value in _named("other", team.evaluate(network, other, session.precision, at_a_time)).items()
+                if not name.startswith("block_") and name != "other_confusion"
+            }
+        )
 
 
 def _named(split: str, measured: Figures) -> dict[str, Any]:

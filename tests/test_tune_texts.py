@@ -1,0 +1,119 @@
+"""`forwardonly tune` on text files, with a small language model and its tokenizer in a folder."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import forwardonly as fo
+from forwardonly import cli
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # other libraries' own warnings
+WORDS = "the block learns from its own loss and no gradient crosses a wall so memory is flat in depth".split()
+
+
+@pytest.fixture(scope="module")
+def folder(walk, tmp_path_factory):
+    """A Hugging Face folder: a Llama of four layers, and a tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("model")
+    words = ["<end>", "<unknown>", *sorted(set(WORDS))]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes, tie_word_embeddings=True)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """A folder of notes: sentences that go round, one to a file, and what is no text."""
+    path = tmp_path / "notes"
+    (path / "older").mkdir(parents=True)
+    for index in range(12):
+        turned = WORDS[index:] + WORDS[:index]
+        (path / ("older" if index % 2 else ".") / f"{index}.md").write_text(" ".join(turned * 3))
+    (path / "picture.png").write_bytes(b"\x89PNG\0\xff")
+    (path / ".hidden.txt").write_text("nothing to learn")
+    return path
+
+
+@pytest.fixture
+def prose(tmp_path):
+    path = tmp_path / "prose.txt"
+    path.write_text(" ".join(reversed(WORDS * 8)))
+    return path
+
+
+def words_of(folder, notes, out, *more):
+    words = ["tune", "--model", f"hf:{folder}", "--data", str(notes), "--length", "8", "--precision", "fp32"]
+    return [*words, "--learning-rate", "0.01", "--body-rate", "0.5", "--out", str(out), *more]
+
+
+def test_a_language_model_learns_notes_and_tells_what_it_forgets(folder, notes, prose, tmp_path, capsys):
+    words = words_of(folder, notes, tmp_path / "run", "--validation", "10", "--other", str(prose), "--epochs", "6")
+    assert cli.main([*words, "--json"]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    before, rows = result["before"], result["measured"]
+    assert rows[-1]["validation_cross_entropy"] < before["validation_cross_entropy"] - 0.2
+    assert [row["epoch"] for row in rows] == list(range(6))
+    assert all(row["other_cross_entropy"] > 0 for row in [before, *rows])
+    net = fo.load(tmp_path / "run")
+    assert net.readout.kind == "last"
+    assert all(block.rule.own_head is not None for block in net.row)
+
+
+def test_the_untouched_model_is_measured_as_it_is(folder, notes, prose, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cli.main([*words_of(folder, notes, tmp_path / "run", "--other", str(prose), "--epochs", "1"), "--json"])
+    before = json.loads(capsys.readouterr().out)["before"]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = fo.data.texts(prose, tokenizer.encode, length=8, end=tokenizer.eos_token_id).train
+    with torch.no_grad():
+        logits = model(rows.images).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows.labels.flatten())
+    assert before["other_cross_entropy"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_killed_tuning_goes_on_to_the_same_bits(folder, notes, prose, tmp_path):
+    more = ["--other", str(prose), "--epochs", "3", "--lr-schedule", "constant", "--heads-first", "0"]
+    assert cli.main(words_of(folder, notes, tmp_path / "whole", *more)) == 0
+    assert cli.main([*words_of(folder, notes, tmp_path / "short", *more), "--epochs", "2"]) == 0
+    assert cli.main(["tune", "--resume", "--out", str(tmp_path / "short"), "--epochs", "3"]) == 0
+    whole, short = (fo.load(tmp_path / name).state_dict() for name in ("whole", "short"))
+    assert all(torch.equal(whole[name], short[name]) for name in whole)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "short")]
+    assert results[0]["before"] == results[1]["before"]
+
+
+def test_what_was_tuned_is_tuned_again(folder, notes, tmp_path):
+    assert cli.main(words_of(folder, notes, tmp_path / "first", "--epochs", "1")) == 0
+    plain = fo.unlocalize(fo.load(tmp_path / "first"))
+    plain.save_pretrained(tmp_path / "second")
+    shutil.copy(folder / "tokenizer.json", tmp_path / "second")
+    shutil.copy(folder / "tokenizer_config.json", tmp_path / "second")
+    assert cli.main(words_of(tmp_path / "second", notes, tmp_path / "third", "--epochs", "1")) == 0
+
+
+def test_bad_input_is_one_sentence(folder, notes, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*token*"))
+    (tmp_path / "short.txt").write_text("the block")
+    cases = [
+        (words_of(bare, notes, tmp_path / "run"), f"{bare} has no tokenizer"),
+        (words_of(folder, tmp_path / "none", tmp_path / "run"), "There is no folder or file"),
+        (words_of(folder, tmp_path / "short.txt", tmp_path / "run"), "too few for a row of 9"),
+        (words_of(folder, notes, tmp_path / "run", "--rule", "hyperspherical"), "does not learn tokens"),
+        (words_of(folder, notes, tmp_path / "run", "--memory-budget", "1MiB"), "the smallest memory budget"),
+    ]
+    for words, sentence in cases:
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and "Traceback" not in said, said
