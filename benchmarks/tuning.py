@@ -4,9 +4,9 @@
     python benchmarks/tuning.py image OUT.jsonl --model LITE0.safetensors --task cifar-10 --seeds 0 1 2
 
 Each run is a process of its own, whose peak memory is the system's count. Arms: `untouched`, `end-to-end`,
-`checkpointed` (the same with activations computed again), `lora` (with checkpointing, by peft), `frozen-half` (the upper
-half end to end, the lower not at all), `local` (blocks by forwardonly). All take the same batches in the same order, with
-AdamW and a linear schedule behind a warm-up of a tenth. Runs that OUT has already are not repeated.
+`checkpointed` (the same with activations computed again), `lora` (with checkpointing, by peft), `frozen-half` (the
+upper half end to end, the lower not at all), `local` (blocks by forwardonly). All take as many steps, with AdamW and a
+linear schedule behind a warm-up of a tenth. Runs that OUT has already are not repeated.
 """
 
 import argparse
@@ -18,8 +18,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +29,19 @@ from models import declare_torchvision_operators
 from torch import Tensor, nn
 
 import forwardonly as fo
+from forwardonly.data.images import limited
+from forwardonly.network.models import load_weights, statistics
 from forwardonly.system.memory import peak_memory_bytes
 
 ARMS = ("untouched", "end-to-end", "checkpointed", "lora", "frozen-half", "local")
 LENGTH, BATCH, HELD = 128, 4, 48
 """Tokens of a row, rows of a step, rows that a loss is measured on."""
+LINE = ("kind", "task", "steps", "blocks", "budget", "heads_first", "layer_decay")
 RATES = {"end-to-end": 1e-4, "checkpointed": 1e-4, "lora": 1e-3, "frozen-half": 1e-4, "local": 1e-3}
-"""Learning rates; of `local` that of the read-outs, whose bodies learn at a tenth of it. See --rate."""
+"""Learning rates; of `local`, and of all arms on images, that of the read-outs: bodies learn at a tenth of it."""
 BLOCKS = 6
+SIDE, IMAGES, TESTED, OTHERS = 64, 5000, 2000, (2000, 1000)
+"""Pixels of a side; images that are learned and tested, and those of another set, to see what is forgotten."""
 
 
 def main() -> None:
@@ -49,6 +56,8 @@ def main() -> None:
     options.add_argument("--rates", nargs="+", type=float, default=[0.0], help="0: the arm's own")
     options.add_argument("--steps", type=int, default=40)
     options.add_argument("--blocks", type=int, default=BLOCKS)
+    options.add_argument("--heads-first", type=float, default=0.0, help="of the local arm")
+    options.add_argument("--layer-decay", type=float, default=1.0, help="of the local arm")
     options.add_argument("--budget", help="of the local arm, such as 1GiB")
     options.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
@@ -66,6 +75,7 @@ def main() -> None:
         if key(own) in done:
             continue
         words = ["--arms", arm, "--seeds", str(seed), "--rates", str(own["rate"]), "--steps", str(given.steps)]
+        words += ["--heads-first", str(given.heads_first), "--layer-decay", str(given.layer_decay)]
         words += ["--blocks", str(given.blocks), *(["--budget", given.budget] if given.budget else [])]
         command = [sys.executable, __file__, given.kind, str(given.out), "--model", str(given.model)]
         shown = subprocess.run([*command, "--task", given.task, *words, "--one"], capture_output=True, text=True)
@@ -79,8 +89,8 @@ def main() -> None:
 
 def key(line: dict) -> tuple:
     """What tells one run from another."""
-    budget = line["budget"] if line["arm"] == "local" else None
-    return (line["kind"], line["task"], line["arm"], line["seed"], line["rate"], line["steps"], line["blocks"], budget)
+    own = ("blocks", "budget", "heads_first", "layer_decay") if line["arm"] == "local" else ()
+    return tuple(line[name] for name in ("kind", "task", "arm", "seed", "rate", "steps", *own))
 
 
 def tuned(given: argparse.Namespace) -> dict:
@@ -93,7 +103,7 @@ def tuned(given: argparse.Namespace) -> dict:
     model = trained(task, arm, rate, seed, given)
     seconds = time.perf_counter() - started
     peak = peak_memory_bytes(torch.device("cpu"))
-    line = {name: getattr(given, name) for name in ("kind", "task", "steps", "blocks", "budget")}
+    line = {name: getattr(given, name) for name in LINE}
     line |= {"arm": arm, "seed": seed, "rate": rate, "seconds": seconds, "peak_memory_bytes": peak}
     return line | task.measured(model.eval()) | {"saved_bytes": task.saved.get("most")}
 
@@ -101,12 +111,12 @@ def tuned(given: argparse.Namespace) -> dict:
 def plain(task, arm, rate, seed, given) -> nn.Module:
     """Tunes by gradients through the model, or its upper half, or adapters in it."""
     model = task.prepared(arm)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(task.groups(model, rate, arm), weight_decay=0.0)
+    rates = [group["lr"] for group in optimiser.param_groups]
     model.train()
     for step, batch in enumerate(task.batches(seed)):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * factor(step, given.steps)
+        for group, highest in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = highest * factor(step, given.steps)
         with task.counted(step), torch.autocast("cpu", torch.bfloat16):
             loss = task.loss(model, batch)
         loss.backward()
@@ -125,6 +135,7 @@ def local(task, arm, rate, seed, given) -> nn.Module:
     """Tunes block by block."""
     net = task.localized(given.blocks, seed)
     options = {"learning_rate": rate, "body_rate": 0.1, "weight_decay": 0.0, "lr_schedule": "linear", "warmup": 0.1}
+    options |= {"heads_first": given.heads_first, "layer_decay": given.layer_decay}
     fo.fit(
         net,
         task.data(seed),
@@ -144,10 +155,14 @@ class Task:
     """A model with what it is to learn."""
 
     batch: int
-    options: dict = {}
+    options: ClassVar[dict] = {}
 
     def __init__(self):
         self.saved: dict[str, int] = {}
+
+    def groups(self, model: nn.Module, rate: float, arm: str) -> list[dict]:
+        """What is trained, with its learning rate."""
+        return [{"params": [weight for weight in model.parameters() if weight.requires_grad], "lr": rate}]
 
     def counted(self, step: int):
         """A context that counts the bytes saved for backward, in the second step alone."""
@@ -263,7 +278,132 @@ def readmes() -> Iterator[str]:
 
 
 class Pictures(Task):
-    pass
+    """EfficientNet-Lite0 of timm with weights of ImageNet, on images of SIDE pixels."""
+
+    batch = 64
+    options: ClassVar[dict] = {"crop": 0, "flip": "none"}
+
+    def __init__(self, given):
+        super().__init__()
+        import timm
+
+        self.given = given
+        train, test = pictures(given.task, IMAGES, TESTED)
+        self.train, self.test = train, test
+        self.other = pictures("cifar-100" if given.task == "cifar-10" else "cifar-10", *OTHERS)
+        classes = 0 if given.arms[0] in ("local", "untouched") else len(train.classes)
+        self.model = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+        load_weights(self.model, given.model)
+        self.statistics = statistics(self.model)
+
+    def prepared(self, arm: str) -> nn.Module:
+        model = self.model
+        if arm == "frozen-half":
+            for part in (model.conv_stem, model.bn1, *model.blocks[: len(model.blocks) // 2 + 1]):
+                part.requires_grad_(False)
+        if arm in ("lora", "checkpointed"):
+            model.set_grad_checkpointing(True)
+        if arm == "lora":
+            from peft import LoraConfig, get_peft_model
+
+            layers = [name for name, own in model.named_modules() if isinstance(own, nn.Conv2d) and own.groups == 1]
+            config = LoraConfig(r=8, lora_alpha=16, target_modules=layers, modules_to_save=["classifier"])
+            self.model = model = get_peft_model(model, config)
+        return model
+
+    def groups(self, model: nn.Module, rate: float, arm: str) -> list[dict]:
+        """The new classifier, and adapters, learn at the rate; the body that was trained before at a tenth of it."""
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        new = {name for name in trained if "classifier" in name or "lora" in name}
+        old = [weight for name, weight in trained.items() if name not in new]
+        groups = [{"params": [trained[name] for name in sorted(new)], "lr": rate}]
+        return [*groups, {"params": old, "lr": 0.1 * rate}] if old else groups
+
+    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        count = len(self.train) // self.batch
+        for step in range(self.given.steps):
+            if step % count == 0:
+                order = torch.randperm(len(self.train), generator=generator)
+            chosen = order[step % count * self.batch :][: self.batch]
+            yield self.train.images[chosen], self.train.labels[chosen]
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        if self.given.arms[0] == "frozen-half":
+            for part in model.modules():  # frozen norms keep their statistics
+                if (own := list(part.parameters(recurse=False))) and not own[0].requires_grad:
+                    part.eval()
+        images, labels = batch
+        return F.cross_entropy(model(self._standardised(images)).float(), labels)
+
+    def _standardised(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(own).view(-1, 1, 1) for own in self.statistics)
+        return (images.float() / 255 - mean) / std
+
+    def localized(self, blocks: int, seed: int) -> fo.Network:
+        mean, std = self.statistics
+        rule = fo.rules.Projection(classes=len(self.train.classes))
+        example = self.train.images[:2]
+        return fo.localize(self.model, rule, example, blocks=blocks or "auto", mean=mean, std=std, seed=seed)
+
+    def data(self, seed: int) -> fo.data.Images:
+        return self.train
+
+    def whole(self, net: fo.Network) -> fo.Network:
+        return net
+
+    def measured(self, model) -> dict:
+        line = {"other_accuracy": self._probed(fo.unlocalize(model) if isinstance(model, fo.Network) else model)}
+        if isinstance(model, fo.Network):
+            found = fo.evaluate(model, self.test, precision="bf16")
+            return {**line, "accuracy": found.accuracy, "block_accuracy": found.block_accuracy}
+        if self.given.arms[0] == "untouched":
+            return {**line, "accuracy": probed(self._features(model, self.train), self._features(model, self.test))}
+        right = sum(
+            int((self._scores(model, part).argmax(1) == labels).sum()) for part, labels in self.test.in_order(250)
+        )
+        return {**line, "accuracy": right / len(self.test)}
+
+    def _probed(self, model: nn.Module) -> float:
+        """What a ridge classifier reads off the model's features of other images: what is forgotten shows there."""
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        return probed(*(self._features(model, part) for part in self.other))
+
+    def _features(self, model: nn.Module, images: fo.data.Images) -> tuple[Tensor, Tensor]:
+        parts = []
+        for part, _ in images.in_order(250):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                parts.append(model.forward_features(self._standardised(part)).float().mean((2, 3)))
+        return torch.cat(parts), images.labels
+
+    def _scores(self, model: nn.Module, images: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return model(self._standardised(images))
+
+
+def pictures(name: str, learned: int, tested: int) -> tuple[fo.data.Images, fo.data.Images]:
+    """So many images of a set or a folder, the same of every class, of SIDE pixels."""
+    known = name in fo.data.NAMES
+    found = fo.data.load(name, limit=learned, image_size=None if known else SIDE)
+    parts = (found.train, limited(found.test, min(tested, len(found.test)), 0))
+    return tuple(replace(part, images=_resized(part.images)) for part in parts)
+
+
+def _resized(images: Tensor) -> Tensor:
+    return torch.cat(
+        [
+            F.interpolate(part.float(), size=(SIDE, SIDE), mode="bilinear").round().clamp(0, 255).byte()
+            for part in images.split(1000)
+        ]
+    )
+
+
+def probed(learned: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> float:
+    """Accuracy of a ridge classifier."""
+    from sklearn.linear_model import RidgeClassifier
+
+    (x, y), (held_x, held_y) = learned, held
+    return float(RidgeClassifier(alpha=100.0).fit(x.numpy(), y.numpy()).score(held_x.numpy(), held_y.numpy()))
 
 
 if __name__ == "__main__":

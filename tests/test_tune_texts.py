@@ -10,7 +10,7 @@ import forwardonly as fo
 from forwardonly import cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # other libraries' own warnings
-WORDS = "the block learns from its own loss and no gradient crosses a wall so memory is flat in depth".split()
+WORDS = "the block learns from its own loss and no gradient crosses a wall so memory is flat in depth"
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def folder(walk, tmp_path_factory):
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     path = tmp_path_factory.mktemp("model")
-    words = ["<end>", "<unknown>", *sorted(set(WORDS))]
+    words = ["<end>", "<unknown>", *sorted(set(WORDS.split()))]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(path)
@@ -35,8 +35,9 @@ def notes(tmp_path):
     """A folder of notes: sentences that go round, one to a file, and what is no text."""
     path = tmp_path / "notes"
     (path / "older").mkdir(parents=True)
+    words = WORDS.split()
     for index in range(12):
-        turned = WORDS[index:] + WORDS[:index]
+        turned = words[index:] + words[:index]
         (path / ("older" if index % 2 else ".") / f"{index}.md").write_text(" ".join(turned * 3))
     (path / "picture.png").write_bytes(b"\x89PNG\0\xff")
     (path / ".hidden.txt").write_text("nothing to learn")
@@ -46,7 +47,7 @@ def notes(tmp_path):
 @pytest.fixture
 def prose(tmp_path):
     path = tmp_path / "prose.txt"
-    path.write_text(" ".join(reversed(WORDS * 8)))
+    path.write_text(" ".join(reversed(WORDS.split() * 8)))
     return path
 
 

@@ -117,8 +117,12 @@ class Tune(training.Train, Model):
             return from_config(read_config(self.out)["network"])
         blocks: int | str = int(self.blocks) if self.blocks.isdecimal() else self.blocks
         model, source = self._model(train)
+        mean = std = None
         if self.weights is not None:
             models.load_weights(model, self.weights)
+            mean, std = models.statistics(model) or (None, None)
+            if mean is not None and len(mean) != train.shape[0]:
+                mean = std = None
         text = self.words is not None
         return fo.localize(
             model,
@@ -127,6 +131,8 @@ class Tune(training.Train, Model):
             blocks=blocks,
             heads="own" if text else "new",
             readout=self.readout or ("last" if text else "sum"),
+            mean=mean,
+            std=std,
             seed=self.seed,
             source=source,
         )

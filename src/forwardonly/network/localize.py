@@ -44,6 +44,8 @@ def localize(
     heads: Literal["new", "own"] = "new",
     channels: Channels | None = None,
     readout: Kind = "sum",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     seed: int = 0,
     source: Mapping[str, Any] | None = None,
     **options: Any,
@@ -71,6 +73,8 @@ def localize(
             good as it was.
         channels: which axis of every signal holds the channels, where the model does not show it.
         readout: how the blocks' scores become the network's.
+        mean: of pixels from 0 to 1, one for each channel, that the model's weights were trained with, and `std` their
+            deviation; by default what a named model that is `pretrained` says, else those of the training images.
         seed: of the rules' initial weights.
         source: how a model that is given is built again: {"name": "timm:resnet18", "options": {}}.
         options: of a model that is named.
@@ -90,11 +94,17 @@ def localize(
         named = {"name": model, "options": options}
         model = models.build(model, options)
         source = models.source_of(model) or named
+        if options.get("pretrained") and mean is None and std is None:
+            mean, std = models.statistics(model) or (None, None)
     elif options:
         raise ValueError(f"{next(iter(options))!r} is no option of localize: options are for a model that is named.")
     elif source is None:
         source = models.source_of(model)
     _require_float32(model)
+    if (mean is None) != (std is None) or (
+        mean is not None and not (isinstance(example, Tensor) and example.dim() == 4)
+    ):
+        raise ValueError("mean and std are given together, for a model of images: an example (B, C, H, W).")
     model, example = model.cpu(), to_device(example, torch.device("cpu"))
     form = form_of(example)
     images = isinstance(example, Tensor) and example.dim() == 4
@@ -119,6 +129,8 @@ def localize(
         config = _config(source, cuts, rule, form, readout, images, own)
         network = Localized(model, cuts, rule, form, images=images, head=own, readout=readout, config=config)
         _check(network.walled.eval(), inputs, plain)
+    if mean is not None and std is not None:
+        network.prepare.take(mean, std)
     model.train(training)
     return network.train()
 

@@ -5,7 +5,7 @@ Only libraries that build a model from data are known: no code of a saved file i
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,12 @@ def tokenizer(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError):
         raise ValueError(f"{folder} has no tokenizer: put the model's own beside it, such as tokenizer.json.") from None
+
+
+def statistics(model: nn.Module) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and deviation of the pixels that a timm model's weights were trained with, if it says so."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return (config["mean"], config["std"]) if "mean" in config and "std" in config else None
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

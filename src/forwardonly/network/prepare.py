@@ -4,7 +4,7 @@ Pictures become floats and are standardised if the rule wants it; a stem may fol
 standardised if the network was built so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -95,6 +95,26 @@ class Prepare(nn.Module):
         if self.stem is not None:
             every = max(1, len(images) // STEM_SAMPLE)  # images from a folder are sorted by class
             self.stem.fit(self._pixels(images[::every][:STEM_SAMPLE]))
+        self.fitted.fill_(True)
+
+    def take(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Takes the statistics that a pretrained model's weights were trained with, instead of those of new images.
+
+        Raises:
+            ValueError: they are not one number, or one for each channel, or a deviation is not above 0.
+        """
+        for name, given in (("mean", mean), ("std", std)):
+            own = torch.as_tensor(given, dtype=torch.float32).flatten()
+            if (
+                len(own) not in (1, self.shape[0])
+                or not torch.isfinite(own).all()
+                or (name == "std" and own.min() <= 0)
+            ):
+                raise ValueError(
+                    f"{name} is one number or one for each of {self.shape[0]} channels, for pixels from 0 to 1, "
+                    f"not {given}."
+                )
+            getattr(self, name).copy_(own.view(-1, 1, 1))
         self.fitted.fill_(True)
 
     def _fit_deviation(self, images: Tensor) -> None:

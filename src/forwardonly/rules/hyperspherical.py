@@ -61,7 +61,7 @@ class Hyperspherical(OnePassRule):
     grid: int = 2
     """Windows a side of the average pooling of feature maps."""
 
-    training_defaults = MappingProxyType({"weight_decay": 0.1})
+    training_defaults = MappingProxyType({"learning_rate": 5e-3, "weight_decay": 0.1})
     normalises = True
     readouts = frozenset({"prototypes"})
 

@@ -63,13 +63,17 @@ class Building(TorchFunctionMode):
     def __init__(self, arena: Arena):
         super().__init__()
         self.arena = arena
+        self._touched = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in (torch.nn.functional.linear, torch.conv2d, torch.empty):
+        if isinstance(result, Tensor) and result.device.type == "cpu" and result.nbytes >= LARGE:
+            self._touched += result.nbytes  # initial values, which some models draw when all weights are there
+        if func in (torch.nn.functional.linear, torch.conv2d, torch.empty) or self._touched > ARENA:
             release()
+            self._touched = 0
         makes = func in (torch.empty, torch.Tensor.to) and result.device.type == "cpu" and result.nbytes >= LARGE
         if makes and not holds(result):
             return self.arena.empty_like(result) if func is torch.empty else self.arena.copy(result)

@@ -126,6 +126,7 @@ def hff(scale: Scale) -> list[Line]:
     """Hyperspherical Forward-Forward, arXiv 2605.00082: a CNN and a multilayer perceptron, and backprop on both."""
     epochs = {"quick": 1, "cpu": 30, "full": 200}[scale]
     mlp = {"hidden": (1000, 1000, 1000) if scale != "quick" else (200, 200), "dropout": 0.2, "epochs": epochs}
+    mlp |= {"learning-rate": 1e-3}
     cnn = {"width": 0.25 if scale == "quick" else 1.0, "epochs": epochs, "batch-size": 250, "learning-rate": 3e-3}
     rows = []
     for rule in ("hyperspherical", "backprop"):
