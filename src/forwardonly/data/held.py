@@ -10,6 +10,7 @@ from forwardonly.data.known import read_known_test
 from forwardonly.data.large import Folder, read_streamed
 from forwardonly.data.loading import load, read_path
 from forwardonly.data.sources import SOURCES
+from forwardonly.names import whole_number
 
 
 def load_test(
@@ -23,6 +24,7 @@ def load_test(
         ValueError: as `load`.
     """
     name = str(name_or_path)
+    image_size = None if image_size is None else whole_number("image_size", image_size, 1)
     known = name in SOURCES and not isinstance(name_or_path, Path)
     if known and name != "digits" and image_size is None:
         return read_known_test(name, data_dir), False

@@ -39,6 +39,7 @@ def load(
     name, validation = str(name_or_path), whole_number("validation", validation, 0)
     seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit, 1)
+    image_size = None if image_size is None else whole_number("image_size", image_size, 1)
     own: Images | None = None
     test: Images | None
     if name not in SOURCES or isinstance(name_or_path, Path):
@@ -74,7 +75,6 @@ def read_path(
 ) -> tuple[Images, Images | None, Images | None]:
     """(train, validation, test) of a folder of at least `fewest` classes or a file; None for parts it does not have."""
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    image_size = None if image_size is None else whole_number("image_size", image_size, 1)
     if os.path.isdir(path):  # unlike Path's, never raises
         return read_folder(path, image_size, fewest=fewest)
     if path.suffix.lower() == ".npz":
