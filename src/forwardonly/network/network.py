@@ -326,7 +326,8 @@ class Network(nn.Module):
             ValueError: as `scores`, or data that are none.
         """
         if isinstance(images, Tensor | tuple | dict) or (is_array(images) and not isinstance(images, list)):
-            scores = self._evaluated(images)
+            with self.evaluating():
+                scores = self(images)
         else:
             data = take(images, self.expected, columns=columns, name="the data to predict")
             with self.evaluating():
@@ -362,12 +363,6 @@ class Network(nn.Module):
             yield
         finally:
             self.train(training)
-
-    def _evaluated(self, images: Inputs) -> Tensor:
-        """`forward` in evaluation mode."""
-        with self.evaluating():
-            scores: Tensor = self(images)
-            return scores
 
 
 def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:
