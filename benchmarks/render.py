@@ -11,7 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lines import ROOT, Line, Results, accuracy
 
@@ -391,35 +391,15 @@ DEVICE = {
 DEVICE_ARMS = {"float32": "float32", "int8": "int8", "backprop-float32": "backprop, float32"}
 
 
-def device_memory(results: Results) -> str:
-    """Static memory of training steps in C, and what of it activations take."""
-    arms = results.timing("device/cortex-m4")["arms"]
-    rows = []
-    for name, words in DEVICE.items():
-        own = [arms[f"{name}/{arm}"] for arm in DEVICE_ARMS]
-        held = [f"{arm['static_bytes'] / 1000:.1f} ({arm['activations_of_one_block'] / 1000:.1f})" for arm in own]
-        rows.append([words, *held])
-    return table(["KB (of which activations)", *DEVICE_ARMS.values()], rows)
+def device(title: str, cell: Callable[[Any], str]) -> Callable[[Results], str]:
+    """The table of training steps in C of which `cell` says what is measured of one."""
 
+    def shown(results: Results) -> str:
+        arms = results.timing("device/cortex-m4")["arms"]
+        rows = [[words, *(cell(arms[f"{name}/{arm}"]) for arm in DEVICE_ARMS)] for name, words in DEVICE.items()]
+        return table([title, *DEVICE_ARMS.values()], rows)
 
-def device_work(results: Results) -> str:
-    """Instructions of training steps in C."""
-    arms = results.timing("device/cortex-m4")["arms"]
-    rows = [
-        [words, *(f"{arms[f'{name}/{arm}']['instructions_learn'] / 1e6:.2f}" for arm in DEVICE_ARMS)]
-        for name, words in DEVICE.items()
-    ]
-    return table(["million instructions a step", *DEVICE_ARMS.values()], rows)
-
-
-def device_code(results: Results) -> str:
-    """Code and stack of training steps in C."""
-    arms = results.timing("device/cortex-m4")["arms"]
-    rows = []
-    for name, words in DEVICE.items():
-        own = [arms[f"{name}/{arm}"] for arm in DEVICE_ARMS]
-        rows.append([words, *(f"{arm['code_bytes'] / 1000:.1f} ({arm['stack_bytes']})" for arm in own)])
-    return table(["KB of code (bytes of stack)", *DEVICE_ARMS.values()], rows)
+    return shown
 
 
 def device_accuracy(results: Results) -> str:
@@ -454,9 +434,14 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "processes": processes,
     "parallel-model": parallel_model,
     "fast": fast,
-    "device-memory": device_memory,
-    "device-code": device_code,
-    "device-work": device_work,
+    "device-memory": device(
+        "KB (of which activations)",
+        lambda arm: f"{arm['static_bytes'] / 1000:.1f} ({arm['activations_of_one_block'] / 1000:.1f})",
+    ),
+    "device-code": device(
+        "KB of code (bytes of stack)", lambda arm: f"{arm['code_bytes'] / 1000:.1f} ({arm['stack_bytes']})"
+    ),
+    "device-work": device("million instructions a step", lambda arm: f"{arm['instructions_learn'] / 1e6:.2f}"),
     "device-accuracy": device_accuracy,
     "tune-text": tune_text,
     "tune-image": tune_image,

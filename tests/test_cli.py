@@ -1,6 +1,10 @@
 """The command line as users type it: output, files, and the sentence for each mistake."""
 
+import ast
 import gzip
+import importlib
+import inspect
+import itertools
 import json
 import os
 import re
@@ -18,7 +22,7 @@ from PIL import Image
 
 import forwardonly as fo
 from forwardonly import cli
-from forwardonly.cli import train
+from forwardonly.cli import COMMANDS, train
 from forwardonly.cli.screen import Screen
 
 SMALL = ["--hidden", "40", "--batch-size", "64"]
@@ -107,6 +111,24 @@ def test_help_of_a_command(forwardonly, name):
     status, out, err = forwardonly(name, "--help")
     assert (status, err) == (0, "")
     assert f"usage: forwardonly {name}" in out and "--json" in out
+
+
+def test_help_breaks_no_sentence():
+    """Options of a command are shown with the line breaks of their sentences, so these have none."""
+    for module in COMMANDS.values():
+        tree = ast.parse(inspect.getsource(importlib.import_module(module.module)))
+        for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            for above, below in itertools.pairwise(cls.body):
+                if isinstance(above, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    assert "\n" not in ast.literal_eval(below.value), (module.module, ast.unparse(above.target))
+
+
+def test_help_says_nothing_of_defaults_that_are_none(forwardonly):
+    pages = {name: " ".join(forwardonly(name, "--help-all")[1].split()) for name in ("train", "tune", "compare")}
+    assert not any("default: None" in page or "default: '')" in page for page in pages.values())
+    assert pages["tune"].index("--model") < pages["tune"].index("--json")
+    assert "--no-check Leave out" in " ".join(forwardonly("export", "--help")[1].split())
+    assert "all of a folder" not in forwardonly("probe", "--help")[1]
 
 
 def test_help_shows_the_options_of_the_chosen_rule(forwardonly):
@@ -334,6 +356,15 @@ def test_data_verify_names_a_damaged_file(forwardonly, tmp_path):
     assert json.loads(forwardonly("data", "verify", "digits", "--json")[1]) == {"files": []}
 
 
+def test_data_verify_finds_a_set_of_which_a_part_is_missing(forwardonly, tmp_path):
+    raw = tmp_path / "data/MNIST/raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"short")
+    status, _, err = forwardonly("data", "verify")
+    assert status == 2 and err.count("missing") == 3 and err.count("damaged") == 2
+    assert "repair with: forwardonly data fetch mnist" in err
+
+
 def test_data_fetch_has_nothing_to_do_for_the_digits(forwardonly):
     fetched = json.loads(forwardonly("data", "fetch", "digits", "--json")[1])["fetched"]
     assert fetched[0]["folder"] == "scikit-learn"
@@ -457,11 +488,13 @@ def test_a_run_that_cannot_be_used(refused, trained, elsewhere):
     assert "damaged" in refused("evaluate", "copy")
     fo.save(fo.load(trained), "bare")
     assert "says nothing of its data" in refused("evaluate", "bare")
-    from forwardonly.estimator import ForwardOnlyClassifier
+    from forwardonly.estimator import ForwardOnlyClassifier, ForwardOnlyRegressor
 
     X = np.random.default_rng(0).random((20, 4))
     ForwardOnlyClassifier(epochs=1, hidden=(8,)).fit(X, np.arange(20) % 2).save("e")
     assert "ForwardOnlyClassifier.load" in refused("predict", "e", "nine.png")
+    ForwardOnlyRegressor(epochs=1, hidden=(8,)).fit(X, X[:, 0]).save("r")
+    assert "ForwardOnlyRegressor.load" in refused("predict", "r", "nine.png")
 
 
 def test_losses_that_explode_stop_the_run(forwardonly):
@@ -488,6 +521,11 @@ def test_ctrl_c_before_training(monkeypatch, forwardonly):
 
 
 # Resuming
+
+
+def test_a_run_is_resumed_by_the_command_that_started_it(refused, trained):
+    says = refused("tune", "--model", "timm:resnet18", "--resume", "--out", trained)
+    assert "was started by `forwardonly train`: resume it by that command" in says
 
 
 def test_resuming_with_other_options_is_refused(refused, trained):

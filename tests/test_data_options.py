@@ -164,6 +164,13 @@ FINE = [0] * 40 + [1] * 40 + [2] * 40
         (FINE, [0, 1, 2], {"batch_size": 60, "epochs": 250}, []),  # few an epoch, but many in all
         (FINE, [0, 1, 2], {"batch_size": 60, "epochs": 9}, ["an epoch has 2 steps, so that the run has 18"]),
         (FINE, [0, 1, 2], {"batch_size": 500, "epochs": 9}, ["an epoch has 1 steps, so that the run has 9"]),
+        (FINE, [0, 1, 2], {"batch_size": 60, "steps": 600, "epochs": 1}, []),
+        (
+            FINE,
+            [0, 1, 2],
+            {"batch_size": 8, "steps": 6, "epochs": 2},
+            ["has 3 steps, so that the run has 6"],
+        ),
         ([*FINE, 2], [0, 1, 1], {"batch_size": 8}, ["class 'c' has no test image"]),
         (FINE[:84], [0, 1, 2], {"batch_size": 8}, ["class 'c' has fewer than 5 images to learn from"]),
         (

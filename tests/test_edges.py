@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import forwardonly as fo
 from forwardonly.export import training_step
-from forwardonly.training import Online
+from forwardonly.training import Online, compatibility
 from forwardonly.training.compatibility import require_batch
 
 
@@ -114,6 +114,15 @@ def test_online_refuses_bad_labels(pictures, rule, images, labels, words):
     with pytest.raises(ValueError, match=words):
         online.learn(pictures.images[images], labels)
     assert online.steps == 0
+
+
+def test_whether_a_network_learns_from_one_image_is_tried_once(pictures, monkeypatch):
+    tried, known = [], compatibility.block_that_needs_two
+    monkeypatch.setattr(compatibility, "block_that_needs_two", lambda network: tried.append(1) or known(network))
+    online = Online(fo.mlp(pictures.shape, [8, 8], rule=fo.rules.Projection(classes=4)))
+    for k in range(3):
+        online.learn(pictures.images[k : k + 1], pictures.labels[k : k + 1])
+    assert (len(tried), online.steps) == (1, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])

@@ -226,6 +226,9 @@ def test_torch_export_of_both(run, tmp_path, digits):
         (["--format", "safetensors", "--what", "training-step"], "not graphs"),
         (["--what", "training-step", "--batch-size", "0"], "batch_size must be at least 1"),
         (["--format", "onxx"], "did you mean 'onnx'"),
+        (["--optimiser", "sgd"], "--optimiser is for a training step: add --what training-step"),
+        (["--format", "torch-export", "--weight-decay", "0.1"], "--weight-decay is for a training step"),
+        (["--what", "training-step", "--learning-rate", "0.1"], "--learning-rate is for --format c"),
     ],
 )
 def test_mistakes(run, capsys, words, says):

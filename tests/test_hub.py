@@ -1,12 +1,16 @@
 """The Hub's mixin, against a local folder."""
 
 import re
+import shlex
+from dataclasses import asdict
 
 import pytest
 import torch
 
 import forwardonly as fo
-from forwardonly.hub import HubNetwork
+from forwardonly.cli import train
+from forwardonly.cli.parsing import parse
+from forwardonly.hub import HubNetwork, card
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_the_card_tells_what_was_measured_and_the_command(run, tmp_path):
     measured = fo.evaluate(fo.load(run), fo.data.load("digits").test).accuracy
     shown = float(re.search(r"test accuracy \| ([\d.]+) %", text)[1])
     assert shown == pytest.approx(100 * measured, abs=0.3)  # the run measured in its own precision
-    assert "forwardonly train --rule hyperspherical --data digits --body mlp --rule.margin 0.2" in text
+    assert "forwardonly train --body mlp --rule hyperspherical --data digits --rule.margin 0.2" in text
     assert text.startswith("---\nlibrary_name: forwardonly")
 
 
@@ -60,3 +64,37 @@ def test_a_card_without_a_run_claims_nothing(tmp_path):
     network = fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=3))
     HubNetwork(network).save_pretrained(tmp_path)
     assert "accuracy" not in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (fo.rules.make("ff", classes=3, normalise_input=False), "--rule.no-normalise-input"),
+        (fo.rules.make("channel-learnable", classes=3, as_published=True), "--rule.as-published"),
+    ],
+)
+def test_the_command_on_a_card_is_one(tmp_path, rule, words):
+    network = fo.build(fo.bodies.CNN(width=0.1), (1, 8, 8), rule=rule)
+    line = next(line for line in card(network, {}).splitlines() if line.startswith("    forwardonly train "))
+    assert words in line
+    argv = shlex.split(line)[2:]
+    chosen = parse(train.options(argv), argv, prog="forwardonly train", description="")
+    assert fo.rules.make(chosen.rule, classes=3, **asdict(chosen.rule_options)).options() == rule.options()
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (None, "fo.load(snapshot_download("),
+        ({"name": "timm:resnet18", "options": {}}, "    forwardonly tune --model timm:resnet18 --rule projection"),
+    ],
+)
+def test_the_card_of_a_model_in_place(tmp_path, source, says):
+    layers = [torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU()) for _ in range(3)]
+    model = torch.nn.Sequential(*layers)
+    network = fo.localize(model, fo.rules.Projection(classes=3), torch.rand(2, 6), source=source)
+    HubNetwork(network).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert says in text and ("forwardonly tune" in text) == (source is not None)
+    if source is None:
+        assert torch.equal(fo.load(tmp_path, model=model).scores(torch.ones(2, 6)), network.scores(torch.ones(2, 6)))

@@ -27,7 +27,7 @@ def test_a_model_is_cut_learns_and_is_saved(walk, name):
     assert len(own) >= 4 and max(own) <= 0.5 * sum(own)
     labels = torch.arange(8) % 4
     assert walk["reached_wrongly"](network, inputs(2), labels[:2]) == 0
-    assert walk["saved_share"](network, model, inputs(8), labels) < 0.6
+    assert walk["saved_share"](network, inputs(8), labels) < 0.6
     assert walk["loads"](network, inputs(8), name)
     fell, blocks = walk["lowering"](network, inputs)
     assert fell == blocks

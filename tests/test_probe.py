@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -192,6 +193,20 @@ def test_the_command_says_what_python_says_and_adds_a_line(trained_run, tmp_path
     lines = [json.loads(line) for line in (run / "probes.jsonl").read_text().splitlines()]
     assert [line["method"] for line in lines] == ["knn", "ridge"]
     assert lines[0] == {name: result[name] for name in lines[0]}
+
+
+def test_a_resized_folder_is_probed_as_the_run_read_it_by_any_path(tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        for number in range(20):
+            path = tmp_path / "pets" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (9, 12), dtype=np.uint8)).save(path)
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "pets", "--image-size", "6", "--hidden", "8", "8", "--epochs", "1", "--out", "r"]
+    assert cli.main(["train", *words]) == 0
+    for more in ([], ["--data", "pets"], ["--data", str(tmp_path / "pets")]):
+        assert cli.main(["probe", "r", *more]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

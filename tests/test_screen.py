@@ -101,6 +101,8 @@ def test_sizes_of_a_run(images):
     )
     config = TrainingConfig(batch_size=500)
     assert "1 steps of 80 images an epoch, 30 epochs" in sizes(images, config, weights)
+    config = TrainingConfig(batch_size=8, steps=60, epochs=3)
+    assert "20 steps of 8 images an epoch, 3 epochs" in sizes(images, config, weights)
 
 
 def test_a_table_of_eighty_columns_breaks_no_word():

@@ -4,6 +4,7 @@
 repository holds what `fo.save` writes, safetensors and JSON, and a model card made from the run. Nothing is unpickled.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ except ImportError as missing:
     raise ImportError("The Hub needs huggingface_hub: pip install 'forward-only[hub]'") from missing
 
 from forwardonly import rules
-from forwardonly.names import name_in
+from forwardonly.names import as_words, name_in
 from forwardonly.network.network import Network
 from forwardonly.network.storage import CONFIG, MODEL, load, read_config, read_result, save, write_atomically
 
@@ -89,15 +90,15 @@ class HubNetwork(
 
 def card(network: Network, run: dict[str, Any]) -> str:
     """A model card: the network, its measured accuracy if any, and how to use and reproduce it."""
-    rule, body = network.config["rule"], network.config["body"]
+    rule = network.config["rule"]
     data, result = run.get("data", {}), run.get("result", {})
     name = Path(str(data.get("name", "images"))).name
-    channels, height, width = network.shape
+    what, command, loading = _built(network.config)
     rows = [
         ("rule", rule["name"]),
-        ("body", ", ".join(f"{key} {value}" if key != "name" else str(value) for key, value in body.items())),
+        what,
         ("blocks", len(network.row)),
-        ("images", f"{width} x {height}, {channels} channels, {network.classes} classes"),
+        ("input", f"{' x '.join(map(str, network.shape))}, {network.classes} classes"),
         ("data", name),
     ]
     for key, words in (("test_accuracy", "test accuracy"), ("validation_accuracy", "validation accuracy")):
@@ -106,11 +107,10 @@ def card(network: Network, run: dict[str, Any]) -> str:
     for key in ("seconds", "device", "precision", "torch"):
         if key in result:
             rows.append((key, result[key] if key != "seconds" else f"{result[key]:.1f}"))
-    options = " ".join(f"--rule.{key.replace('_', '-')} {value}" for key, value in _given(network).items())
-    command = f"forwardonly train --rule {rule['name']} --data {name} --body {body['name']} {options}".strip()
+    options = as_words({"rule": rule["name"], "data": name, **_given(network)})
     table = "\n".join(f"| {left} | {right} |" for left, right in rows)
     tags = "\n".join(f"- {tag}" for tag in [*TAGS, rule["name"]])
-    return f"""---
+    text = f"""---
 library_name: forwardonly
 pipeline_tag: image-classification
 tags:
@@ -126,21 +126,41 @@ Every block of this network was trained by its own rule; no gradient has crossed
 {table}
 
 ```python
-from forwardonly.hub import HubNetwork
-
-network = HubNetwork.from_pretrained("THIS REPOSITORY").network
-network.predict(images)  # (B, {channels}, {height}, {width}) uint8 -> (B,) class indices
+{loading}
+network.predict(inputs)  # (B, {", ".join(map(str, network.shape))}) -> (B,) class indices
 ```
-
+"""
+    if command:
+        text += f"""
 The command that trains such a network; `config.json` holds every option of this run:
 
-    {command}
+    {shlex.join(["forwardonly", *command, *options])}
 """
+    return text
+
+
+def _built(config: dict[str, Any]) -> tuple[tuple[str, str], list[str], str]:
+    """The row of the card that says what the blocks are, the command that makes them if there is one, how to load."""
+    own = 'from forwardonly.hub import HubNetwork\n\nnetwork = HubNetwork.from_pretrained("THIS REPOSITORY").network'
+    if "body" in config:
+        body = config["body"]
+        words = ", ".join(f"{key} {value}" if key != "name" else str(value) for key, value in body.items())
+        return ("body", words), ["train", "--body", body["name"]], own
+    source = config["model"]  # of a network that `localize` made
+    if source is None:
+        code = (
+            "import forwardonly as fo\nfrom huggingface_hub import snapshot_download\n\n"
+            'network = fo.load(snapshot_download("THIS REPOSITORY"), model=model)  # your own module, built as it was'
+        )
+        return ("model", "cut in place; only its own code builds it"), [], code
+    if "name" in source:
+        return ("model", f"{source['name']}, cut in place"), ["tune", "--model", source["name"]], own
+    return ("model", f"{source['class']} of transformers, cut in place"), [], own
 
 
 def _given(network: Network) -> dict[str, Any]:
-    """The rule's options that differ from its defaults."""
+    """The rule's options that differ from its defaults, under their names on the command line."""
     options: dict[str, Any] = network.rule.options()
     made = rules.TABLE.get(name_in(rules.TABLE, network.rule), type(network.rule))
     default = made(classes=network.classes).options()
-    return {name: value for name, value in options.items() if value != default[name]}
+    return {f"rule.{name}": value for name, value in options.items() if value != default[name]}

@@ -72,6 +72,19 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def as_words(options: Mapping[str, Any]) -> list[str]:
+    """Options by name, without their dashes, as a command line: several values are several words, False is `--no-name`,
+    or `--group.no-name`.
+    """
+    words = []
+    for name, value in options.items():
+        group, dot, own = name.replace("_", "-").rpartition(".")
+        words.append(f"--{group}{dot}{'no-' if value is False else ''}{own}")
+        if not isinstance(value, bool):
+            words += map(str, value if isinstance(value, list | tuple) else (value,))
+    return words
+
+
 def _option(name: str, value: Any, hint: Any) -> Any:
     """The value of an option whose type is `hint`; values of types that are not known here are returned as they are."""
     if get_origin(hint) in (Union, UnionType):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forwardonly.data import load
+from forwardonly.data import load, load_test, stream
 
 
 def fill(root, picture, classes=("a", "b"), count=6):
@@ -79,6 +79,40 @@ def test_images_below_class_folders_belong_to_them(tmp_path, picture):
     found = load(root)
     assert (found.train.labels.bincount() + found.test.labels.bincount()).tolist() == [10, 6]
     assert found.train.notes == ("f: 16 images in 2 classes, 4 of them in folders below their class's",)
+
+
+def test_a_folder_to_measure_on_is_read_as_one_to_learn_from(tmp_path, picture):
+    """Classes named as parts are, images below class folders, and what a zip of macOS leaves."""
+    root = fill(tmp_path / "f", picture, classes=("train", "plane", "test"), count=5)
+    picture(root / "plane" / "more" / "5.png")
+    (root / "__MACOSX").mkdir()
+    for count in (16, 4):  # of four, too few are left to hold out a test part
+        test, whole = load_test(root)
+        assert (len(test), whole, test.classes) == (count, True, ("plane", "test", "train"))
+        assert test.labels.bincount().tolist() == ([6, 5, 5] if count == 16 else [2, 1, 1])
+        for name in ("train", "plane", "test"):
+            for n in range(1, 5):
+                (root / name / f"{n}.png").unlink(missing_ok=True)
+    assert len(load_test(fill(tmp_path / "g", picture))[0]) == 12
+    assert len(load_test(tmp_path / "g", whole=False)[0]) == len(load(tmp_path / "g").test)
+
+
+def test_a_part_for_training_alone_is_no_test_part(tmp_path, picture):
+    fill(tmp_path / "f" / "train", picture, count=5)
+    test, whole = load_test(tmp_path / "f")
+    assert (len(test), whole) == (10, True)
+    fill(tmp_path / "f" / "val", picture, count=2)
+    test, whole = load_test(tmp_path / "f")
+    assert (len(test), whole) == (4, False)
+
+
+def test_a_streamed_folder_says_the_same_of_what_is_passed_over(tmp_path, picture):
+    root = fill(tmp_path / "f", picture)
+    (root / "a" / "notes.txt").write_text("none")
+    picture(root / "a" / "more" / "6.png")
+    loaded = load(root).train
+    assert len(loaded.notes) == 1 and "1 of them in folders below" in loaded.notes[0] and "notes.txt" in loaded.notes[0]
+    assert stream(root, workers=0).train.notes == loaded.notes
 
 
 def test_what_is_passed_over_is_said(tmp_path, picture):

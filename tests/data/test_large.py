@@ -1,5 +1,6 @@
 """Folders that are not held in memory give the images, splits and training of `load`; the cache knows its files."""
 
+import json
 import os
 
 import numpy as np
@@ -117,6 +118,42 @@ def test_the_command_line_streams_what_does_not_fit_and_caches_if_asked(tmp_path
     assert len(set(accuracies)) == 1 and list(tmp_path.glob(".shapes-*.npy"))
     assert cli.main(["train", "--data", "digits", "--cache"]) == 2
     assert "--cache is for folders of images" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_evaluated_as_it_goes_by(tmp_path, monkeypatch, capsys):
+    folder, other = draw(tmp_path / "shapes"), draw(tmp_path / "others", seed=1)
+    for kind in ("memory", "stream"):
+        with monkeypatch.context() as patch:
+            if kind == "stream":
+                patch.setattr(large, "SHARE", 0.0)
+            words = ["--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "2"]
+            assert cli.main(["train", *words, "--out", str(tmp_path / kind)]) == 0
+    folder.rename(tmp_path / "moved")
+    capsys.readouterr()
+
+    def evaluated(run, data):
+        assert cli.main(["evaluate", str(tmp_path / run), "--data", str(data), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    loaded = evaluated("memory", other)
+    with monkeypatch.context() as patch:
+        patch.setattr(large, "SHARE", 0.0)
+        patch.setattr(fo.data, "load_test", None)
+        streamed = evaluated("stream", other)
+        held = evaluated("stream", tmp_path / "moved")
+    same = ("test_accuracy", "block_accuracy", "confusion", "images", "whole", "data_notes")
+    assert all(loaded[name] == streamed[name] for name in same) and streamed["images"] == 40
+    assert (held["images"], held["whole"]) == (8, False), "not those that it has learned from"
+    result = json.loads((tmp_path / "stream" / "result.json").read_text())
+    assert held["test_accuracy"] == result["test_accuracy"]
+
+
+def test_a_home_folder_may_be_larger_than_memory(tmp_path, monkeypatch):
+    draw(tmp_path / "shapes")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not fo.data.larger_than_memory("~/shapes", 12)
+    monkeypatch.setattr(large, "SHARE", 0.0)
+    assert fo.data.larger_than_memory("~/shapes", 12) and not fo.data.larger_than_memory("~/shapes", None)
 
 
 def test_mistakes_are_found_before_training(tmp_path):

@@ -139,6 +139,9 @@ def test_a_resumed_run_may_repeat_a_flag_that_is_its_default_by_now(words):
 
 def test_arms_and_progress(tmp_path):
     assert parse_arm("ff").options == ("--rule", "ff")
+    options = parse_arm("ff:normalise_input=False,label-value=2").options
+    assert options == ("--rule", "ff", "--rule.no-normalise-input", "--rule.label-value", "2")
+    assert parse_arm("ff:normalise-input=true").options[2:] == ("--rule.normalise-input",)
     job = Job(("--rule", "ff"), tmp_path)
     assert job.share() == 0 and job.command == f"forwardonly train --rule ff --out {tmp_path}"
     (tmp_path / "config.json").write_text(json.dumps({"training": {"schedule": "greedy", "epochs": 4}}))

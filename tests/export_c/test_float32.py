@@ -20,6 +20,7 @@ from forwardonly.export.c.host import Host
 from forwardonly.network.block import Block
 from forwardonly.network.build import assemble
 from forwardonly.network.network import Network
+from forwardonly.rules import BlockPosition
 
 from .common import (
     CNN,
@@ -263,7 +264,8 @@ def test_predicting_between_steps_changes_nothing(rule, body, batch, tmp_path):
 
 def localized(*layers):
     """A network by hand, of one block."""
-    return Network([Block(nn.Sequential(*layers), fo.rules.Projection(classes=4).for_block((8,), None))], shape=FLAT)
+    rule = fo.rules.Projection(classes=4).for_block((8,), BlockPosition(0, 1))
+    return Network([Block(nn.Sequential(*layers), rule)], shape=FLAT)
 
 
 REFUSED = {

@@ -107,8 +107,7 @@ class Data(Bench):
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
-    """Resize and crop the images of a folder to squares of this many pixels, and also measure decoding them, beside a
-    plain loop of Pillow and PyTorch's DataLoader."""
+    """Make squares of this many pixels of a folder's images, and measure decoding, beside Pillow and a DataLoader."""
     readers: int = 2
     """Processes that decode the images of a folder."""
     crop: int = 4

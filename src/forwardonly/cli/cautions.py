@@ -8,6 +8,7 @@ import torch
 from forwardonly.cli.screen import percent
 from forwardonly.data import Images
 from forwardonly.training import TrainingConfig
+from forwardonly.training.session import steps_per_epoch
 
 HANDFUL = 5  # images of a class, of which fewer are hardly enough to learn from
 STEPS_AN_EPOCH, STEPS = 10, 500  # fewer of both are few
@@ -35,11 +36,12 @@ def _of_classes(train: Images, test: Images) -> list[str]:
 
 
 def _of_steps(train: Images, config: TrainingConfig) -> list[str]:
-    steps = len(train) // min(config.batch_size, len(train))
+    steps = steps_per_epoch(train, config, min(config.batch_size, len(train)))
+    more = "--epochs or a smaller --batch-size" if config.steps is None else "--steps"
     if steps < STEPS_AN_EPOCH and steps * config.epochs < STEPS:
         return [
             f"an epoch has {steps} steps, so that the run has {steps * config.epochs}, which are few: choose more "
-            "--epochs or a smaller --batch-size"
+            f"{more}"
         ]
     return []
 

@@ -23,7 +23,7 @@ class Data(Common):
     action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
     """What to do; `forwardonly data fetch --help` and the like say more."""
     names: Names = ()
-    """Data sets; by default `list` and `verify` take all."""
+    """Data sets; by default `list` takes all, and `verify` those of which something is on this machine."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the data sets; by default $FORWARDONLY_DATA, then the user's cache."""
 
@@ -71,7 +71,7 @@ class Verify(Data):
     action: tyro.conf.Positional[Literal["verify"]] = "verify"
     """This action; a word that was given is not in the help, but in `prog`."""
     names: Names = ()
-    """Data sets to verify; by default those on this machine."""
+    """Data sets to verify; by default those of which something is on this machine."""
 
 
 def options(argv: Sequence[str]) -> type[Data]:
@@ -87,18 +87,14 @@ def run(chosen: Data, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: an unknown name, or the one download failed.
     """
-    known = {row["name"]: row for row in fo.data.table(chosen.data_dir)}
-    names = chosen.names or tuple(known)
-    for name in chosen.names:
-        if name not in known:
-            fo.data.describe(name)  # raises, with the nearest name
+    if chosen.action == "fetch" and not chosen.names:
+        raise ValueError(f"name the data sets to fetch: {', '.join(fo.data.NAMES)}")
+    known = [fo.data.describe(name, chosen.data_dir) for name in chosen.names or fo.data.NAMES]
     if chosen.action == "list":
-        return {"data": [known[name] for name in names]}
+        return {"data": known}
     if chosen.action == "fetch":
-        if not chosen.names:
-            raise ValueError(f"name the data sets to fetch: {', '.join(known)}")
-        return _fetch(chosen, {name: known[name]["terms"] for name in names})
-    here = chosen.names or tuple(name for name in names if known[name]["found"])
+        return _fetch(chosen, {row["name"]: row["terms"] for row in known})
+    here = chosen.names or [row["name"] for row in known if row["found"] or row["incomplete"]]
     files = [{"name": name, **check} for name in here for check in fo.data.verify(name, chosen.data_dir)]
     bad = [file for file in files if file["status"] in BAD]
     if not bad:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import forwardonly as fo
-from forwardonly.cli.held import OnData, test_images
+from forwardonly.cli.held import OnData, streamed_test_images
 from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import open_run
 from forwardonly.cli.screen import Screen, percent
@@ -45,7 +45,7 @@ def run(chosen: Evaluate, screen: Screen) -> dict[str, Any]:
         raise ValueError(f"--batch-size must be at least 1, not {chosen.batch_size}")
     views = fo.data.Views(shift=chosen.shift, mirror=chosen.mirror)
     saved_run = open_run(chosen.run, chosen.device)
-    images, whole = test_images(chosen, saved_run)
+    images, whole = streamed_test_images(chosen, saved_run)
     precision = chosen.precision or saved_run.result.get("precision", "auto")
     measured = fo.evaluate(saved_run.network, images, batch_size=chosen.batch_size, precision=precision, views=views)
     return {

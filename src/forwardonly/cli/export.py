@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import tyro
 
-from forwardonly.cli.held import OnData, test_images
+from forwardonly.cli.held import OnData, streamed_test_images
 from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
 from forwardonly.data import Images
+from forwardonly.data.large import Folder
 from forwardonly.export import (
     Format,
     Precision,
@@ -26,6 +27,7 @@ from forwardonly.export import (
 )
 from forwardonly.network.storage import read_config
 
+OF_A_STEP = ("batch_size", "optimiser", "learning_rate", "momentum", "weight_decay")
 CHECKED = 1000  # test images that go through the exported network at a time
 
 
@@ -53,8 +55,8 @@ class Export(OnData):
     """Weight decay of the training step; by default the run's."""
     precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
     """Numbers of a step in C: float32, or int8 weights and signals, which learn by plain sgd, one example a step."""
-    check: bool = True
-    """Compare an ONNX file's predictions on the test images with the run's own; `--data` names others."""
+    check: Annotated[bool, UNSET] = True
+    """Leave out the check of an ONNX file, whose predictions on the test images, or `--data`, are the run's own."""
 
 
 def options(argv: Sequence[str]) -> type[Export]:
@@ -72,6 +74,11 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     """
     if chosen.precision is not None and chosen.format != "c":
         raise ValueError("--precision is for --format c: other formats hold float32.")
+    for name in OF_A_STEP:
+        if getattr(chosen, name) is not None and chosen.what != "training-step":
+            raise ValueError(f"--{name.replace('_', '-')} is for a training step: add --what training-step.")
+    if chosen.learning_rate is not None and chosen.format != "c":
+        raise ValueError("--learning-rate is for --format c: in other formats it is an input of the step.")
     saved_run = open_run(chosen.run, "cpu", classes=chosen.format != "safetensors")
     test = _images(chosen, saved_run) if chosen.check and chosen.format == "onnx" else None
     out = chosen.out or chosen.run / "export"
@@ -128,7 +135,7 @@ def _step_options(chosen: Export) -> dict[str, Any]:
     return given | {name: own for name in known if (own := getattr(chosen, name, None)) is not None}
 
 
-def _images(chosen: Export, saved_run: SavedRun) -> Images:
+def _images(chosen: Export, saved_run: SavedRun) -> Images | Folder:
     """The test images for the check, which are read before anything is written.
 
     Raises:
@@ -139,7 +146,7 @@ def _images(chosen: Export, saved_run: SavedRun) -> Images:
             "The check needs onnxruntime: pip install 'forward-only[onnx]', or leave it out with --no-check."
         )
     try:
-        return test_images(chosen, saved_run)[0]
+        return streamed_test_images(chosen, saved_run)[0]
     except (ValueError, OSError) as problem:
         raise ValueError(
             f"The check of the exported file needs test images: {str(problem).rstrip('.')}. Leave the check out "
@@ -147,7 +154,7 @@ def _images(chosen: Export, saved_run: SavedRun) -> Images:
         ) from None
 
 
-def _compare(path: Path, saved_run: SavedRun, test: Images) -> dict[str, Any]:
+def _compare(path: Path, saved_run: SavedRun, test: Images | Folder) -> dict[str, Any]:
     """Compares onnxruntime's predictions with those of the run's network."""
     import onnxruntime
 
@@ -155,7 +162,8 @@ def _compare(path: Path, saved_run: SavedRun, test: Images) -> dict[str, Any]:
     weights = {name: tensor.numpy() for name, tensor in saved_run.network.state_dict().items()}
     given = {each.name: weights[each.name] for each in session.get_inputs() if each.name != "images"}
     agree, difference = 0, 0.0
-    for images in test.images.split(CHECKED):
+    for images in test.inputs_in_order(CHECKED):
+        assert isinstance(images, torch.Tensor)
         (scores,) = session.run(["scores"], {"images": images.numpy(), **given})
         with torch.no_grad():
             ours = saved_run.network(images).numpy()

@@ -102,7 +102,7 @@ def own_options(
         [
             (
                 own.name,
-                _annotated(hints[own.name], sentences.get(own.name, ""), own.name in hidden),
+                _annotated(hints[own.name], sentences.get(own.name, ""), own.name in hidden, own.default is None),
                 _default(own),
             )
             for own in fields(cls)
@@ -113,9 +113,14 @@ def own_options(
     )
 
 
-def _annotated(hint: Any, sentence: str, hidden: bool) -> Any:
-    documented = Annotated[hint, tyro.conf.arg(help=sentence)]
+def _annotated(hint: Any, sentence: str, hidden: bool, unset: bool) -> Any:
+    documented = Annotated[hint, tyro.conf.arg(help=sentence, help_behavior_hint=_where_set if unset else None)]
     return Annotated[documented, tyro.conf.Suppress] if hidden else documented
+
+
+def _where_set(default: str) -> str:
+    """The default of an option that may be None, whose own sentence says what happens then."""
+    return "" if default == "None" else f"(default: {default})"
 
 
 def _sentences(cls: type[Any]) -> dict[str, str]:

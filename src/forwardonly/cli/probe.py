@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import forwardonly as fo
-from forwardonly.cli.held import OnData
+from forwardonly.cli.held import OnData, source_of
 from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen, percent
@@ -26,6 +26,8 @@ class ProbeRun(OnData):
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    data: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
+    """Data whose training images are learned from and whose test images are measured on; by default the run's."""
     method: Method = "ridge"
     """Ridge regression in closed form, logistic regression, or nearest neighbours by cosine (knn)."""
     labels_share: float = 1.0
@@ -107,10 +109,8 @@ def _labelled(chosen: ProbeRun, saved_run: SavedRun) -> tuple[str, fo.data.Image
     Raises:
         ValueError: it is not known on what data the run was trained, and none are named; or they cannot be read.
     """
-    known = saved_run.trained_on or {}
-    name = chosen.data or saved_run.data["name"]
-    size = chosen.image_size or (known.get("image_size") if name == known.get("name") else None)
-    train, _, test = fo.data.load(name, data_dir=chosen.data_dir or known.get("data_dir"), image_size=size)
+    name, options = source_of(chosen, saved_run)
+    train, _, test = fo.data.load(name, **options)
     return name, train, test
 
 

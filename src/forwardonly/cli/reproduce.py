@@ -21,16 +21,13 @@ class Reproduce(Common):
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(recipes.TABLE) + "}")]
     """The table to reproduce."""
     scale: recipes.Scale = "quick"
-    """The paper's full protocol (full), a CPU's work of an hour or some hours per row, for convolutional tables alone
-    (cpu), or a short form of minutes that says what it leaves out (quick).
-    """
+    """The paper's protocol (full), an hour or more of a CPU per row, of some tables (cpu), or minutes (quick)."""
     out: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """Folder of the runs and the report, by default runs/TABLE-SCALE; finished runs in it are not repeated."""
     seeds: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Runs of each arm; by default the scale's number."""
     arms: tuple[str, ...] = ()
-    """Names of the arms to run; by default all. Rows that need other arms appear if those are finished in the folder.
-    """
+    """Arms to run; by default all. Rows that need other arms appear if those are finished in the folder."""
     jobs: int = 1
     """Runs at a time; they share the processor's cores."""
     data_dir: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None

@@ -34,7 +34,7 @@ class SavedRun:
             ValueError: it is not known.
         """
         if self.trained_on is None:
-            raise ValueError(f"{self.folder} was trained in Python and says nothing of its data: name a data set")
+            raise ValueError(f"{self.folder} was trained in Python and says nothing of its data: name a set by --data")
         return self.trained_on
 
 
@@ -47,10 +47,8 @@ def open_run(folder: Path, device: str, *, classes: bool = True) -> SavedRun:
     """
     config = read_config(folder)
     if "estimator" in config:
-        raise ValueError(
-            f"{folder} was saved by ForwardOnlyClassifier, whose input is not images: read it with "
-            "ForwardOnlyClassifier.load"
-        )
+        kind = "ForwardOnlyClassifier" if "classes" in config["estimator"] else "ForwardOnlyRegressor"
+        raise ValueError(f"{folder} was saved by {kind}, whose input is not images: read it with {kind}.load")
     network = fo.load(folder).to(choose_device(device))
     if len(network.shape) != 3:
         raise ValueError(

@@ -183,8 +183,10 @@ def duration(seconds: float) -> str:
 
 def sizes(train: Any, config: Any, weights: Any) -> str:
     """A run's sizes on one line: its images, classes, batches and steps, and the weights of its network."""
+    from forwardonly.training.session import steps_per_epoch  # here, as the screen is made before PyTorch is imported
+
     batch = min(config.batch_size, len(train))
-    steps = len(train) // batch
+    steps = steps_per_epoch(train, config, batch)
     shape = " x ".join(map(str, train.shape))
     what, of = ("rows", f"{shape} tokens") if train.kind == "token" else ("images", shape)
     classes = f" in {len(train.classes)} classes" if train.classes else ""

@@ -79,9 +79,7 @@ class Train(Common):
     image_size: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Resize and crop the images of a folder to squares of this many pixels."""
     cache: bool = False
-    """Decode the images of a folder once, into a file beside it, and read that: for folders larger than memory, which
-    are else decoded anew in each epoch.
-    """
+    """Decode the images of a folder once, into a file beside it, and read that: for folders larger than memory."""
     validation: int = 0
     """Training images to hold out, the same share of every class; accuracy on them is reported after each epoch."""
     limit: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
@@ -97,9 +95,7 @@ class Train(Common):
     log: Logger = "none"
     """Also send each epoch's figures to tensorboard (in the run's folder), wandb or trackio."""
     resume: bool = False
-    """Resume the run in `--out`, or the newest default one, with the options that it was started with. It may have more
-    epochs, another device, and its data in another place.
-    """
+    """Resume the run in `--out` or the newest; it may have more epochs, another device, and its data elsewhere."""
     stages: int = 1
     """Number of processes, of those that torchrun starts, that share the blocks; the others share each batch."""
 
@@ -160,6 +156,9 @@ def options(argv: Sequence[str], kind: type[Train] = Train) -> Any:
     if not resumes:  # with a default of True, tyro would refuse the flag where it is given
         plain = replace(plain, resume=True)
     saved = read_config(out)
+    command, of = kind.__name__.lower(), "tune" if "model" in saved["network"] else "train"
+    if "data" in saved and command != of:
+        raise ValueError(f"{out} was started by `forwardonly {of}`: resume it by that command")
     try:
         for part in plain.kinds:
             name = saved["network"][part]["name"]
@@ -168,7 +167,7 @@ def options(argv: Sequence[str], kind: type[Train] = Train) -> Any:
         return _with_groups(_as_started(plain, out, saved), saved, argv)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
-            f"{out} was not started by this version of `forwardonly train`, which cannot resume it"
+            f"{out} was not started by this version of `forwardonly {command}`, which cannot resume it"
         ) from None
 
 
@@ -323,11 +322,7 @@ def _load(chosen: Any) -> fo.data.Splits:
         raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
     if chosen.cache and chosen.limit is not None:
         raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
-    if (
-        folder
-        and chosen.limit is None
-        and (chosen.cache or fo.data.larger_than_memory(Path(chosen.data).expanduser(), chosen.image_size))
-    ):
+    if folder and chosen.limit is None and (chosen.cache or fo.data.larger_than_memory(chosen.data, chosen.image_size)):
         return fo.data.stream(
             chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
         )

@@ -29,11 +29,17 @@ FIGURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune(training.Train):
-    """Options of a tuning; `options` adds those of the rule and the training config."""
+class Model:
+    """What is tuned: in a class of its own, so that the help begins with it."""
 
     model: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
     """The model: timm:NAME, hf:FOLDER of a Hugging Face model, or the folder of another tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(training.Train, Model):
+    """Options of a tuning; `options` adds those of the rule and the training config."""
+
     weights: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
     """A safetensors file of weights that a timm model starts from; folders have their own."""
     blocks: str = "auto"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from forwardonly.data.formats import split_test
-from forwardonly.data.images import Images
+from forwardonly.data.images import Images, Set
 from forwardonly.data.pictures import pillow_formats, read_with_changes
 from forwardonly.data.ranges import dark
 from forwardonly.data.reading import reading
@@ -39,50 +40,88 @@ _SAID = {
 Passed = defaultdict[str, list[Path]]  # reason -> what was passed over for it
 
 
-def read_folder(root: Path, image_size: int | None) -> tuple[Images, Images | None, Images]:
-    """(train, validation, test) of a folder: its own `train`, `val` and `test`, or a fixed split of 20 %.
+class Listing(NamedTuple):
+    """The image files of a folder: all of one part of the set, then those of the next, and by class within a part."""
 
-    The parts may also be called training; valid, validation, dev; testing; in any case of letters. With `train` and
-    `val` but no `test`, `val` is the test set; `train` alone is split. Classes are the sorted names of the directories;
-    images in folders below them belong to them. `notes` of the training images say how many there are, what was passed
-    over and how pictures were changed. Raises ValueError for a folder of another layout.
-    """
+    files: list[Path]
+    labels: list[int]
+    """Index of each file's class."""
+    where: list[str]
+    """Part of each file: train, val or test."""
+    classes: tuple[str, ...]
+    below: int
+    """How many lie in folders below their class's."""
+    passed: Passed
+
+    def notes(self, name: str, changes: Counter[str]) -> tuple[str, ...]:
+        """What is said before training: what there is, what was passed over, and how pictures were changed."""
+        first = f"{name}: {len(self.files):,} images in {len(self.classes)} classes"
+        over = _counted(self.passed)
+        if self.below:
+            first += f", {self.below:,} of them in folders below their class's"
+        if over:
+            first += f"; passed over: {', '.join(over)}"
+        return (
+            first,
+            *(
+                f"{changes[change]:,} of {len(self.files):,} pictures are {said}"
+                for change, said in _SAID.items()
+                if changes[change]
+            ),
+        )
+
+
+def list_folder(root: Path, *, fewest: int = 2) -> Listing:
+    """The image files of a folder of at least `fewest` classes. Raises ValueError for a folder of another layout."""
     passed: Passed = defaultdict(list)
-    parts = _parts(root)
-    listed = {part: _class_files(folder, passed) for part, folder in (parts or {"train": root}).items()}
+    folders = _parts(root) or {"train": root}
+    listed = {part: _class_files(folder, passed) for part, folder in folders.items()}
     classes = tuple(name for name, _ in listed["train"])
-    if len(classes) < 2:
+    if len(classes) < fewest:
         raise ValueError(f"{root}: at least two classes are needed, {_LAYOUT}")
-    files: list[Path] = []
-    labels: list[int] = []
-    where: list[str] = []
-    for part, folders in listed.items():
-        for name, members in folders:
+    found = Listing([], [], [], classes, 0, passed)
+    below = 0
+    for part, members in listed.items():
+        for name, files in members:
             if name not in classes:
-                raise ValueError(f"{parts[part] / name}: the class {name!r} has no directory in {parts['train']}")
-            files += members
-            labels += [classes.index(name)] * len(members)
-            where += [part] * len(members)
-    # All parts at once, so that a grey part and a coloured part get the same number of channels.
-    pixels, changes = read_with_changes(files, image_size=image_size)
-    below = sum(
-        len(file.relative_to((parts or {"train": root})[w]).parts) > 2 for file, w in zip(files, where, strict=True)
-    )
-    name = root.resolve().name
-    notes = _notes(name, len(files), len(classes), below, passed, changes)
-    if black := dark(name, int(pixels.max())):
-        notes = (*notes, black)
-    everything = Images(pixels, torch.tensor(labels), classes, name, notes)
-    if len(listed) == 1:
-        train, test = split_test(everything)
-        return train, None, test
+                raise ValueError(f"{folders[part] / name}: the class {name!r} has no directory in {folders['train']}")
+            found.files.extend(files)
+            found.labels.extend([classes.index(name)] * len(files))
+            found.where.extend([part] * len(files))
+            below += sum(file.parent != folders[part] / name for file in files)
+    return found._replace(below=below)
+
+
+def split_parts(everything: Set, where: Sequence[str]) -> tuple[Set, Set | None, Set | None]:
+    """(train, validation, test) of images whose parts are `where`; with `train` and `val` alone, `val` is the test."""
+    named = dict.fromkeys(where)
+    if len(named) == 1:
+        return everything, None, None
     split = {
-        part: everything.subset(torch.tensor([i for i, w in enumerate(where) if w == part], dtype=torch.int64))
-        for part in listed
+        part: everything.subset(torch.tensor([i for i, own in enumerate(where) if own == part], dtype=torch.int64))
+        for part in named
     }
     if "test" not in split:
         return split["train"], None, split["val"]
     return split["train"], split.get("val"), split["test"]
+
+
+def read_folder(root: Path, image_size: int | None, *, fewest: int = 2) -> tuple[Images, Images | None, Images | None]:
+    """(train, validation, test) of a folder: its own `train`, `val` and `test`; None for those that it does not have.
+
+    The parts may also be called training; valid, validation, dev; testing; in any case of letters. With `train` and
+    `val` but no `test`, `val` is the test set. Classes are the sorted names of the directories, at least `fewest`;
+    images in folders below them belong to them. `notes` of the training images say how many there are, what was passed
+    over and how pictures were changed. Raises ValueError for a folder of another layout.
+    """
+    found = list_folder(root, fewest=fewest)
+    # All parts at once, so that a grey part and a coloured part get the same number of channels.
+    pixels, changes = read_with_changes(found.files, image_size=image_size)
+    name = root.resolve().name
+    notes = found.notes(name, changes)
+    if black := dark(name, int(pixels.max())):
+        notes = (*notes, black)
+    return split_parts(Images(pixels, torch.tensor(found.labels), found.classes, name, notes), found.where)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -183,21 +222,3 @@ def _class_files(folder: Path, passed: Passed) -> list[tuple[str, list[Path]]]:
             f"and {', '.join(d.name for d in directories[:3])} parts of the set: {_LAYOUT}"
         )
     return [(d.name, files) for d, files in found]
-
-
-def _notes(name: str, images: int, classes: int, below: int, passed: Passed, changes: Counter[str]) -> tuple[str, ...]:
-    """What is said of a folder before training: what there is, what was passed over, and how pictures were changed."""
-    first = f"{name}: {images:,} images in {classes} classes"
-    over = _counted(passed)
-    if below:
-        first += f", {below:,} of them in folders below their class's"
-    if over:
-        first += f"; passed over: {', '.join(over)}"
-    return (
-        first,
-        *(
-            f"{changes[change]:,} of {images:,} pictures are {said}"
-            for change, said in _SAID.items()
-            if changes[change]
-        ),
-    )

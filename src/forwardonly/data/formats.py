@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from forwardonly.data.images import Images, hold_out
+from forwardonly.data.images import Images, Set, hold_out
 from forwardonly.data.pickles import read_pickle
 from forwardonly.data.ranges import scale_top, to_bytes
 from forwardonly.data.reading import GIB, UnreadableError, reading
@@ -24,7 +24,7 @@ DEFLATE_LIMIT = 1040  # deflate never shrinks further than 1032 to 1; a little m
 TEST_SHARE, SPLIT_SEED = 0.2, 0  # of sets without a test split; fixed, so that all runs agree
 
 
-def split_test(everything: Images) -> tuple[Images, Images]:
+def split_test(everything: Set) -> tuple[Set, Set]:
     """(train, test) of a set without a test split: always the same stratified 20 %."""
     return hold_out(everything, max(1, round(TEST_SHARE * len(everything))), SPLIT_SEED)
 
@@ -98,8 +98,8 @@ def read_cifar_classes(path: Path, key: str) -> tuple[str, ...]:
     return tuple(n.decode("latin-1") if isinstance(n, bytes) else n for n in names)
 
 
-def read_npz(path: Path) -> tuple[Images, Images]:
-    """(train, test) from numpy's `np.savez(path, x=..., y=...)`; also `x_test`, `y_test`, else a fixed 20 %.
+def read_npz(path: Path) -> tuple[Images, Images | None]:
+    """(train, test) from numpy's `np.savez(path, x=..., y=...)`; test is None without `x_test` and `y_test`.
 
     x: (N, H, W), (N, C, H, W), (N, H, W, C), or features (N, D), which become images of (1, 1, D); floats 0 to 1, truth
     values, or whole numbers 0 to 255, which are spread over that range if none reaches 64. Where the channels are is
@@ -127,7 +127,7 @@ def read_npz(path: Path) -> tuple[Images, Images]:
     classes = tuple(str(n) for n in range(len(present)))
     train = _images(x, y, classes, path, notes)
     if "x_test" not in arrays:
-        return split_test(train)
+        return train, None
     test_x, _ = _pixels(arrays["x_test"], f"{path}: x_test", axis, top)
     if test_x.shape[1:] != x.shape[1:]:
         raise ValueError(f"{path}: images in x_test are {test_x.shape[1:]}, in x {x.shape[1:]}: they must agree")

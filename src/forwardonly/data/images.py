@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,23 @@ from forwardonly.names import whole_number
 from forwardonly.targets import Kind
 
 NO_LABEL = -1
+
+
+class Divisible(Protocol):
+    """Labelled examples that can be divided: in memory, or files that are read as they are needed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def require_labels(self) -> None: ...
+    def subset(self, indices: Tensor, /) -> Self: ...
+
+
+Set = TypeVar("Set", bound=Divisible)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +184,7 @@ def require_contrast(train: Images) -> Images:
     raise ValueError(f"{train.name}: all {len(train):,} images for training are alike ({seen}): nothing can be learned")
 
 
-def require_every_class(train: Images) -> Images:
+def require_every_class(train: Set) -> Set:
     """Returns `train`; ValueError where one of its classes has no example."""
     counts = torch.bincount(train.labels, minlength=len(train.classes))
     if bool((counts == 0).any()):
@@ -176,7 +193,7 @@ def require_every_class(train: Images) -> Images:
     return train
 
 
-def limited(split: Images, count: int, seed: int) -> Images:
+def limited(split: Set, count: int, seed: int) -> Set:
     """`count` of the images, the same share of every class, drawn by a generator seeded with `seed`; at most all.
 
     Raises:
@@ -189,7 +206,7 @@ def limited(split: Images, count: int, seed: int) -> Images:
     return split if count >= len(split) else hold_out(split, len(split) - count, seed)[0]
 
 
-def hold_out(split: Images, count: int, seed: int) -> tuple[Images, Images]:
+def hold_out(split: Set, count: int, seed: int) -> tuple[Set, Set]:
     """(kept, held): `count` images held out by a generator seeded with `seed`, each class by its share.
 
     At least one image of each class is kept; ValueError where that cannot be.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forwardonly.data.examples import Examples
-from forwardonly.data.folders import _class_files, _parts
-from forwardonly.data.formats import split_test
-from forwardonly.data.images import Images, Splits, hold_out, require_every_class
+from forwardonly.data.folders import list_folder, split_parts
+from forwardonly.data.images import Splits
 from forwardonly.data.inputs import Expected
+from forwardonly.data.loading import divide
 from forwardonly.data.pictures import decode, picture_head, quiet_pool, read_images
 from forwardonly.data.reading import reading
-from forwardonly.data.streams import Indexed
+from forwardonly.data.streams import Indexed, as_it_is
 from forwardonly.data.targets import Names
 
 LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
@@ -66,13 +65,9 @@ class PictureFiles:
             decode(paths, self.shape, self.image_size, pixels, map)
         return torch.from_numpy(pixels), self.labels[chosen]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels, labels = self.__getitems__([index])
-        return pixels[0], int(labels[0])
-
-    def subset(self, rows: Tensor, labels: Tensor) -> Self:
-        """Those at `rows` (M,)."""
-        return type(self)(self.root, self.files[rows.numpy()], labels, self.shape, self.image_size)
+    def subset(self, indices: Tensor) -> Self:
+        """Those at `indices` (M,)."""
+        return type(self)(self.root, self.files[indices.numpy()], self.labels[indices], self.shape, self.image_size)
 
 
 class Decoded:
@@ -88,6 +83,57 @@ class Decoded:
 
     def __getitems__(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         return self.pixels.index_select(0, self.rows[chosen]), self.labels[chosen]
+
+    def subset(self, indices: Tensor) -> Self:
+        """Those at `indices` (M,)."""
+        return type(self)(self.pixels, self.rows[indices], self.labels[indices])
+
+
+class Folder(Indexed):
+    """Images of a folder, which are read as they are needed.
+
+    Args:
+        data: the images.
+        rows: (N,), their numbers among all of the folder.
+        classes: names of the classes.
+        shape: (C, H, W) of an image.
+        name: of the folder.
+        notes: what was assumed and passed over.
+        key: a hash of all files, by which a resumed run knows them.
+        workers: processes that read.
+    """
+
+    labels: Tensor
+
+    def __init__(
+        self,
+        data: PictureFiles | Decoded,
+        rows: Tensor,
+        classes: tuple[str, ...],
+        shape: tuple[int, ...],
+        *,
+        name: str,
+        notes: tuple[str, ...],
+        key: str,
+        workers: int,
+    ):
+        expected = Expected(shape, "class", len(classes))
+        about = [key, blake2b(rows.numpy().tobytes(), digest_size=16).hexdigest()]
+        names = Names(classes, indices=True)
+        super().__init__(data, expected, names, name, as_it_is, workers=workers, whole=True, about=about)
+        self.rows, self.labels, self.notes, self.key = rows, data.labels, notes, key
+
+    def require_labels(self) -> None:
+        """Images of a folder have labels."""
+
+    def subset(self, indices: Tensor, /) -> Self:
+        """The images at `indices` (M,) int64, in that order."""
+        return self.of(self.data.subset(indices), self.rows[indices], self.workers)
+
+    def of(self, data: PictureFiles | Decoded, rows: Tensor, workers: int) -> Self:
+        """Other images of the same folder."""
+        about: dict[str, Any] = {"name": self.name, "notes": self.notes, "key": self.key}
+        return type(self)(data, rows, self._classes, self.expected.shape, workers=workers, **about)
 
 
 def stream(
@@ -113,41 +159,48 @@ def stream(
     Raises:
         ValueError: as `load`, or there is no room on the disk for the cache.
     """
+    parts = read_streamed(folder, image_size=image_size, cache=cache, workers=workers)
+    splits: Any = divide(*parts, validation=validation, limit=None, seed=seed)
+    return Splits(*splits)
+
+
+def read_streamed(
+    folder: str | Path,
+    *,
+    image_size: int | None,
+    cache: bool = False,
+    workers: int | None = None,
+    fewest: int = 2,
+) -> tuple[Folder, Folder | None, Folder | None]:
+    """What `read_folder` reads, decoded as it goes by; the arguments are those of `stream`."""
     root = Path(folder).expanduser()
     if not os.path.isdir(root):
         raise ValueError(f"{root} is not a folder of images.")
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
-    files, labels, where, classes = _listed(root)
+    found = list_folder(root, fewest=fewest)
     name = root.resolve().name
-    shape = _shape([root / file for file in files], image_size)
-    _look([root / file for file in files], shape, image_size)
-    notes = (f"{name}: {len(files):,} images in {len(classes)} classes",)
-    everything = Examples(torch.arange(len(files)), torch.tensor(labels), classes, name, notes)
-    splits = _split(everything, where, validation, seed)
-    require_every_class(splits.train)
+    shape = _shape(found.files, image_size)
+    _look(found.files, shape, image_size)
+    files = [str(file.relative_to(root)) for file in found.files]
     key = _key(root, files, (shape, image_size))
-    expected = Expected(shape, "class", len(classes))
-
-    everyone = PictureFiles(root, files, everything.labels, shape, image_size)
+    labels, rows = torch.tensor(found.labels), torch.arange(len(files))
+    everything = Folder(
+        PictureFiles(root, files, labels, shape, image_size),
+        rows,
+        found.classes,
+        shape,
+        name=name,
+        notes=found.notes(name, Counter()),
+        key=key,
+        workers=workers,
+    )
     if cache:
         path = root.resolve().parent / f".{name}-{key[:16]}.npy"
         if not _is_cache(path, (len(files), *shape)):
-            _write(path, Indexed(everyone, expected, Names(classes), name, _as_it_is, workers=workers, whole=True))
+            _write(path, everything)
         pixels = torch.from_numpy(np.load(path, mmap_mode="c"))  # writable, as PyTorch wants it, but nobody writes
-        workers = 0
-
-    def opened(part: Images | None) -> Any:
-        if part is None:
-            return None
-        rows = part.images
-        data = Decoded(pixels, rows, part.labels) if cache else everyone.subset(rows, part.labels)
-        about = [key, blake2b(rows.numpy().tobytes(), digest_size=16).hexdigest()]
-        names = Names(classes, indices=True)
-        found = Indexed(data, expected, names, name, _as_it_is, workers=workers, whole=True, about=about)
-        found.notes, found.labels = notes, part.labels
-        return found
-
-    return Splits(*map(opened, splits))
+        everything = everything.of(Decoded(pixels, rows, labels), rows, workers=0)
+    return split_parts(everything, found.where)
 
 
 def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
@@ -155,55 +208,15 @@ def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
 
     False where no size is given, or what is there cannot be told.
     """
+    folder = Path(folder).expanduser()
     if image_size is None or not os.path.isdir(folder):
         return False
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        files, *_ = _listed(Path(folder).expanduser())
+        files = list_folder(folder, fewest=1).files
     except (ValueError, OSError, AttributeError):  # `load` says what is wrong with the folder
         return False
     return 3 * image_size**2 * len(files) > SHARE * there
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _listed(root: Path) -> tuple[list[str], list[int], list[str], tuple[str, ...]]:
-    """Files below `root`, their labels and parts, and the classes: in the order of `read_folder`."""
-    passed: Any = defaultdict(list)
-    parts = _parts(root)
-    listed = {part: _class_files(below, passed) for part, below in (parts or {"train": root}).items()}
-    classes = tuple(name for name, _ in listed["train"])
-    if len(classes) < 2:
-        raise ValueError(f"{root}: at least two classes are needed, with a directory each.")
-    files: list[str] = []
-    labels: list[int] = []
-    where: list[str] = []
-    for part, folders in listed.items():
-        for name, members in folders:
-            if name not in classes:
-                raise ValueError(f"{parts[part] / name}: the class {name!r} has no directory in {parts['train']}")
-            files += [str(member.relative_to(root)) for member in members]
-            labels += [classes.index(name)] * len(members)
-            where += [part] * len(members)
-    return files, labels, where, classes
-
-
-def _split(everything: Examples, where: list[str], validation: int, seed: int) -> Splits:
-    """The splits that `load` makes, with the files' numbers in the place of images."""
-    parts = {part: [i for i, own in enumerate(where) if own == part] for part in dict.fromkeys(where)}
-    train: Images
-    held: Images | None = None
-    if len(parts) == 1:
-        train, test = split_test(everything)
-    else:
-        split = {part: everything.subset(torch.tensor(rows, dtype=torch.int64)) for part, rows in parts.items()}
-        train, test = split["train"], split.get("test", split.get("val"))  # type: ignore[assignment]
-        held = split.get("val") if "test" in split else None
-    if held is None and validation:
-        train, held = hold_out(train, validation, seed)
-    return Splits(train, held, test)
 
 
 def _shape(paths: list[Path], image_size: int | None) -> tuple[int, int, int]:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from forwardonly.data.folders import read_folder
-from forwardonly.data.formats import read_npz
-from forwardonly.data.images import Images, Splits, hold_out, limited, require_contrast, require_every_class
+from forwardonly.data.formats import read_npz, split_test
+from forwardonly.data.images import Images, Set, Splits, hold_out, limited, require_contrast, require_every_class
 from forwardonly.data.known import read_known
 from forwardonly.data.sources import SOURCES, source
 from forwardonly.names import whole_number
@@ -40,24 +40,43 @@ def load(
     seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit, 1)
     image_size = None if image_size is None else whole_number("image_size", image_size, 1)
+    own: Images | None = None
+    test: Images | None
     if name not in SOURCES or isinstance(name_or_path, Path):
-        train, own_validation, test = _read_path(Path(name_or_path).expanduser(), name, image_size)
+        train, own, test = read_path(name_or_path, image_size)
     elif image_size is not None:
         _, height, width = source(name).shape
         raise ValueError(f"image_size is for folders of images, those of {name} are {height} x {width}")
     else:
         train, test = read_known(name, data_dir, download=download)
-        own_validation = None
-    require_contrast(require_every_class(train))
-    held = own_validation
-    if own_validation is None and validation != 0:
-        train, held = hold_out(train, validation, seed)
-    return Splits(train if limit is None else limited(train, limit, seed), held, test)
+    return Splits(*divide(train, own, test, validation=validation, limit=limit, seed=seed))
 
 
-def _read_path(path: Path, name: str, image_size: int | None) -> tuple[Images, Images | None, Images]:
+def divide(
+    train: Set, validation_part: Set | None, test: Set | None, *, validation: int, limit: int | None, seed: int
+) -> tuple[Set, Set | None, Set]:
+    """(train, validation, test) of what was read: the parts that it lacks are held out of the training images.
+
+    Raises:
+        ValueError: a class without examples to train on, images that are all alike, or too few to hold out so many.
+    """
+    if test is None:
+        train, test = split_test(train)
+    require_every_class(train)
+    if isinstance(train, Images):
+        require_contrast(train)
+    if validation_part is None and validation != 0:
+        train, validation_part = hold_out(train, validation, seed)
+    return (train if limit is None else limited(train, limit, seed)), validation_part, test
+
+
+def read_path(
+    name_or_path: str | Path, image_size: int | None, *, fewest: int = 2
+) -> tuple[Images, Images | None, Images | None]:
+    """(train, validation, test) of a folder of at least `fewest` classes or a file; None for parts it does not have."""
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
     if os.path.isdir(path):  # unlike Path's, never raises
-        return read_folder(path, image_size)
+        return read_folder(path, image_size, fewest=fewest)
     if path.suffix.lower() == ".npz":
         if image_size is not None:
             raise ValueError("image_size is for folders of images, arrays keep their size")

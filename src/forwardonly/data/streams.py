@@ -180,7 +180,7 @@ class Indexed(Stream):
             self.data,
             batch_sampler=batches,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             prefetch_factor=2 if self.workers else None,
         )
         for chosen, items in zip(batches, loader, strict=True):
@@ -382,5 +382,6 @@ class Passing(Stream):
             )
 
 
-def _as_it_is(items: Any) -> Any:
+def as_it_is(items: Any) -> Any:
+    """A batch that needs no joining or splitting."""
     return items

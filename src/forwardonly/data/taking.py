@@ -14,7 +14,7 @@ from forwardonly.data.examples import read_arrays
 from forwardonly.data.images import Images, Splits
 from forwardonly.data.inputs import Expected, is_array, is_pandas, read_inputs
 from forwardonly.data.pairs import Raw, is_single
-from forwardonly.data.streams import Indexed, Passing
+from forwardonly.data.streams import Indexed, Passing, as_it_is
 from forwardonly.data.targets import Names, read_targets, some
 from forwardonly.targets import OBJECTIVES
 
@@ -121,7 +121,7 @@ def _arrays(x: Any, y: Any, expected: Expected, names: Names, name: str) -> Data
     if (count := len(next(iter(inputs.values() if isinstance(inputs, dict) else inputs)))) != len(targets):
         raise ValueError(f"{name}: {count} inputs but {len(targets)} targets, all need one.")
     own = Names(classes or None, indices=True)
-    return Indexed(rows, expected, own, name, _as_it_is, whole=True)
+    return Indexed(rows, expected, own, name, as_it_is, whole=True)
 
 
 def _is_inputs(x: Any) -> bool:
@@ -184,7 +184,3 @@ def _no_target(name: str, data: Any) -> Data:
     elif isinstance(data, Mapping):
         instead = "one of its parts, such as data['train'], or (inputs, targets)"
     raise ValueError(f"{name} must be {instead}, not {found}.")
-
-
-def _as_it_is(raw: Any) -> Any:
-    return raw

@@ -97,10 +97,10 @@ class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
 
         The values rank the classes; `CalibratedClassifierCV` calibrates them.
         """
-        scores, network = self._scores(X), self.network_
-        scores = scores * (network.rule.score_scale / float(network.readout.weights.sum()))
-        powers = np.exp(scores - scores.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
+        scores, network = torch.from_numpy(self._scores(X)), self.network_
+        mean = network.readout.mean(scores.to(network.device))
+        shares: np.ndarray = torch.softmax(network.rule.score_scale * mean, dim=1).cpu().numpy()
+        return shares
 
     def _classes(self, X: np.ndarray, classes: np.ndarray) -> None:
         """Begins anew for these classes."""

@@ -10,7 +10,7 @@ from forwardonly import rules as rule_module
 from forwardonly.experiments import report as reports
 from forwardonly.experiments.batch import Finished, Job, Standing, run_all
 from forwardonly.measure.statistics import holm, mean_and_deviation, paired_test
-from forwardonly.names import nearest
+from forwardonly.names import as_words, nearest
 from forwardonly.network.storage import read_config, write_json
 
 
@@ -38,7 +38,7 @@ def parse_arm(text: str) -> Arm:
         name, equals, value = part.partition("=")
         if not equals or not name or not value:
             raise ValueError(f"{text!r} is not of the form RULE:option=value,option=value.")
-        options += [f"--rule.{name.replace('_', '-')}", value]
+        options += as_words({f"rule.{name}": {"true": True, "false": False}.get(value.lower(), value)})
     return Arm(text, tuple(options))
 
 

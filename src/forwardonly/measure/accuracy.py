@@ -56,9 +56,9 @@ def evaluate(
     if isinstance(data, Images) and data.kind == "class" and (highest := int(data.labels.max())) >= network.classes:
         raise ValueError(f"A label is {highest}, but the network has classes 0 to {network.classes - 1}.")
     tally = TALLIES[network.targets](len(network.readout.weights), network.classes, network.device)
-    scale = 1.0 / float(network.readout.weights.sum()) if network.targets in ("number", "token") else 1.0
     for scores, targets in _scored(network, data, batch_size, precision, views or Views()):
-        tally.add(scores, network.readout(scores) * scale, targets)
+        joined = network.readout(scores)
+        tally.add(scores, network.readout.mean(joined) if network.targets in ("number", "token") else joined, targets)
     return tally.result()
 
 

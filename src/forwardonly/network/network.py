@@ -315,7 +315,7 @@ class Network(nn.Module):
     def forward(self, images: Inputs) -> Tensor:
         """The network's scores (B, C): the readout of `scores`; of numbers, the mean that the readout weighs."""
         joined: Tensor = self.readout(self.scores(images))
-        return joined if self.units is None else joined / self.readout.weights.sum()
+        return joined if self.units is None else self.readout.mean(joined)
 
     def predict(self, images: Any, *, columns: Columns | None = None, batch_size: int = 1000) -> Tensor:
         """What the network says of each input, in evaluation mode: the index of its class, (B,).
@@ -332,7 +332,8 @@ class Network(nn.Module):
             ValueError: as `scores`, or data that are none.
         """
         if isinstance(images, Tensor | tuple | dict) or (is_array(images) and not isinstance(images, list)):
-            scores = self._evaluated(images)
+            with self.evaluating():
+                scores = self(images)
         else:
             data = take(images, self.expected, columns=columns, name="the data to predict")
             with self.evaluating():
@@ -349,11 +350,15 @@ class Network(nn.Module):
         Raises:
             ValueError: as `scores`, or a network that learns numbers.
         """
+        with self.evaluating():
+            return self.probabilities_of(self.scores(images))
+
+    def probabilities_of(self, scores: Tensor) -> Tensor:
+        """`probabilities`, of what `scores` gave, (L, B, C)."""
         of = OBJECTIVES[self.targets].probabilities
         if of is None:
             raise ValueError("The network learns numbers, which have no probabilities: predict says them.")
-        mean = self._evaluated(images) / self.readout.weights.sum()
-        return of(self.rule.score_scale * mean)
+        return of(self.rule.score_scale * self.readout.mean(self.readout(scores)))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -364,12 +369,6 @@ class Network(nn.Module):
             yield
         finally:
             self.train(training)
-
-    def _evaluated(self, images: Inputs) -> Tensor:
-        """`forward` in evaluation mode."""
-        with self.evaluating():
-            scores: Tensor = self(images)
-            return scores
 
 
 def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:

@@ -82,5 +82,9 @@ class Readout(nn.Module):
         elif self.fitted_on is not None:
             self.weights.copy_(loss_aware_weights(scores, labels, targets))
 
+    def mean(self, joined: Tensor) -> Tensor:
+        """The blocks' mean score, of their weighted sum."""
+        return joined / self.weights.sum()
+
     def forward(self, scores: Tensor) -> Tensor:
         return torch.einsum("l,lbc->bc" if scores.dim() == 3 else "l,lbtc->btc", self.weights, scores.float())

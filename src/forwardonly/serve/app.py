@@ -140,8 +140,9 @@ def _is_of(content: Any, size: Sequence[int]) -> bool:
 def describe(network: Network, images: Tensor, classes: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
     """For each image its class, every class's probability, and each block's scores and predicted class."""
     with torch.no_grad():
-        scores = network.scores(images).cpu()
-        shares = network.probabilities(images).cpu()
+        scores = network.scores(images)
+        shares = network.probabilities_of(scores).cpu()
+        scores = scores.cpu()
     chosen, own = shares.argmax(1).tolist(), scores.argmax(2).T.tolist()
     predictions = [
         {

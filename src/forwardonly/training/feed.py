@@ -70,6 +70,7 @@ class Feed:
         self.team = team
         classifier = network.label_classifier
         self.classifier_update = None if classifier is None else team.update(classifier, config, batch_size)
+        self._learns_from_one = False  # not known yet; the trial is a pass of its own
         self.fixed: Tensor | None = None
         self.count = len(images) if isinstance(images, Images | Indexed) else None
         """Images in a pass, if it is known."""
@@ -115,8 +116,9 @@ class Feed:
     def _read(self, inputs: Inputs, targets: Tensor | None, indices: Tensor | None) -> Read:
         if targets is None:
             raise ValueError(f"{self.images.name} has inputs without targets: a batch is (inputs, targets), or a dict.")
-        if len(targets) == 1:
+        if len(targets) == 1 and not self._learns_from_one:
             compatibility.require_batch(self.network, 1)
+            self._learns_from_one = True
         return Read(inputs, targets, indices)
 
     def sample(self) -> tuple[Inputs, Tensor]:

@@ -42,6 +42,7 @@ class Online:
         classifier = network.label_classifier
         self.classifier_update = None if classifier is None else Update(classifier, self.config)
         self.steps = 0
+        self._learns_from_one = False  # not known yet; the trial is a pass of its own
 
     @torch.enable_grad()
     def learn(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -81,7 +82,9 @@ class Online:
             )
         if len(images) == 0:
             raise ValueError("There are no images to learn from.")
-        compatibility.require_batch(self.network, len(images))
+        if len(images) == 1 and not self._learns_from_one:
+            compatibility.require_batch(self.network, 1)
+            self._learns_from_one = True
         if self.network.targets != "class":
             read, _ = read_targets(labels, self.network.expected, Names(None), "labels")
             if self.network.units is not None and not self.network.units.fitted:

@@ -76,7 +76,7 @@ def open_session(
     rates = [config.body_rate * config.layer_decay ** (last - index) for index in range(last + 1)]
     updates = [team.update(block, config, batch_size, rate) for block, rate in zip(network.row, rates, strict=True)]
     bodies = [weight for block in network.row for weight in block.body.parameters() if weight.requires_grad]
-    schedule = Schedule(config, _steps_per_epoch(train, config, batch_size), len(updates))
+    schedule = Schedule(config, steps_per_epoch(train, config, batch_size), len(updates))
     feed = Feed(network, train, config, schedule, precision, batch_size, seed, team)
     inputs, targets = feed.sample()
     network.prepare.fit(inputs)
@@ -85,7 +85,12 @@ def open_session(
     return Session(network, train, config, device, seed, team, precision, schedule, updates, feed, bodies)
 
 
-def _steps_per_epoch(train: Data, config: TrainingConfig, batch_size: int) -> int:
+def steps_per_epoch(train: Data, config: TrainingConfig, batch_size: int) -> int:
+    """Steps in an epoch of a run, or in each of its equal parts where the config says how many steps it has.
+
+    Raises:
+        ValueError: a stream that does not say its length, and no number of steps.
+    """
     if config.steps is not None:
         return config.steps // config.epochs
     if not isinstance(train, Passing):

@@ -6,12 +6,13 @@ everything runs. Readouts, learning rates and other hyperparameters were chosen 
 test images.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy, words
+from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy
+from forwardonly.names import as_words
 from forwardonly.rules import PRESETS
 from forwardonly.rules.defaults import MUON
 
@@ -33,7 +34,15 @@ class Line:
 
     def options_of_train(self) -> tuple[str, ...]:
         """The options of `forwardonly train`, without data, seed and folder."""
-        return words({"rule": self.rule, "body": self.body, **self.options})
+        return tuple(as_words({"rule": self.rule, "body": self.body, **self.options}))
+
+
+def runs_of(lines: Sequence[Line]) -> dict[str, Any]:
+    """The arms of lines and their data sets, as `Table` takes them."""
+    return {
+        "arms": tuple(Arm(line.name, line.options_of_train()) for line in lines),
+        "data": {line.name: line.data for line in lines},
+    }
 
 
 CLASSES = {"cifar-100": 100, "tiny-imagenet": 200}
@@ -50,6 +59,22 @@ COMMITTED: Options = {  # from equal votes at the paper's 10, deep layers' assig
     "rule.votes-rate": 0.02,
     "rule.label-smoothing": 0.0,
 }
+SHORT: Options = {
+    "dropout": 0.0,
+    "batch-size": 128,
+    "optimiser": "muon",
+    "learning-rate": 0.1,
+    "lr-schedule": "linear",
+    "warmup": 0.2,
+}
+"""What suits few epochs of the channel rules (log/): Muon, worth 10 points there, and no dropout, as narrow blocks
+underfit.
+"""
+WITHOUT: dict[str, Options] = {
+    "without entropy": {"rule.entropy-weight": 0.0},
+    "without orthogonality": {"rule.orthogonality-weight": 0.0},
+}
+"""The learnable rule without one of its terms."""
 LCCA_MNIST = {"rule.mean-weight": 0.97, "rule.max-weight": 0.03, "rule.min-weight": -0.03}
 
 
@@ -58,11 +83,7 @@ def lcca(scale: Scale) -> list[Line]:
     learnable = {**_resnet(scale), "readout": "validation"}
     if scale != "full":
         learnable |= COMMITTED
-    parts: dict[str, Options] = {
-        "without entropy": {"rule.entropy-weight": 0.0},
-        "without orthogonality": {"rule.orthogonality-weight": 0.0},
-        "uniform readout": {"readout": "sum"},
-    }
+    parts: dict[str, Options] = {**WITHOUT, "uniform readout": {"readout": "sum"}}
     rows = [
         *_each(scale, "channel-learnable", {"cifar-10": 89.37, "mnist": 99.74, "fashion-mnist": 94.55}, learnable),
         *_each(scale, "channel-learnable", {"cifar-100": 63.52, "tiny-imagenet": 49.87}, learnable),
@@ -185,14 +206,12 @@ def six_blocks(scale: Scale) -> list[Line]:
 
 
 def _resnet(scale: Scale) -> Options:
-    """ResNet-17 and its training config: the paper's at scale full, else few epochs of Muon, worth 10 points there."""
+    """ResNet-17 and its training config: the paper's at scale full, else what suits few epochs."""
     if scale == "full":
         paper = {"epochs": 150, "batch-size": 128, "learning-rate": 0.08, "final-rate": 0.075, "weight-decay": 5e-4}
         return {"width": 1.0, **paper, **PLAIN, **HELD_OUT}
     small = {"width": 0.1, "epochs": 1} if scale == "quick" else {"width": 0.25, "epochs": 8}
-    muon = {"optimiser": "muon", "learning-rate": 0.1, "lr-schedule": "linear", "warmup": 0.2}
-    underfits = {"dropout": 0.0}  # as narrow blocks do in few epochs
-    return {**small, **underfits, "batch-size": 128, **muon, **PLAIN, **HELD_OUT}
+    return {**small, **SHORT, **PLAIN, **HELD_OUT}
 
 
 def _each(scale: Scale, rule: str, papers: Mapping[str, float | None], options: Options) -> list[Line]:
@@ -229,8 +248,7 @@ def table(name: str, scale: Scale) -> Table:
         title=title,
         source=source,
         unit="test accuracy (%)",
-        arms=tuple(Arm(line.name, line.options_of_train()) for line in lines),
-        data={line.name: line.data for line in lines},
+        **runs_of(lines),
         rows=tuple(Row(line.name, line.paper, test_accuracy(line.name)) for line in lines),
         seeds=1,
         says=(SAYS[scale],),

@@ -21,9 +21,9 @@ from forwardonly.experiments.recipes.table import (
     option_names,
     test_accuracy,
     trained,
-    words,
 )
 from forwardonly.measure import evaluate
+from forwardonly.names import as_words
 from forwardonly.rules import PRESETS
 from forwardonly.rules.defaults import MUON
 
@@ -95,7 +95,7 @@ def table(name: str, scale: Scale) -> Table:
     """A recipe as `forwardonly reproduce` takes it: accuracy, seconds, and accuracy with augmented test images."""
     recipe = RECIPES[name]
     own = {"local": recipe.local[scale], "backprop": {"rule": "backprop"}}
-    arms = tuple(Arm(arm, words({**rule, **recipe.options[scale]})) for arm, rule in own.items())
+    arms = tuple(Arm(arm, tuple(as_words({**rule, **recipe.options[scale]}))) for arm, rule in own.items())
     rows = []
     for arm in arms:
         rows += [

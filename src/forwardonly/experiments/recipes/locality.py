@@ -10,8 +10,7 @@ The paper's ResNet-24 is left out: we do not know its stages.
 
 from collections.abc import Mapping
 
-from forwardonly.experiments.compare import Arm
-from forwardonly.experiments.recipes.convolutional import Line, Options
+from forwardonly.experiments.recipes.convolutional import Line, Options, runs_of
 from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, reread, test_accuracy
 from forwardonly.rules import PRESETS
 from forwardonly.rules.defaults import MUON
@@ -84,8 +83,7 @@ def table(scale: Scale) -> Table:
         title="The Price of Locality",
         source="arXiv 2609.33240",
         unit="test accuracy (%)",
-        arms=tuple(Arm(run.name, run.options_of_train()) for run in runs),
-        data={run.name: run.data for run in runs},
+        **runs_of(runs),
         rows=tuple(rows),
         seeds=1 if scale == "quick" else 3,
         compared=tuple(tuple(run.name for run in runs if run.body == net) for net in PUBLISHED),

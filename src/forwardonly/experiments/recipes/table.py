@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from forwardonly.data import Images, load
+from forwardonly.data import Images, load_test
 from forwardonly.experiments.batch import Finished
 from forwardonly.experiments.compare import Arm
 from forwardonly.measure import evaluate
@@ -82,15 +82,6 @@ def option_names(training: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", "-"): value for name, value in training.items()}
 
 
-def words(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options of `forwardonly train` by name, without their dashes, as its command line; a tuple is several values."""
-    return tuple(
-        word
-        for name, value in options.items()
-        for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else (value,)))
-    )
-
-
 def test_accuracy(arm: str) -> Figure:
     """An arm's test accuracy in percent."""
 
@@ -115,4 +106,4 @@ def trained(run: Finished) -> tuple[Network, Images]:
         options[options.index(name) + 1] if name in options else None for name in ("--data", "--data-dir")
     )
     assert data is not None
-    return storage.load(run.job.folder), load(data, data_dir=data_dir).test
+    return storage.load(run.job.folder), load_test(data, data_dir=data_dir, whole=False)[0]

@@ -5,26 +5,23 @@ no figures of this net. Its parts are left out one by one: the entropy term, the
 that weighs blocks by their loss, beside which stands the plain sum of blocks 2 to 4 by the same trained networks.
 """
 
-from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.convolutional import (
     AUGMENTED,
     COMMITTED,
     HELD_OUT,
     LCCA_MNIST,
     PLAIN,
+    SHORT,
     STEEP,
+    WITHOUT,
     Line,
     Options,
+    runs_of,
 )
 from forwardonly.experiments.recipes.table import Row, Scale, Table, reread, test_accuracy
 
 PUBLISHED = {"cifar-10": 79.49, "mnist": 99.50, "fashion-mnist": 91.83}
 """The static rule's test accuracies in %."""
-WITHOUT: dict[str, Options] = {
-    "without entropy": {"rule.entropy-weight": 0.0},
-    "without orthogonality": {"rule.orthogonality-weight": 0.0},
-}
-
 PAPERS: Options = {
     "epochs": 150,
     "batch-size": 128,
@@ -34,15 +31,6 @@ PAPERS: Options = {
     "clip": 1.0,
     "rule.label-smoothing": 0.1,
 }
-SHORT: Options = {
-    "dropout": 0.0,
-    "batch-size": 128,
-    "optimiser": "muon",
-    "learning-rate": 0.1,
-    "lr-schedule": "linear",
-    "warmup": 0.2,
-}
-"""What suits few epochs of the channel rules (log/): Muon, no dropout."""
 LENGTH: dict[Scale, Options] = {
     "full": PAPERS,
     "cpu": {**SHORT, "epochs": 12},
@@ -90,8 +78,7 @@ def table(scale: Scale) -> Table:
         title="Channel rules on TinyCNN",
         source="DeeperForward, ICLR 2025; Ghader et al. 2026, arXiv 2606.09928",
         unit="test accuracy (%)",
-        arms=tuple(Arm(run.name, run.options_of_train()) for run in runs),
-        data={run.name: run.data for run in runs},
+        **runs_of(runs),
         rows=tuple(rows),
         seeds=1 if scale == "quick" else 3,
         compared=compared,

@@ -168,17 +168,16 @@ def _prepare(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _members(plan: Plan) -> Iterator[tuple[BlockPlan, str, int]]:
-    for block in plan.blocks:
-        for path, shape in block.parameters.items():
-            yield block, f"blocks_{block.index}.{c_name(path)}", math.prod(shape)
+def _members(block: BlockPlan) -> list[tuple[str, int]]:
+    """The names in C of a block's weights, and how many numbers each has."""
+    return [(f"blocks_{block.index}.{c_name(path)}", math.prod(shape)) for path, shape in block.parameters.items()]
 
 
 def _update(plan: Plan) -> str:
     """The functions that begin and end a batch."""
     config, begin, end = plan.config, [], []
     decay = number(config.weight_decay)
-    for _, member, count in _members(plan):
+    for member, count in (each for block in plan.blocks for each in _members(block)):
         weight, velocity = f"weights.trained.{member}", f"velocity.{member}"
         if plan.direct:
             if config.weight_decay:
@@ -203,8 +202,7 @@ def _update(plan: Plan) -> str:
 def _from_gradients(plan: Plan, block: BlockPlan) -> Iterator[str]:
     """One block's update from the gradients that it has collected, whose norm may be limited."""
     clip, decay = plan.config.clip, plan.config.weight_decay
-    mine = [(f"blocks_{block.index}.{c_name(path)}", math.prod(shape)) for path, shape in block.parameters.items()]
-    share = "1.0f"
+    mine, share = _members(block), "1.0f"
     yield "{"
     if clip is not None:
         yield "    float norm = 0.0f;"
@@ -236,22 +234,23 @@ def _learn(plan: Plan) -> str:
     """fo_learn, and the step of a group of examples."""
     size, group = math.prod(plan.network.shape), plan.group
     labels = "labels" if group == 1 else "waiting_labels"
-    given = "x" if group == 1 else "waiting[r]"
+    given, own = ("x", "label") if group == 1 else ("waiting[r]", "waiting_labels[r]")
+    signal = "memory + SIGNAL_0" + ("" if group == 1 else f" + r * {size}")
     step = []
     if not plan.direct:
         step += ["begin_batch();"] if plan.batch == group else ["if (seen == 0) {", "    begin_batch();", "}"]
     if plan.contrastive:
         rows = [
-            f"const int wrong = ({_label(group)} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
-            f"prepare({given}, memory + SIGNAL_0 + {_row('r', size, group)});",
-            f"prepare({given}, memory + SIGNAL_0 + {_row(f'{group} + r', size, 0)});",
-            f"embed_label({_label(group)}, memory + SIGNAL_0 + {_row('r', size, group)});",
-            f"embed_label(wrong, memory + SIGNAL_0 + {_row(f'{group} + r', size, 0)});",
+            f"const int wrong = ({own} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
+            f"prepare({given}, {signal});",
+            f"prepare({given}, {signal} + {group * size});",
+            f"embed_label({own}, {signal});",
+            f"embed_label(wrong, {signal} + {group * size});",
         ]
     else:
-        rows = [f"prepare({given}, memory + SIGNAL_0{'' if group == 1 else f' + r * {size}'});"]
+        rows = [f"prepare({given}, {signal});"]
     if group == 1:
-        step += [row.replace("1 + r", "1").replace(" + r * 0", "") for row in rows]
+        step += rows
     else:
         step += [f"for (int r = 0; r < {group}; r++) {{", *(f"    {row}" for row in rows), "}"]
     for block in plan.blocks:
@@ -290,14 +289,6 @@ def _learn(plan: Plan) -> str:
     ]
     text = function("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
     return text + function(signature, checks(plan) + queue)
-
-
-def _label(group: int) -> str:
-    return "label" if group == 1 else "waiting_labels[r]"
-
-
-def _row(row: str, size: int, group: int) -> str:
-    return "0" if group == 1 else f"({row}) * {size}" if "+" in row else f"{row} * {size}"
 
 
 def _predict(plan: Plan) -> str:

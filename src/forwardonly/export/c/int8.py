@@ -45,9 +45,6 @@ from forwardonly.export.c.int8_maps import backward, convolved, correlated, pool
 from forwardonly.export.c.plan import BlockPlan, Plan
 from forwardonly.export.c.text import SEED
 
-RULES = ("hyperspherical", "projection", "channel-static", "ff", "backprop")
-"""Rules whose gradient is defined here."""
-
 
 class Quantised(NamedTuple):
     """A network's weights as whole numbers, by their names in the state dict."""
@@ -354,8 +351,6 @@ def xorshift32(state: int) -> Iterator[int]:
 
 def check(plan: Plan) -> None:
     """Raises ValueError unless a plan's network can learn in int8, with what can."""
-    if plan.rule_name not in RULES:
-        raise ValueError(f"int8 is not defined for the rule {plan.rule_name!r}: choose one of {', '.join(RULES[:-1])}.")
     rule = plan.network.rule
     if isinstance(rule, rules.Hyperspherical) and (rule.prototypes_per_class != 1 or plan.blocks[0].head is not None):
         raise ValueError("int8 holds hyperspherical with one prototype a class and aux_channels 0.")

@@ -49,19 +49,24 @@ class Int8BlockWriter(BlockWriter):
     def _features(self) -> str:
         return self.at("features" if self.block.pooled else "activation")
 
+    @property
+    def score_bits(self) -> int:
+        """The bits behind the point of the scores."""
+        fixed = {rules.ForwardForward: 16, rules.ChannelStatic: 12, rules.Hyperspherical: COSINE}
+        return fixed.get(type(self.block.rule)) or self.exponent("rule.classifier.weight") + ONE
+
     def _scores(self) -> str:
         block, lines = self.block, []
+        of = f"of the activation, with {self.score_bits} bits behind the point."
+        what = f"The class scores {of}"
         if isinstance(block.rule, rules.ForwardForward):
             self.use("goodness")
-            self.score_bits = 16
             line = f"return goodness({block.outgoing.size}, {self._count}, {self.at('activation')});"
-            what = "The goodness of the activation, with 16 bits behind the point."
+            what = f"The goodness {of}"
             return function(f"static int64_t scores_{self.index}(void)", [line], what)
         if isinstance(block.rule, rules.ChannelStatic):
             self.use("group_scores")
-            self.score_bits = 12
             line = f"group_scores({self._grouped}, {self.at('activation')}, scores);"
-            what = "The class scores of the activation, with 12 bits behind the point."
             return function(f"static void scores_{self.index}(int64_t *scores)", [line], what)
         if block.pooled:
             self.use("grid_pool")
@@ -70,7 +75,6 @@ class Int8BlockWriter(BlockWriter):
         if isinstance(block.rule, rules.Hyperspherical):
             self.use("cosines")
             lines.append(f"cosines({block.features}, {self.weight('rule.prototypes')}, {self._features}, scores);")
-            bits = COSINE
         else:
             weight, bias = self.weight("rule.classifier.weight"), self.weight("rule.classifier.bias")
             lines += [
@@ -79,9 +83,6 @@ class Int8BlockWriter(BlockWriter):
                 f"shifted({bias}[c], 8);",
                 "}",
             ]
-            bits = self.exponent("rule.classifier.weight") + ONE
-        self.score_bits = bits
-        what = f"The class scores of the activation, with {bits} bits behind the point."
         return function(f"static void scores_{self.index}(int64_t *scores)", lines, what)
 
     @property

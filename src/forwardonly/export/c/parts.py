@@ -25,6 +25,7 @@ ORDER = (
     "grid_pool_gradient",
     "class_goodness",
     "class_goodness_gradient",
+    "groups",
     "group_scores",
     "group_scores_gradient",
     "group_norm",
@@ -55,6 +56,7 @@ INT8 = (
     "surprise",
     "sigmoid",
     "goodness",
+    "groups",
     "group_scores",
     "group_scores_gradient",
     "group_norm",
@@ -65,15 +67,15 @@ INT8 = (
 )
 """The same for whole numbers: those that `sources/int8/` has are taken from there."""
 
-SHARED = ("random", "convolution_shape")
+SHARED = ("random", "convolution_shape", "groups")
 """Parts for whole numbers that are those for floats."""
 
 INT8_NEEDS = {
     "surprise": ("exponential", "raised"),
     "sigmoid": ("exponential", "raised"),
     "goodness": ("division", "product"),
-    "group_scores": ("division",),
-    "group_norm": ("standardise", "root", "product"),
+    "group_scores": ("division", "groups"),
+    "group_norm": ("standardise", "root", "product", "groups"),
     "unit_rms": ("division", "root", "product"),
     "standardise": ("root", "product"),
     "cosines": ("division", "root", "product"),
@@ -82,7 +84,8 @@ INT8_NEEDS = {
 }
 NEEDS = {
     "unit_rms": ("mean_square",),
-    "group_norm": ("standardise", "group_scores"),
+    "group_scores": ("groups",),
+    "group_norm": ("standardise", "groups"),
     "class_goodness": ("mean_square",),
     "class_goodness_gradient": ("mean_square",),
     "convolution": ("convolution_shape",),

@@ -118,18 +118,44 @@ def make_plan(network: Network, train: Data, config: TrainingConfig, device: tor
         return MemoryPlan()
     if device.type == "cpu":
         return_freed_memory()
-    budget, precision = parse_bytes(config.memory_budget), choose_precision(config.precision, device)
+    precision = choose_precision(config.precision, device)
     held = train.images.nbytes + train.labels.nbytes if isinstance(train, Images) else 0
+    on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
     if isinstance(network, Localized):
-        plan, least = _plan_in_place(network, train, config, precision, device, batch, held)
-        if plan is not None:
+        ways = _ways_in_place(network, train, config, precision, device, batch, held, on_device)
+        if (plan := _first_within(ways, config)) is not None:
             return plan
         network.emit()  # micro-batches need blocks that can be called alone
-        if network.in_place or not network.batch_first:
-            raise ValueError(_too_small(config, least))
+    if not (isinstance(network, Localized) and (network.in_place or not network.batch_first)):
+        ways = _ways(network, train, config, precision, device, batch, held, on_device)
+    if (plan := _first_within(ways, config)) is not None:
+        return plan
+    least = max(min(needed for _, needed in ways), peak_memory_bytes(device))
+    raise ValueError(
+        f"This training does not fit in {config.memory_budget}: the smallest memory budget that it fits in is "
+        f"{-(-least // 2**20)}MiB."
+    )
+
+
+def _first_within(ways: list[tuple[MemoryPlan, int]], config: TrainingConfig) -> MemoryPlan | None:
+    """The first plan that fits the config's budget."""
+    budget = parse_bytes(config.memory_budget or "")
+    return next((plan for plan, needed in ways if needed <= budget), None)
+
+
+def _ways(
+    network: Network,
+    train: Data,
+    config: TrainingConfig,
+    precision: Precision,
+    device: torch.device,
+    batch: int,
+    held: int,
+    on_device: int,
+) -> list[tuple[MemoryPlan, int]]:
+    """Each plan with the bytes that it needs, the fastest first; `held` are those of the images."""
     costs = measure(network, train, config, precision)
     before = RESERVE + (memory_bytes(device) if device.type == "cpu" else held)
-    on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
     resident = sum(cost.resident for cost in costs)
 
     def needed(part: int, offload: bool) -> int:
@@ -144,28 +170,25 @@ def make_plan(network: Network, train: Data, config: TrainingConfig, device: tor
         parts = [part for part in parts if min(part, batch % part or part) > 1]
     ways = [(part, False) for part in parts if part >= min(FEWEST, batch)]
     ways += [(part, len(costs) > 1) for part in parts]  # with one block there is no idle one
-    for part, offload in ways:
-        if needed(part, offload) <= budget:
-            rows = 2 * part // network.classes if isinstance(network.rule, ContrastiveRule) else part
-            return MemoryPlan(part, offload, max(1, min(AT_A_TIME, rows)))
-    least = max(min(needed(*way) for way in ways), peak_memory_bytes(device))
-    raise ValueError(_too_small(config, least))
+    labels = network.classes if isinstance(network.rule, ContrastiveRule) else 1
+    streams = 2 if isinstance(network.rule, ContrastiveRule) else 1
+    return [
+        (MemoryPlan(part, offload, max(1, min(AT_A_TIME, streams * part // labels))), needed(part, offload))
+        for part, offload in ways
+    ]
 
 
-def _plan_in_place(
+def _ways_in_place(
     network: Localized,
     train: Data,
     config: TrainingConfig,
     precision: Precision,
     device: torch.device,
     batch: int,
-    held_by_images: int,
-) -> tuple[MemoryPlan | None, int]:
-    """The plan of a model in place, whose blocks compute whole batches: idle blocks are offloaded where needed.
-
-    None if none fits; and the smallest budget that one would fit.
-    """
-    budget = parse_bytes(config.memory_budget or "")
+    held: int,
+    on_device: int,
+) -> list[tuple[MemoryPlan, int]]:
+    """As `_ways`, of a model in place, whose blocks compute whole batches."""
     few, many = (_peak_in_place(network, _front(network, train, count), precision) for count in TRIALS)
     an_image = max(0, many - few) // (TRIALS[1] - TRIALS[0])
     step = int(SLACK * (max(0, few - TRIALS[0] * an_image) + batch * an_image))
@@ -177,21 +200,12 @@ def _plan_in_place(
     mapped.release()
     weights = [weight for block in network.row for weight in block.parameters() if not mapped.holds(weight)]
     in_memory = sum(weight.nbytes for weight in weights)
-    before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else held_by_images)
-    on_device = 3 if device.type == "cuda" else 1
-    ways = [(False, sum(resident)), (len(resident) > 1, on_device * max(resident))]
-    least = before + step + min(held for _, held in ways)
-    for offload, held in ways:
-        if before + step + held <= budget:
-            return MemoryPlan(None, offload, max(1, min(AT_A_TIME, batch))), least
-    return None, least
-
-
-def _too_small(config: TrainingConfig, least: int) -> str:
-    return (
-        f"This training does not fit in {config.memory_budget}: the smallest memory budget that it fits in is "
-        f"{-(-least // 2**20)}MiB."
-    )
+    before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else held) + step
+    predicted = max(1, min(AT_A_TIME, batch))
+    return [
+        (MemoryPlan(None, False, predicted), before + sum(resident)),
+        (MemoryPlan(None, len(resident) > 1, predicted), before + on_device * max(resident)),
+    ]
 
 
 def _peak_in_place(network: Localized, batch: Batch, precision: Precision) -> int:

@@ -1,19 +1,3 @@
-/* The class that a channel belongs to. */
-static int group_of(int channel, int channels)
-{
-    return channel * FO_CLASSES / channels;
-}
-
-/* How many channels a class has. */
-static int group_size(int group, int channels)
-{
-    int size = 0;
-    for (int c = 0; c < channels; c++) {
-        size += group_of(c, channels) == group;
-    }
-    return size;
-}
-
 /* Each class's mean activation, or mean square, over its channels and space, times `scale`. */
 static void group_scores(int channels, int pixels, int squared, float scale, const float *activation, float *scores)
 {
