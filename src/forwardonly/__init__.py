@@ -9,6 +9,7 @@ from forwardonly.network.block import Block
 from forwardonly.network.build import build, mlp
 from forwardonly.network.localize import localize, unlocalize
 from forwardonly.network.network import Network
+from forwardonly.network.new_class import add_class
 from forwardonly.network.readout import Readout
 from forwardonly.network.storage import load, save
 from forwardonly.system.allocator import keep_freed_memory
@@ -25,6 +26,7 @@ __all__ = [
     "Readout",
     "Run",
     "__version__",
+    "add_class",
     "bodies",
     "build",
     "data",
