@@ -1,4 +1,4 @@
-"""A new class from a few examples: the prototype against numpy written from its equations, and the network around it."""
+"""A new class from a few examples: the prototype against numpy written from its equations, and the network it joins."""
 
 from dataclasses import replace
 
