@@ -13,7 +13,11 @@ SHOWS = {
     "localize_resnet": lambda found: found[0] > 0.9 and found[1:] == (5, 0),
     "memory_budget": lambda depths: depths["projection"] == 64 and depths["backprop"] < 16,
     "on_device": lambda accuracy: accuracy > 0.93,
+    "federated_flower": lambda accuracy: accuracy > 0.93,
 }
+NEEDS = {"federated_flower": "flwr"}
+"""Packages of examples alone."""
+SLOW = ("on_device", "own_rule", "federated_flower")
 
 
 def test_every_example_is_listed_and_short():
@@ -23,10 +27,10 @@ def test_every_example_is_listed_and_short():
     assert all(f"`{name}.py`" in (FOLDER / "README.md").read_text() for name in scripts)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("on_device", "own_rule") else []) for name in SHOWS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in SHOWS])
 def test_example(name):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
