@@ -413,6 +413,57 @@ def device_accuracy(results: Results) -> str:
     return table(["", "Python, float32, %", "C, float32, %", "C, int8, %", "seeds"], rows)
 
 
+ADDED = {
+    "hyperspherical/added": "`fo.add_class`, ten examples",
+    "backprop/plain": "backprop, fine-tuned on the ten",
+    "backprop/memory": "backprop, also on 20 of each old class",
+}
+
+
+def new_class(results: Results) -> str:
+    """One class added to nine: old classes before and after, and the new one beside training on all ten."""
+    rows = []
+    for name, words in {"new-class/mnist": "MNIST", "new-class/fashion-mnist": "Fashion-MNIST"}.items():
+        arms = results.timing(name)["arms"]
+        for arm, how in ADDED.items():
+            rule = arm.partition("/")[0]
+            before, own, full = arms[f"{rule}/before"], arms[arm], arms[f"{rule}/full"]
+            cells = [before["old"], own["old"], full["old"], own["new"], full["new"]]
+            rows.append([f"{words}, {how}", *(f"{value:.1f}" for value in cells)])
+    head = ["test %", "old classes before", "after", "trained on all", "new class", "trained on all"]
+    return table(head, rows)
+
+
+def new_class_steps(results: Results) -> str:
+    """Ten classes of a hundred after ten."""
+    names = {
+        "hyperspherical/added-10": "`fo.add_class`, ten examples a class",
+        "hyperspherical/added-500": "`fo.add_class`, all 500 a class",
+        "backprop/plain": "backprop, fine-tuned on each ten",
+        "backprop/memory": "backprop, also on 20 of each old class",
+        "hyperspherical/full": "`hyperspherical`, all classes at once",
+        "backprop/full": "backprop, all classes at once",
+    }
+    arms = results.timing("new-class/cifar-100")["arms"]
+    parts = ("old", "new", "all")
+    rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
+    return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)
+
+
+def federated(results: Results) -> str:
+    """Federated averaging beside central training."""
+    line = results.timing("federated/hyperspherical")
+    names = {"central": "central", "equal": "20 clients, equal parts", "skewed": "20 clients, skewed parts"}
+    rows = []
+    for arm, words in names.items():
+        own = line["arms"][arm]
+        sent = f"{own['bytes_a_round'] / 1e6:.1f}" if "bytes_a_round" in own else ""
+        behind = f"{line['ratios'][f'points-behind/{arm}']:.2f}" if arm != "central" else ""
+        cells = [str(len(own["each"])), str(own.get("rounds", "")), sent]
+        rows.append([words, f"{own['accuracy']:.2f}", behind, *cells])
+    return table(["", "test %", "points behind", "seeds", "rounds", "MB a round, all clients"], rows)
+
+
 PAPERS = (
     "networkff-mnist",
     "networkff-fashion",
@@ -446,6 +497,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "tune-text": tune_text,
     "tune-image": tune_image,
     "large-model": large_model,
+    "new-class": new_class,
+    "new-class-steps": new_class_steps,
+    "federated": federated,
     **{f"reproduce-{name}": reproduced(name) for name in PAPERS},
 }
 """Every generated table by the name between its marks."""

@@ -15,9 +15,11 @@ SHOWS = {
     "on_device": lambda accuracy: accuracy > 0.93,
     "tune_photos": lambda accuracy: accuracy > 0.8,
     "tune_notes": lambda found: found[1] < found[0] - 0.3,
+    "federated_flower": lambda accuracy: accuracy > 0.93,
 }
-
-SLOW = ("on_device", "own_rule", "tune_photos", "tune_notes")
+NEEDS = {"federated_flower": "flwr"}
+"""Packages of examples alone."""
+SLOW = ("on_device", "own_rule", "tune_photos", "tune_notes", "federated_flower")
 
 
 def test_every_example_is_listed_and_short():
@@ -30,6 +32,8 @@ def test_every_example_is_listed_and_short():
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in SHOWS])
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")  # other libraries' own
 def test_example(name, request):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     torch.set_num_threads(1)
     if name.startswith("tune"):
         request.getfixturevalue("walk")

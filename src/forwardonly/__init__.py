@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from forwardonly.network.build import build, mlp
     from forwardonly.network.localize import localize, unlocalize
     from forwardonly.network.network import Network
+    from forwardonly.network.new_class import add_class
     from forwardonly.network.readout import Readout
     from forwardonly.network.storage import load, save
     from forwardonly.system.allocator import keep_freed_memory
@@ -32,6 +33,7 @@ __all__ = [
     "Readout",
     "Run",
     "__version__",
+    "add_class",
     "bodies",
     "build",
     "data",
@@ -59,6 +61,7 @@ _HOMES = {
     "Probe": "measure",
     "Readout": "network.readout",
     "Run": "training",
+    "add_class": "network.new_class",
     "build": "network.build",
     "evaluate": "measure",
     "extract": "transfer",
