@@ -97,6 +97,21 @@ def test_no_gradient_reaches_the_head_or_another_block():
     assert net.row[1].rule.own_head.translator.weight.grad is not None
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_in_parts_is_the_loss(smoothing, monkeypatch):
+    monkeypatch.setattr("forwardonly.rules.own_head.ROWS", 5)
+    own = made().row[0].rule.own_head
+    features = torch.randn(13, WIDTH, requires_grad=True)
+    words = torch.randint(0, WORDS, (13,))
+    nn.init.normal_(own.translator.weight, std=0.1)
+    parts = own.loss(features, words, smoothing)
+    whole = F.cross_entropy(own(features), words, label_smoothing=smoothing)
+    torch.testing.assert_close(parts, whole)
+    wanted = [features, *own.parameters()]
+    for one, other in zip(torch.autograd.grad(parts, wanted), torch.autograd.grad(whole, wanted), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_head_is_neither_saved_twice_nor_counted_in_a_block():
     net = made()
     assert not [

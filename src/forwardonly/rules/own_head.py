@@ -6,9 +6,15 @@ each block has a copy of the final norm.
 """
 
 import copy
+from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+ROWS = 128
+"""Positions whose scores are in memory at a time while a loss is computed: 128 x 50,000 words take 26 MB."""
 
 
 class OwnHead(nn.Module):
@@ -41,3 +47,15 @@ class OwnHead(nn.Module):
             features = features + self.translator(features)
         bias = None if head.bias is None else head.bias.detach().to(features.device)
         return F.linear(self.norm(features), head.weight.detach().to(features.device), bias).float()
+
+    def loss(self, features: Tensor, words: Tensor, smoothing: float) -> Tensor:
+        """The mean cross-entropy of (B, D) and the words (B,); scores are computed again for the gradient."""
+        if len(features) <= ROWS:
+            return F.cross_entropy(self(features), words, label_smoothing=smoothing)
+        total = features.new_zeros((), dtype=torch.float32)
+        for start, end in pairwise([*range(0, len(features), ROWS), len(features)]):
+            total = total + checkpoint(self._sum, features[start:end], words[start:end], smoothing, use_reentrant=False)
+        return total / len(features)
+
+    def _sum(self, features: Tensor, words: Tensor, smoothing: float) -> Tensor:
+        return F.cross_entropy(self(features), words, label_smoothing=smoothing, reduction="sum")

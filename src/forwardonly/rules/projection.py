@@ -48,4 +48,6 @@ class Projection(OnePassRule):
         return scores_of(features, self.classifier.weight, self.classifier.bias)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
+        if self.own_head is not None:
+            return self.own_head.loss(grid_pool(activation, self.grid), labels, self.label_smoothing)
         return OBJECTIVES[self.targets].loss(self.scores(activation), labels, self.label_smoothing)
