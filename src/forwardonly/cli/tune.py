@@ -124,10 +124,11 @@ class Tune(training.Train, Model):
             if mean is not None and len(mean) != train.shape[0]:
                 mean = std = None
         text = self.words is not None
+        example = train.images[:2, :8] if text else train.images[:2]  # cutting keeps a graph of the whole model
         return fo.localize(
             model,
             rule,
-            train.images[:2],
+            example,
             blocks=blocks,
             heads="own" if text else "new",
             readout=self.readout or ("last" if text else "sum"),

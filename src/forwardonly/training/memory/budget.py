@@ -198,6 +198,8 @@ def _ways_in_place(
         for block in network.row
     ]
     mapped.release()
+    if device.type == "cpu":
+        return_freed_memory()  # of the trials
     weights = [weight for block in network.row for weight in block.parameters() if not mapped.holds(weight)]
     in_memory = sum(weight.nbytes for weight in weights)
     before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else held) + step
