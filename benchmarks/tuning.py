@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 import forwardonly as fo
 from forwardonly.data.images import limited
 from forwardonly.network.models import load_weights, statistics
+from forwardonly.system import mapped
 from forwardonly.system.memory import peak_memory_bytes
 
 ARMS = ("untouched", "end-to-end", "checkpointed", "lora", "frozen-half", "local")
@@ -153,7 +155,8 @@ def factor(step: int, steps: int) -> float:
 
 def local(task, arm, rate, seed, given) -> nn.Module:
     """Tunes block by block."""
-    net = task.localized(given.blocks, seed)
+    with in_files(given.budget):
+        net = task.localized(given.blocks, seed)
     options = {"learning_rate": rate, "body_rate": 0.1, "weight_decay": 0.0, "lr_schedule": "linear", "warmup": 0.1}
     options |= {"heads_first": given.heads_first, "layer_decay": given.layer_decay}
     fo.fit(
@@ -169,6 +172,11 @@ def local(task, arm, rate, seed, given) -> nn.Module:
         **options,
     )
     return task.whole(net)
+
+
+def in_files(budget: str | None):
+    """A context in which weights are in files, as `forwardonly tune` has them within a budget."""
+    return nullcontext() if budget is None else mapped.Building(mapped.Arena())
 
 
 class Task:
@@ -211,7 +219,8 @@ class Text(Task):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.given = given
-        self.model = AutoModelForCausalLM.from_pretrained(given.model, local_files_only=True)
+        with in_files(given.budget):
+            self.model = AutoModelForCausalLM.from_pretrained(given.model, local_files_only=True)
         self.model.get_input_embeddings().weight.requires_grad_(False)
         self.model.config.use_cache = False
         tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=True)
@@ -248,7 +257,7 @@ class Text(Task):
     def localized(self, blocks: int, seed: int) -> fo.Network:
         words = self.model.get_output_embeddings().out_features
         rule = fo.rules.Projection(classes=words, targets="token")
-        return fo.localize(self.model, rule, self.rows[:2, :-1], blocks=blocks, heads="own", readout="last", seed=seed)
+        return fo.localize(self.model, rule, self.rows[:2, :8], blocks=blocks, heads="own", readout="last", seed=seed)
 
     def whole(self, net: fo.Network) -> nn.Module:
         return fo.unlocalize(net)
