@@ -773,3 +773,20 @@ def test_walls_stand_where_everything_later_passes_through_them():
     assert not fallen
     standing, fallen = settle(["b", "c"], record(Around(), torch.rand(2, 3)))  # without a's, a is on both sides of b's
     assert [wall.name for wall in standing] == ["c"] and fallen == {"b": "a.bias"}
+
+
+def test_a_step_in_bf16_keeps_no_copies_of_earlier_blocks_weights():
+    """Autocast would keep a copy of every weight until the step ends, which grows with depth."""
+    from forwardonly.system.memory import AllocatedBytes
+
+    def peak(depth):
+        torch.manual_seed(0)
+        layers = [part for _ in range(depth) for part in (nn.Linear(256, 256), nn.ReLU())]
+        network = fo.localize(nn.Sequential(*layers), fo.rules.Projection(classes=4), torch.rand(8, 256)).train()
+        updates = [Update(block, TrainingConfig(optimiser="sgd", momentum=0)) for block in network.row]
+        known = [*network.parameters(), *network.buffers()]
+        with AllocatedBytes(known=known) as held:
+            whole_step(network, updates, Batch(torch.rand(8, 256), torch.arange(8) % 4), Context("bf16"))
+        return held.peak
+
+    assert peak(12) < 1.2 * peak(4)

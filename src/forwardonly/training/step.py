@@ -63,6 +63,7 @@ def train_step_in_place(network: Network, updates: Sequence[Update], batch: Batc
         with torch.autocast(device.type, enabled=False):  # the update's own arithmetic is in float32
             loss, batch = learn(block, updates[index], Batch(arriving, batch.labels, batch.peers), context)
         losses[index] = loss
+        torch.clear_autocast_cache()  # of this block's weights: all blocks' copies in bf16 would fill memory
         return batch.signal
 
     if context.seed is not None:
