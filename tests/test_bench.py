@@ -188,3 +188,23 @@ def test_the_naive_step_is_a_step_of_the_rule():
     streams = network.row[0].rule.streams(network.row[0](network.present(images, labels, wrong=wrong)))
     assert torch.allclose(streams.positive, good, rtol=1e-3)
     assert torch.allclose(streams.negative, bad, rtol=1e-3)
+
+
+def test_other_processes_compute_beside_the_arms_and_are_gone_afterwards(monkeypatch):
+    from forwardonly.bench import speed
+
+    started = []
+    real = speed.subprocess.Popen
+    monkeypatch.setattr(speed.subprocess, "Popen", lambda *words: started.append(real(*words)) or started[-1])
+    with speed.competing(2):
+        assert [other.poll() for other in started] == [None, None]
+    assert all(other.poll() is not None for other in started)
+
+
+def test_a_busy_measurement_says_so(capsys):
+    words = ["bench", "step", "--body", "mlp", "--hidden", "8", "8", "--batch", "4", "--repeats", "7", "--busy", "1"]
+    assert main([*words, "--size", "4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["options"]["busy"] == 1 and "load" in told["machine"]
+    assert main([*words[:-1], "-1"]) == 2
+    assert "--busy is a number of processes" in capsys.readouterr().err

@@ -4,10 +4,14 @@ An arm is a function without arguments that does one step of work.
 """
 
 import math
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -229,9 +233,22 @@ def alternate(arms: Mapping[str, Arm], *, repeats: int, device: torch.device) ->
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+@contextmanager
+def competing(count: int) -> Iterator[None]:
+    """A context in which `count` processes of one thread compute beside this one."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def machine(device: torch.device) -> dict[str, Any]:
-    """Hardware, threads and versions, recorded with every measurement."""
+    """Hardware, load, threads and versions, recorded with every measurement; the load is the last minute's."""
     return {
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

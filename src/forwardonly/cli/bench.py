@@ -32,6 +32,8 @@ class Bench(Common):
     """Measurements of each arm, which alternate; their median is reported."""
     threads: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Threads on a CPU; by default PyTorch's own number."""
+    busy: int = 0
+    """Processes that compute beside the arms, each as much as a core gives, as on a machine that others use too."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -177,11 +179,14 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
         raise ValueError(f"--batch must be at least 1, not {chosen.batch}")
     if chosen.repeats < 7:
         raise ValueError(f"--repeats must be at least 7, for a median to mean something, not {chosen.repeats}")
+    if chosen.busy < 0:
+        raise ValueError(f"--busy is a number of processes, 0 or more, not {chosen.busy}")
     before = torch.get_num_threads()
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     try:
-        measured = MEASURES[chosen.kind](chosen)
+        with speed.competing(chosen.busy):
+            measured = MEASURES[chosen.kind](chosen)
         recorded = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(chosen).items()}
         return {"kind": chosen.kind, **measured, "options": recorded, "machine": speed.machine(chosen_device(chosen))}
     finally:
