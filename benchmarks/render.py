@@ -344,6 +344,20 @@ def tune_text(results: Results) -> str:
     return table(["", "Python sources", "prose", "manual pages", "prose", "GiB", "seconds"], rows)
 
 
+def tune_memory(results: Results) -> str:
+    """A sentence on a tuning within a budget."""
+    arms = results.timing("tuning/text/python")["arms"]
+    line = results.timing("tuning/text/python/1230MiB")
+    own = line["arms"]["local"]
+    peak = own["peak_memory_bytes"][0]
+    shares = [peak / statistics.median(arms[arm]["peak_memory_bytes"]) for arm in ("end-to-end", "lora")]
+    return (
+        f"Six blocks of the same model in files, within a budget of 1230 MiB: the process peaked at {peak / 2**20:.0f} "
+        f"MiB. That is {shares[0]:.2f} of end to end and {shares[1]:.2f} of LoRA with checkpoints, for a loss of "
+        f"{own['loss'][0]:.2f} on Python sources.\n"
+    )
+
+
 def tune_image(results: Results) -> str:
     """A convolutional model tuned in several ways."""
     arms = results.timing("tuning/image/cifar-10")["arms"]
@@ -495,6 +509,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "device-work": device("million instructions a step", lambda arm: f"{arm['instructions_learn'] / 1e6:.2f}"),
     "device-accuracy": device_accuracy,
     "tune-text": tune_text,
+    "tune-memory": tune_memory,
     "tune-image": tune_image,
     "large-model": large_model,
     "new-class": new_class,
