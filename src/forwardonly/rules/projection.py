@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from forwardonly.ops.pooling import grid_for, grid_pool, grid_size
 from forwardonly.ops.scores import scores_of
 from forwardonly.rules.base import BlockPosition, OnePassRule
+from forwardonly.rules.own_head import OwnHead
 from forwardonly.targets import KINDS, OBJECTIVES
 
 
@@ -32,6 +33,7 @@ class Projection(OnePassRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.own_head: OwnHead | None = None
         if self.features < 1 or not 0 <= self.label_smoothing < 1:
             raise ValueError("features must be at least 1, and label_smoothing from 0 to below 1.")
 
