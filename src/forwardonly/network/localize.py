@@ -233,12 +233,13 @@ def _walls(
             "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to learn "
             f"from its own loss alone{', but ' + shared if shared else ''}. blocks=1 takes it so."
         )
-    total = sum(evaluating.sizes[name] for wall in walls for name in wall.weights)
+    named = dict(model.named_parameters())
+    total = sum(named[name].numel() for wall in walls for name in wall.weights)
     largest = max(walls, key=lambda wall: sum(evaluating.sizes[name] for name in wall.weights))
     share = sum(evaluating.sizes[name] for name in largest.weights) / max(total, 1)
     if len(walls) > 1 and share > TOO_LARGE:
         warnings.warn(
-            f"The block behind {largest.name!r} has {100 * share:.0f} % of the trained weights: most of the model "
+            f"The block behind {largest.name!r} has {100 * share:.0f} % of the weights: most of the model "
             "learns by backprop.",
             LargeBlockWarning,
             stacklevel=3,
