@@ -618,7 +618,7 @@ def test_what_cannot_be_cut_is_one_clear_sentence(model, options, sentence):
 
 def test_a_block_with_most_of_the_weights_is_said():
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 200), nn.ReLU(), nn.Linear(200, 4, bias=False), nn.ReLU())
-    with pytest.warns(LargeBlockWarning, match=r"behind '2' has 90 % of the trained weights"):
+    with pytest.warns(LargeBlockWarning, match=r"behind '2' has 90 % of the weights"):
         localize(model)
 
 

@@ -27,7 +27,7 @@ from forwardonly.network.walls import Recording, Wall, balanced, before, candida
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
 
 TOO_LARGE = 0.6
-"""Share of the trained weights in one block above which it is said."""
+"""Share of the weights that are trained and in one block above which it is said."""
 
 
 class LargeBlockWarning(UserWarning):
