@@ -331,7 +331,7 @@ TUNED = {
 
 def tune_text(results: Results) -> str:
     """A language model tuned in several ways, on two tasks."""
-    tasks = [results.timing(f"tuning/text/{task}") for task in ("python", "manual")]
+    tasks = [results.timing(name) for name in ("tuning/text/python", "tuning/text/manual")]
     rows = []
     for arm, name in TUNED.items():
         own = [task["arms"].get(arm) for task in tasks]
