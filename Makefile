@@ -3,6 +3,7 @@
 # make test-all  the same with the slow tests: networks that must learn, processes that are killed; what CI runs
 # make fuzz      ten thousand malformed files of each kind against every loader
 # make gpu-check on a machine with a GPU: every rule, body and feature on it, a few steps each; minutes
+# make draw      put the files of the page "Draw digits" into docs/draw: a trained network, and onnxruntime-web by npm
 # make clean     remove .venv and the tools' caches; runs and data stay
 #
 # Another Python:            make demo PYTHON=python3.12
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo install lint test test-all fuzz gpu-check clean
+.PHONY: demo install lint test test-all fuzz gpu-check draw clean
 
 demo: .venv/demo.stamp
 	rm -rf runs/demo
@@ -39,6 +40,9 @@ fuzz: .venv/all.stamp
 
 gpu-check: .venv/all.stamp
 	$(BIN)/python benchmarks/gpu_check.py --out gpu-check.json
+
+draw: .venv/all.stamp
+	$(BIN)/python docs/build_draw.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

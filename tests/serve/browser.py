@@ -20,6 +20,7 @@ FLAGS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no other host is reached
     "--no-default-browser-check",  # nor anything else that asks another host, or opens a tab, at the start
     "--disable-background-networking",
     "--disable-component-update",
