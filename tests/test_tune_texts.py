@@ -153,7 +153,7 @@ def test_another_architecture_that_predicts_words_is_known(folder, notes, tmp_pa
 
     other = tmp_path / "gpt2"
     shutil.copytree(folder, other)
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
+    sizes = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 32}
     words = len(set(WORDS.split())) + 2
     GPT2LMHeadModel(GPT2Config(vocab_size=words, **sizes)).save_pretrained(other)
     assert cli.main(words_of(other, notes, tmp_path / "run", "--epochs", "1")) == 0
@@ -179,8 +179,8 @@ def test_damaged_folders_and_wrong_names_are_one_sentence(folder, notes, tmp_pat
         (_damaged(folder, tmp_path / "4", "model.safetensors", cut), "cannot be built"),
         (_damaged(folder, tmp_path / "5", "model.safetensors", strange), "is missing, so it would be random"),
         (_damaged(folder, tmp_path / "6", "tokenizer.json", b"{"), "has no tokenizer"),
-        (tmp_path / "none", "is no folder of a Hugging Face model"),
-        (notes, "is no folder of a Hugging Face model"),
+        (tmp_path / "none", "has no config.json of a Hugging Face model"),
+        (notes, "has no config.json of a Hugging Face model"),
     ]
     for path, sentence in cases:
         assert cli.main(words_of(path, notes, tmp_path / "run")) == 2

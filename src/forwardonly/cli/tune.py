@@ -96,7 +96,7 @@ class Tune(training.Train, Model):
         if folder is None or models.config_of(folder):
             return None
         if (self.model or "").startswith("hf:"):
-            raise ValueError(f"{folder} is no folder of a Hugging Face model: it has no config.json that names one")
+            raise ValueError(f"{folder} has no config.json of a Hugging Face model")
         return read_config(folder)
 
     @property

@@ -65,7 +65,8 @@ def of_other(session: Session, other: Data, at_a_time: int) -> dict[str, Any]:
         ValueError: the network cannot be measured on them; of one of several processes, RuntimeError.
     """
     network, team = session.network, session.team
-    if isinstance(other, Images) and other.kind == "class" and set(other.classes) != set(network.class_names or ()):
+    known = set(network.class_names or ())
+    if isinstance(other, Images) and len(other) and other.kind == "class" and set(other.classes) != known:
         learned, held = hold_out(other, max(1, len(other) // 5), session.seed)
         read = team.together(
             lambda: probe(network, learned, held, method="ridge", precision=session.precision), session.device
