@@ -118,3 +118,82 @@ def test_bad_input_is_one_sentence(folder, notes, tmp_path, capsys):
         assert cli.main(words) == 2
         said = capsys.readouterr().err
         assert sentence in said and "Traceback" not in said, said
+
+
+def test_the_model_of_a_run_is_tuned_further_by_its_name_alone(folder, notes, prose, tmp_path, capsys):
+    assert cli.main(words_of(folder, notes, tmp_path / "first", "--epochs", "1")) == 0
+    plain = {name: weight.clone() for name, weight in fo.unlocalize(fo.load(tmp_path / "first")).state_dict().items()}
+    for before, after in (("first", "second"), ("second", "third")):  # the tokenizer is that of the first model
+        words = words_of(folder, notes, tmp_path / after, "--epochs", "1", "--other", str(prose))
+        words[2] = str(tmp_path / before)
+        assert cli.main([*words, "--learning-rate", "1e-9", "--heads-first", "0"]) == 0
+    tuned = fo.unlocalize(fo.load(tmp_path / "third")).state_dict()
+    for name, weight in plain.items():
+        torch.testing.assert_close(tuned[name], weight, rtol=0, atol=1e-6)
+    assert cli.main(["tune", "--resume", "--out", str(tmp_path / "third"), "--epochs", "2"]) == 0
+    fo.save(fo.load(tmp_path / "first"), tmp_path / "bare")
+    words[2] = str(tmp_path / "bare")
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    assert "does not say by which tokenizer" in capsys.readouterr().err
+
+
+def test_weights_of_bfloat16_are_taken_as_float32(folder, notes, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    AutoModelForCausalLM.from_pretrained(folder).bfloat16().save_pretrained(half)
+    assert cli.main(words_of(half, notes, tmp_path / "run", "--epochs", "1")) == 0
+    assert all(weight.dtype == torch.float32 for weight in fo.load(tmp_path / "run").parameters())
+
+
+def test_another_architecture_that_predicts_words_is_known(folder, notes, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    other = tmp_path / "gpt2"
+    shutil.copytree(folder, other)
+    sizes = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 32}
+    words = len(set(WORDS.split())) + 2
+    GPT2LMHeadModel(GPT2Config(vocab_size=words, **sizes)).save_pretrained(other)
+    assert cli.main(words_of(other, notes, tmp_path / "run", "--epochs", "1")) == 0
+
+
+def _damaged(folder, path, name, content):
+    shutil.copytree(folder, path)
+    (path / name).write_bytes(content)
+    return path
+
+
+def test_damaged_folders_and_wrong_names_are_one_sentence(folder, notes, tmp_path, capsys):
+    from safetensors.torch import save
+
+    config = json.loads((folder / "config.json").read_text())
+    bare = json.dumps({name: value for name, value in config.items() if name != "vocab_size"}).encode()
+    cut = (folder / "model.safetensors").read_bytes()[:1000]
+    strange = save({"strange": torch.zeros(1)}, metadata={"format": "pt"})
+    cases = [
+        (_damaged(folder, tmp_path / "1", "config.json", b'{"model_type": '), "cannot be read"),
+        (_damaged(folder, tmp_path / "2", "config.json", b"\xff\xfe"), "cannot be read"),
+        (_damaged(folder, tmp_path / "3", "config.json", bare), "does not say the size"),
+        (_damaged(folder, tmp_path / "4", "model.safetensors", cut), "cannot be built"),
+        (_damaged(folder, tmp_path / "5", "model.safetensors", strange), "is missing, so it would be random"),
+        (_damaged(folder, tmp_path / "6", "tokenizer.json", b"{"), "has no tokenizer"),
+        (tmp_path / "none", "has no config.json of a Hugging Face model"),
+        (notes, "has no config.json of a Hugging Face model"),
+    ]
+    for path, sentence in cases:
+        assert cli.main(words_of(path, notes, tmp_path / "run")) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and "Traceback" not in said, said
+    words = words_of(folder, notes, tmp_path / "run")
+    words[2] = "resnet18"
+    assert cli.main(words) == 2
+    assert "A model is a module, or a name" in capsys.readouterr().err
+    assert cli.main(words_of(folder, notes, tmp_path / "run", "--weights", "some.safetensors")) == 2
+    assert "--weights are those of a timm model" in capsys.readouterr().err
+
+
+def test_nothing_is_held_out_unless_asked_for(folder, notes, tmp_path):
+    assert cli.main(words_of(folder, notes, tmp_path / "run", "--epochs", "1")) == 0
+    assert "notes" not in json.loads((tmp_path / "run" / "result.json").read_text())

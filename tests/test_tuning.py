@@ -129,3 +129,40 @@ def test_shares_and_factors_out_of_range(options, sentence):
 def test_a_rule_without_weights_has_no_heads(pictures):
     with pytest.raises(ValueError, match="heads_first needs a rule with weights of its own"):
         fo.fit(fo.mlp((1, 8, 8), [8, 8], rule=fo.rules.ChannelStatic(classes=4)), pictures, heads_first=0.5)
+
+
+class TestOtherData:
+    """What is forgotten: `fo.fit(..., other=...)`."""
+
+    def fit(self, pictures, other, **options):
+        return fo.fit(small(), pictures, other=other, epochs=2, **{**OPTIONS, **options}).result
+
+    @pytest.mark.parametrize(
+        ("other", "sentence"),
+        [
+            (lambda own: fo.data.Images(own.images[:, :, :5], own.labels, own.classes, "low"), "1, 5, 8"),
+            (lambda own: fo.data.Images(own.images[:0], own.labels[:0], own.classes, "none"), "no images"),
+            (lambda own: fo.data.Images(own.images, own.labels * 0, ("x",), "one"), "two classes or more"),
+            (lambda own: fo.data.Images(own.images), "have no labels"),
+            (lambda own: [(own.images, own.labels + 3)], "the label '4' is not among the classes"),
+            (lambda own: iter([(own.images, own.labels)]), "other is read after each epoch, and a generator ends"),
+        ],
+        ids=["size", "none", "one class", "no labels", "strange label", "generator"],
+    )
+    def test_what_cannot_be_measured_is_refused_before_the_first_step(self, pictures, other, sentence):
+        def step(event):
+            raise AssertionError("a step was taken")
+
+        with pytest.raises(ValueError, match=sentence):
+            self.fit((pictures.images, pictures.labels), other(pictures), progress=step)
+
+    def test_a_stream_is_read_after_each_epoch(self, pictures):
+        arrays = pictures.images, pictures.labels
+        batches = [(pictures.images[start : start + 16], pictures.labels[start : start + 16]) for start in (0, 16, 32)]
+        result = self.fit(arrays, batches)
+        whole = self.fit(arrays, tuple(part[:48] for part in arrays))
+        assert result["other_accuracy"] == whole["other_accuracy"] and result["before"] == whole["before"]
+
+    def test_two_classes_of_two_images_are_enough_to_probe(self, pictures):
+        few = fo.data.Images(pictures.images[:4], pictures.labels[:4] % 2, ("x", "y"), "few")
+        assert 0 <= self.fit(pictures, few)["before"]["other_probe_accuracy"] <= 1

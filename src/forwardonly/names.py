@@ -8,6 +8,9 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+LISTED = 40
+"""Names that an error lists; a library of models has thousands."""
+
 
 def name_in(table: Mapping[str, object], thing: object) -> str:
     """The name under which a table has the preset or the class that made `thing`, or else the name of its class."""
@@ -18,10 +21,12 @@ def name_in(table: Mapping[str, object], thing: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The second half of an error sentence: suggests the nearest known name, or lists them all."""
+    """The second half of an error sentence: suggests the nearest known name, or lists them."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose one of {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"
 
 
 def refuse_unknown(kind: str, name: str, options: Iterable[str], known: Collection[str]) -> None:

@@ -23,7 +23,7 @@ def test_rows_follow_one_another_and_targets_are_one_further(tmp_path):
     train, validation, test = fo.data.texts(tmp_path / "one.txt", encode, length=4)
     assert train.images.tolist() == [encode("abcd"), encode("fghi")]
     assert train.labels.tolist() == [encode("bcde"), encode("ghij")]
-    assert train.kind == "token" and len(validation) == len(test) == 0
+    assert train.kind == "token" and validation is None and len(test) == 0
 
 
 def test_files_are_held_out_whole(tmp_path):

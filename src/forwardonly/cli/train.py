@@ -126,8 +126,8 @@ class Train(Common):
         """The rule for that data."""
         return fo.rules.make(self.rule, classes=len(train.classes), **asdict(self.rule_options))  # type: ignore[attr-defined]
 
-    def load_other(self) -> Any:
-        """Data to see on what is forgotten, if any."""
+    def load_other(self, train: fo.data.Images) -> Any:
+        """Data to see on what is forgotten, if any, as large as those that are learned from."""
         return None
 
     def noted(self) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     started = time.perf_counter()
     with screen.unless_quick(f"loading {chosen.data}"), team.first_on_machine():  # one process downloads
         train, validation, test = chosen.load()
-        other = chosen.load_other()
+        other = chosen.load_other(train)
     rule = chosen.make_rule(train)
     config = TrainingConfig.resolve(rule, train, training_options(chosen))
     out = chosen.out or agreed(team, stem_of(chosen.data, chosen.rule, chosen.seed))

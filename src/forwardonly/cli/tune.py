@@ -1,5 +1,6 @@
 """`forwardonly tune`: cuts a model that has learned before into blocks, and trains it on other images or texts."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ FIGURES = {
     "other_cross_entropy": "other data, loss",
 }
 """Figures of the table, as far as a run has them, and their names there."""
+
+
+Statistics = tuple[Sequence[float], Sequence[float]] | tuple[None, None]
+"""Mean and deviation of the pixels, for each channel; or not known."""
+UNKNOWN = (None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +73,60 @@ class Tune(training.Train, Model):
     @property
     def words(self) -> int | None:
         """Size of a language model's vocabulary; None of a model of images."""
+        if (run := self._run) is not None:
+            rule = run["network"]["rule"]
+            return int(rule["classes"]) if rule.get("targets") == "token" else None
         return None if self._folder is None else models.vocabulary(self._folder)
 
     @property
     def _folder(self) -> Path | None:
-        """The folder of a Hugging Face model; None of another model."""
+        """The folder of a Hugging Face model or of a run; None of a model of timm."""
         name = self.model or ""
         path = Path(name.removeprefix("hf:")).expanduser()
-        return path if name.startswith("hf:") or (name and models.config_of(path)) else None
+        return path if name.startswith("hf:") or (name and path.is_dir()) else None
+
+    @property
+    def _run(self) -> dict[str, Any] | None:
+        """The config of the run whose model is tuned further; None of another model.
+
+        Raises:
+            ValueError: the folder is neither that of a Hugging Face model nor a run's.
+        """
+        folder = self._folder
+        if folder is None or models.config_of(folder):
+            return None
+        if (self.model or "").startswith("hf:"):
+            raise ValueError(f"{folder} has no config.json of a Hugging Face model")
+        return read_config(folder)
+
+    @property
+    def _tokenizer(self) -> Path:
+        """The folder of a language model's tokenizer.
+
+        Raises:
+            ValueError: the run whose model is tuned further does not say it.
+        """
+        assert self._folder is not None
+        if (run := self._run) is None:
+            return self._folder
+        if (noted := run.get("data", {}).get("tokenizer")) is None:
+            raise ValueError(
+                f"{self._folder} does not say by which tokenizer it read texts: go on with it by fo.load and fo.fit"
+            )
+        return Path(noted)
 
     def load(self) -> fo.data.Splits:
+        if self._folder is None:
+            models.parts_of(self.model or "")  # a wrong name is told before data are read
         return super().load() if self.words is None else self._texts(self.data, self.validation)
 
-    def load_other(self) -> Any:
+    def load_other(self, train: fo.data.Images) -> Any:
         if self.other is None:
             return None
         if self.words is not None:
             return self._texts(self.other, 0).train
-        return fo.data.load(self.other, data_dir=self.data_dir, image_size=self.image_size).test
+        size = train.shape[-1] if os.path.isdir(Path(self.other).expanduser()) and _is_path(self.other) else None
+        return fo.data.load(self.other, data_dir=self.data_dir, image_size=size).test
 
     def _texts(self, path: str, validation: int) -> fo.data.Splits:
         """Texts by the model's own tokenizer.
@@ -92,8 +134,7 @@ class Tune(training.Train, Model):
         Raises:
             ValueError: it has none, or there is too little text.
         """
-        assert self._folder is not None
-        tokenizer = models.tokenizer(self._folder)
+        tokenizer = models.tokenizer(self._tokenizer)
         end = tokenizer.eos_token_id
         return fo.data.texts(path, tokenizer.encode, length=self.length, validation=validation, end=end)
 
@@ -103,9 +144,11 @@ class Tune(training.Train, Model):
         return fo.rules.make(self.rule, classes=self.words, targets="token", **asdict(self.rule_options))  # type: ignore[attr-defined]
 
     def noted(self) -> dict[str, Any]:
-        model = self.model if self._folder is None else f"hf:{self._folder.resolve()}"
+        kind = "" if self._run is not None else "hf:"
+        model = self.model if self._folder is None else f"{kind}{self._folder.resolve()}"
         other = self.other and str(Path(self.other).expanduser().resolve()) if _is_path(self.other) else self.other
-        return {"model": model, "other": other, "length": self.length}
+        tokenizer = None if self.words is None else str(self._tokenizer.resolve())
+        return {"model": model, "other": other, "length": self.length, "tokenizer": tokenizer}
 
     def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
         """The model with its weights, cut; of a resumed run as it was, for the checkpoint has the weights.
@@ -116,13 +159,9 @@ class Tune(training.Train, Model):
         if self.resume and self.out is not None and (self.out / CONFIG).exists():
             return from_config(read_config(self.out)["network"])
         blocks: int | str = int(self.blocks) if self.blocks.isdecimal() else self.blocks
-        model, source = self._model(train)
-        mean = std = None
-        if self.weights is not None:
-            models.load_weights(model, self.weights)
-            mean, std = models.statistics(model) or (None, None)
-            if mean is not None and len(mean) != train.shape[0]:
-                mean = std = None
+        model, source, (mean, std) = self._model(train)
+        if mean is not None and len(mean) != train.shape[0]:
+            mean = std = None
         text = self.words is not None
         example = train.images[:2, :8] if text else train.images[:2]  # cutting keeps a graph of the whole model
         return fo.localize(
@@ -138,30 +177,41 @@ class Tune(training.Train, Model):
             source=source,
         )
 
-    def _model(self, train: fo.data.Images) -> tuple[nn.Module, dict[str, Any] | None]:
-        """The model, and how it is built again."""
-        name = f"hf:{self._folder}" if self._folder is not None else self.model or ""
-        if Path(name).expanduser().is_dir():
-            return _of_run(Path(name).expanduser())
-        options = {"num_classes": 0, "in_chans": train.shape[0]} if name.startswith("timm:") else {}
+    def _model(self, train: fo.data.Images) -> tuple[nn.Module, dict[str, Any], Statistics]:
+        """The model with its weights, how it is built again, and the statistics of the pixels that it learned from."""
+        if self._folder is not None:
+            if self.weights is not None:
+                raise ValueError(f"--weights are those of a timm model: {self._folder} has its own")
+            if self._run is not None:
+                return _of_run(self._folder, self._run)
+            model = models.build(f"hf:{self._folder}", {})
+            return model, models.source_of(model) or {}, UNKNOWN
+        name, options = self.model or "", {"num_classes": 0, "in_chans": train.shape[0]}
         model = models.build(name, options)
-        return model, models.source_of(model) or {"name": name, "options": options}
+        source = {"name": name, "options": options}
+        if self.weights is None:
+            return model, source, UNKNOWN
+        models.load_weights(model, self.weights)
+        return model, source, models.statistics(model) or UNKNOWN
 
     def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         return {name: saved["data"][name] for name in ("model", "other", "length")}
 
 
-def _of_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that a run has tuned, with its weights, and how it is built again.
+def _of_run(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any], Statistics]:
+    """As `Tune._model`, of the model that a run has tuned.
 
     Raises:
         ValueError: the folder has no run of a model that can be built again.
     """
-    config = read_config(folder)
-    source = config.get("network", config).get("model")
+    source = config["network"].get("model")
     if source is None:
         raise ValueError(f"{folder} has no model of timm or Hugging Face: go on with it by fo.load and fo.fit")
-    return fo.unlocalize(fo.load(folder)), source
+    network = fo.load(folder)
+    prepare = network.prepare
+    known = prepare.standardise and len(network.shape) == 3
+    statistics = (prepare.mean.flatten().tolist(), prepare.std.flatten().tolist()) if known else UNKNOWN
+    return fo.unlocalize(network), source, statistics
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:

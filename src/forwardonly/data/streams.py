@@ -336,9 +336,11 @@ class Passing(Stream):
         """
         if self._source is None:
             self.open(batch_size)
-        while (pair := self._next()) is not None:
-            yield pair
-        self._source = None
+        try:
+            while (pair := self._next()) is not None:
+                yield pair
+        finally:  # also where a batch is refused: the next pass is a new one
+            self._source = None
 
     @property
     def _has_state(self) -> bool:

@@ -39,7 +39,8 @@ def texts(
         seed: of the order of the files.
 
     Returns:
-        Splits of (N, length) int64 inputs and targets; without a test set, which has no rows.
+        Splits of (N, length) int64 inputs and targets; `validation` is None where none is held out, and the test
+        set has no rows.
 
     Raises:
         ValueError: there is no such folder, no text in it, or too little for one row beside those held out.
@@ -64,9 +65,11 @@ def texts(
             f"{path} has {sum(map(len, ids)):,} tokens in {len(ids)} files, too few for a row of {length + 1} beside "
             f"{validation} that are held out: choose a smaller length, or give more text."
         )
-    parts = (learned, held, learned[:0])
-    made = [Examples(rows[:, :-1], rows[:, 1:], (), path.name, notes, learned="token") for rows in parts]
-    return Splits(*made)
+    train, kept, test = (
+        Examples(rows[:, :-1], rows[:, 1:], (), path.name, notes, learned="token")
+        for rows in (learned, held, learned[:0])
+    )
+    return Splits(train, kept if validation else None, test)
 
 
 def _texts(path: Path, seed: int) -> tuple[list[str], int]:

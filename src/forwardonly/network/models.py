@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -25,16 +26,28 @@ def build(name: str, options: Mapping[str, Any]) -> nn.Module:
         ValueError: the name is of neither form, there is no such model, an option does not fit, or a package is
             missing.
     """
-    kind, _, own = name.partition(":")
-    if kind not in KINDS or not own:
-        raise ValueError(f"A model is a module, or a name such as 'timm:resnet18' or 'hf:FOLDER', not {name!r}.")
+    kind, own = parts_of(name)
     if kind == "hf" and options:
         raise ValueError(f"{next(iter(options))!r} is no option of hf:FOLDER, whose files say what the model is.")
     try:
         return _timm(own, options) if kind == "timm" else _hugging_face(own)
-    except (RuntimeError, TypeError, OSError, KeyError) as problem:
+    except ValueError:
+        raise
+    except Exception as problem:  # a model, and the reader of its files, may raise anything
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
         raise ValueError(f"The model {name!r} cannot be built: {reason}.") from None
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """The two parts of a model's name, such as "timm" and "resnet18".
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    kind, _, own = name.partition(":")
+    if kind not in KINDS or not own:
+        raise ValueError(f"A model is a module, or a name such as 'timm:resnet18' or 'hf:FOLDER', not {name!r}.")
+    return kind, own
 
 
 def _timm(name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -47,25 +60,47 @@ def _timm(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 def _hugging_face(folder: str) -> nn.Module:
     transformers = _imported("transformers")
-    if not (Path(folder) / "config.json").is_file():
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: a Hugging Face model is named by its folder.")
-    causal = vocabulary(Path(folder)) is not None
+    causal = vocabulary(path) is not None
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-    model: nn.Module = kind.from_pretrained(folder, local_files_only=True)
-    return model
+    model: nn.Module
+    model, about = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    if causal and (missing := sorted(about["missing_keys"])):
+        raise ValueError(
+            f"The weights in {folder} do not fit its config.json: {missing[0]!r} is missing, so it would be random."
+        )
+    return model.to(torch.float32)  # files have bfloat16, mostly; a block learns in float32
 
 
 def vocabulary(folder: Path) -> int | None:
-    """Size of the vocabulary of a Hugging Face model that predicts the next token; None of another model."""
+    """Size of the vocabulary of a Hugging Face model that predicts the next token; None of another model.
+
+    Raises:
+        ValueError: its config cannot be read, or does not say the size.
+    """
     config = config_of(folder)
-    causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
-    return int(config["vocab_size"]) if causal else None
+    named = config.get("architectures")
+    names = map(str, named) if isinstance(named, list) else ()
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return None
+    if not isinstance(size := config.get("vocab_size"), int):
+        raise ValueError(f"{folder / 'config.json'} does not say the size of the model's vocabulary.")
+    return size
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The config of a Hugging Face model; empty where the folder has none."""
+    """The config of a Hugging Face model; empty where the folder has none.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ValueError(f"{file} cannot be read: {problem}.") from None
     return config if isinstance(config, dict) and "model_type" in config else {}
 
 
@@ -78,7 +113,7 @@ def tokenizer(folder: Path) -> Any:
     transformers = _imported("transformers")
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError):
+    except Exception:  # the reader of its files may raise anything
         raise ValueError(f"{folder} has no tokenizer: put the model's own beside it, such as tokenizer.json.") from None
 
 

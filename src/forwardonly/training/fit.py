@@ -108,7 +108,7 @@ def fit(
     validation = None if validation is None else taken("validation", validation)
     test = None if test is None else taken("test", test)
     other = None if other is None else taken("other", other)
-    _check(network, train, validation, test)
+    _check(network, train, validation, test, other)
     if network.labelled:
         train, validation, test = _matched(network, train, validation, test)
     folder = None if out is None else Path(out)
@@ -172,7 +172,7 @@ def _warn(figures: Mapping[str, Any]) -> None:
         warnings.warn(note, RunWarning, stacklevel=3)
 
 
-def _check(network: Network, train: Data, validation: Data | None, test: Data | None) -> None:
+def _check(network: Network, train: Data, validation: Data | None, test: Data | None, other: Data | None) -> None:
     """Raises ValueError unless the network can learn from the data."""
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in network.parameters()):
         raise ValueError("Training needs gradients: build the network and call fit outside torch.inference_mode().")
@@ -203,11 +203,12 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
         raise ValueError(f"The readout {network.readout.kind!r} is fitted to validation images: hold some out.")
     if fitted_on == "training" and isinstance(train, Passing):
         raise ValueError("The readout 'training' reads the training images again, which have gone by: choose sum.")
-    if isinstance(validation, Passing) and validation.once:
-        raise ValueError(
-            "validation is read after each epoch, and a generator ends after the first: give a list, a DataLoader, or "
-            "a function that makes the stream."
-        )
+    for name, data in (("validation", validation), ("other", other)):
+        if isinstance(data, Passing) and data.once:
+            raise ValueError(
+                f"{name} is read after each epoch, and a generator ends after the first: give a list, a DataLoader, or "
+                "a function that makes the stream."
+            )
 
 
 def _check_options(

@@ -20,7 +20,7 @@ from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.system import mapped
 from forwardonly.system.precision import choose_precision
 from forwardonly.training.config import RESUMABLE, TrainingConfig
-from forwardonly.training.distributed.team import Team
+from forwardonly.training.distributed.team import LostPeer, Team
 from forwardonly.training.feed import Draft
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.progress import Position, Progress, StepEvent
@@ -190,10 +190,22 @@ class Trainer:
         return row
 
     def look_before(self) -> None:
-        """Measures the network before its first step, if the run looks for what is forgotten."""
+        """Measures the network before its first step, if the run looks for what is forgotten.
+
+        Raises:
+            ValueError: it cannot be measured on the other data, which is better known before a run than after it.
+        """
         progress = self.progress
-        if self.other is not None and not progress.before and not progress.history and progress.step == 0:
-            figures.measure(progress.before, self.session, self.validation, self.other, self.at_a_time)
+        if self.other is None or progress.before or progress.history or progress.step > 0:
+            return
+        try:
+            found = figures.of_other(self.session, self.other, self.at_a_time)
+        except LostPeer:
+            raise
+        except Exception as problem:  # a model may raise anything, and data too
+            raise ValueError(f"The network cannot be measured on the other data: {problem}") from None
+        figures.measure(progress.before, self.session, self.validation, None, self.at_a_time)
+        progress.before.update(found)
 
     def open(self, extra: dict[str, Any], resume: bool, validation: Data | None = None) -> None:
         """Makes the run folder, or restores its checkpoint; all processes start from the leading one's state.

@@ -51,26 +51,31 @@ def _validate(row: dict[str, Any], session: Session, images: Data, at_a_time: in
 
 
 def remember(row: dict[str, Any], session: Session, other: Data, at_a_time: int) -> None:
-    """Adds figures on data of another kind, which show what a pretrained network forgets.
+    """Adds figures on data of another kind, which show what a pretrained network forgets."""
+    with kept(row, "After an epoch", "measuring the other data"):
+        row.update(of_other(session, other, at_a_time))
+
+
+def of_other(session: Session, other: Data, at_a_time: int) -> dict[str, Any]:
+    """Figures on data of another kind.
 
     Of images whose classes are not the network's, the accuracy on a fifth of them of a ridge probe on the others.
+
+    Raises:
+        ValueError: the network cannot be measured on them; of one of several processes, RuntimeError.
     """
     network, team = session.network, session.team
-    with kept(row, "After an epoch", "measuring the other data"):
-        if isinstance(other, Images) and other.kind == "class" and set(other.classes) != set(network.class_names or ()):
-            learned, held = hold_out(other, len(other) // 5, session.seed)
-            read = team.together(
-                lambda: probe(network, learned, held, method="ridge", precision=session.precision), session.device
-            )
-            row["other_probe_accuracy"] = read.accuracy
-            return
-        row.update(
-            {
-                name: value
-                for name, value in _named("other", team.evaluate(network, other, session.precision, at_a_time)).items()
-                if not name.startswith("block_") and name != "other_confusion"
-            }
+    known = set(network.class_names or ())
+    if isinstance(other, Images) and len(other) and other.kind == "class" and set(other.classes) != known:
+        learned, held = hold_out(other, max(1, len(other) // 5), session.seed)
+        read = team.together(
+            lambda: probe(network, learned, held, method="ridge", precision=session.precision), session.device
         )
+        return {"other_probe_accuracy": read.accuracy}
+    measured = _named("other", team.evaluate(network, other, session.precision, at_a_time))
+    return {
+        name: value for name, value in measured.items() if not name.startswith("block_") and name != "other_confusion"
+    }
 
 
 def _named(split: str, measured: Figures) -> dict[str, Any]:
