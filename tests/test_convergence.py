@@ -144,3 +144,10 @@ def test_digits_are_learned(digits, row):
 
 def test_every_rule_has_a_row():
     assert {row.rule for row in ROWS} | {row.rule for row in UNLABELLED} >= set(fo.rules.TABLE)
+
+
+@pytest.mark.parametrize("rule", ["hyperspherical", "projection"])
+def test_few_epochs_teach_small_nets_by_the_defaults(digits, rule):
+    net = fo.mlp(digits.train.shape, [50, 50], rule=fo.rules.make(rule, classes=10), seed=1)
+    fo.fit(net, digits.train, epochs=3, seed=1)
+    assert fo.evaluate(net, digits.validation).accuracy > 0.8
