@@ -216,7 +216,10 @@ def _check_options(
 ) -> None:
     """Raises ValueError for options that do not suit the network or the data."""
     if config.heads_first > 0 and not any(True for block in network.row for _ in block.rule.parameters()):
-        raise ValueError("heads_first needs a rule with weights of its own, such as projection: this one has none.")
+        raise ValueError(
+            "heads_first needs a rule with weights of its own, such as projection: this one has none, so give "
+            "heads_first 0."
+        )
     if config.augment is not None and len(network.shape) != 3:
         raise ValueError(f"crop, flip and cutout are for pictures, and the network takes {network.shape}.")
     if config.flip == "alternating" and isinstance(train, Passing):
