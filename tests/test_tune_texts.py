@@ -197,3 +197,18 @@ def test_damaged_folders_and_wrong_names_are_one_sentence(folder, notes, tmp_pat
 def test_nothing_is_held_out_unless_asked_for(folder, notes, tmp_path):
     assert cli.main(words_of(folder, notes, tmp_path / "run", "--epochs", "1")) == 0
     assert "notes" not in json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_a_run_of_images_is_tuned_again_with_its_own_statistics(walk, tmp_path):
+    import numpy as np
+
+    drawn = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "first.npz", x=drawn, y=np.arange(40) % 2)
+    np.savez(tmp_path / "second.npz", x=drawn // 2, y=np.arange(40) % 2)
+    words = ["tune", "--precision", "fp32", "--epochs", "1", "--batch-size", "8", "--blocks", "2"]
+    first = [*words, "--model", "timm:resnet10t", "--data", str(tmp_path / "first.npz"), "--out", str(tmp_path / "one")]
+    assert cli.main(first) == 0
+    second = [*words, "--model", str(tmp_path / "one"), "--data", str(tmp_path / "second.npz")]
+    assert cli.main([*second, "--out", str(tmp_path / "two")]) == 0
+    one, two = (fo.load(tmp_path / name).prepare for name in ("one", "two"))
+    assert torch.equal(one.mean, two.mean) and torch.equal(one.std, two.std)

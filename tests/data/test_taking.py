@@ -276,3 +276,14 @@ def test_pandas_is_not_imported_to_find_out():
         "assert not {'pandas', 'datasets', 'webdataset'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_pass_after_a_refused_batch_is_a_new_one():
+    y = torch.arange(6) % 3
+    stream = take([(rows()[:3], y[:3]), (rows()[3:], y[3:4])], TABLE)
+    sentences = []
+    for _ in range(2):
+        with pytest.raises(ValueError) as caught:
+            list(stream.in_order(3))
+        sentences.append(str(caught.value))
+    assert sentences[0] == sentences[1]
