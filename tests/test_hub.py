@@ -98,3 +98,20 @@ def test_the_card_of_a_model_in_place(tmp_path, source, says):
     assert says in text and ("forwardonly tune" in text) == (source is not None)
     if source is None:
         assert torch.equal(fo.load(tmp_path, model=model).scores(torch.ones(2, 6)), network.scores(torch.ones(2, 6)))
+
+
+def test_a_card_says_what_is_learned():
+    pictures = fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=3))
+    numbers = fo.mlp((4,), [8], rule=fo.rules.Projection(classes=2, targets="number"))
+    texts = fo.localize(
+        torch.nn.Sequential(torch.nn.Embedding(9, 6), *(torch.nn.Linear(6, 6) for _ in range(3))),
+        fo.rules.Projection(classes=9, targets="token"),
+        torch.randint(0, 9, (2, 5)),
+    )
+    for network, task, output in (
+        (pictures, "pipeline_tag: image-classification", "| output | 3 classes |"),
+        (numbers, None, "| output | 2 numbers |"),
+        (texts, "pipeline_tag: text-generation", "| output | 9 words |"),
+    ):
+        text = card(network, {})
+        assert output in text and (task in text if task else "pipeline_tag" not in text)

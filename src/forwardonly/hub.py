@@ -88,6 +88,18 @@ class HubNetwork(
         return ModelCard(card(self.network, self.run))
 
 
+PICTURES = "image-classification"
+TASKS = {"token": "text-generation"}
+"""The hub's names of tasks, by the kind of target."""
+OUTPUTS = {
+    "class": ("classes", "(B,) class indices"),
+    "labels": ("labels", "(B, C) which are present"),
+    "number": ("numbers", "(B, C) their values"),
+    "token": ("words", "(B, T) the next token at each position"),
+}
+"""What a network gives, in words, and what `predict` returns."""
+
+
 def card(network: Network, run: dict[str, Any]) -> str:
     """A model card: the network, its measured accuracy if any, and how to use and reproduce it."""
     rule = network.config["rule"]
@@ -98,7 +110,8 @@ def card(network: Network, run: dict[str, Any]) -> str:
         ("rule", rule["name"]),
         what,
         ("blocks", len(network.row)),
-        ("input", f"{' x '.join(map(str, network.shape))}, {network.classes} classes"),
+        ("input", " x ".join(map(str, network.shape)) or "several, as the model takes them"),
+        ("output", f"{network.classes} {OUTPUTS[network.targets][0]}"),
         ("data", name),
     ]
     for key, words in (("test_accuracy", "test accuracy"), ("validation_accuracy", "validation accuracy")):
@@ -110,9 +123,10 @@ def card(network: Network, run: dict[str, Any]) -> str:
     options = as_words({"rule": rule["name"], "data": name, **_given(network)})
     table = "\n".join(f"| {left} | {right} |" for left, right in rows)
     tags = "\n".join(f"- {tag}" for tag in [*TAGS, rule["name"]])
+    task = PICTURES if network.targets == "class" and len(network.shape) == 3 else TASKS.get(network.targets)
+    pipeline = f"\npipeline_tag: {task}" if task else ""
     text = f"""---
-library_name: forwardonly
-pipeline_tag: image-classification
+library_name: forwardonly{pipeline}
 tags:
 {tags}
 ---
@@ -127,7 +141,7 @@ Every block of this network was trained by its own rule; no gradient has crossed
 
 ```python
 {loading}
-network.predict(inputs)  # (B, {", ".join(map(str, network.shape))}) -> (B,) class indices
+network.predict(inputs)  # (B, {", ".join(map(str, network.shape))}) -> {OUTPUTS[network.targets][1]}
 ```
 """
     if command:
