@@ -104,7 +104,7 @@ def test_a_card_says_what_is_learned():
     pictures = fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=3))
     numbers = fo.mlp((4,), [8], rule=fo.rules.Projection(classes=2, targets="number"))
     texts = fo.localize(
-        torch.nn.Sequential(torch.nn.Embedding(9, 6), *(torch.nn.Linear(6, 6) for _ in range(3))),
+        torch.nn.Sequential(torch.nn.Embedding(9, 6), *(torch.nn.Linear(6, 6) for _ in range(4))),
         fo.rules.Projection(classes=9, targets="token"),
         torch.randint(0, 9, (2, 5)),
     )
