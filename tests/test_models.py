@@ -98,6 +98,8 @@ def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
     assert cli.main([*words, str(tmp_path / "whole")]) == 0
     assert cli.main([*words, str(tmp_path / "short"), "--epochs", "1", "--lr-schedule", "constant"]) == 0
     resumed = ["tune", "--resume", "--out", str(tmp_path / "short"), "--epochs", "2"]
+    assert cli.main([*resumed, "--blocks", "3"]) == 2
+    assert "was started with another data blocks, auto and not 3" in capsys.readouterr().err
     assert cli.main(resumed) == 0
     assert cli.main(["evaluate", str(tmp_path / "whole"), "--json"]) == 0
     assert '"test_accuracy"' in capsys.readouterr().out

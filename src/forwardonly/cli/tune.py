@@ -148,7 +148,9 @@ class Tune(training.Train, Model):
         model = self.model if self._folder is None else f"{kind}{self._folder.resolve()}"
         other = self.other and str(Path(self.other).expanduser().resolve()) if _is_path(self.other) else self.other
         tokenizer = None if self.words is None else str(self._tokenizer.resolve())
-        return {"model": model, "other": other, "length": self.length, "tokenizer": tokenizer}
+        weights = None if self.weights is None else str(self.weights.expanduser().resolve())
+        cut = {"model": model, "weights": weights, "blocks": self.blocks}
+        return {**cut, "other": other, "length": self.length, "tokenizer": tokenizer}
 
     def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
         """The model with its weights, cut; of a resumed run as it was, for the checkpoint has the weights.
@@ -195,7 +197,9 @@ class Tune(training.Train, Model):
         return model, source, models.statistics(model) or UNKNOWN
 
     def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: saved["data"][name] for name in ("model", "other", "length")}
+        data = saved["data"]
+        weights = None if data["weights"] is None else Path(data["weights"])
+        return {"weights": weights, **{name: data[name] for name in ("model", "blocks", "other", "length")}}
 
 
 def _of_run(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any], Statistics]:
