@@ -367,7 +367,7 @@ def tune_image(results: Results) -> str:
             own = arms[arm]
             cells = [_spread([100 * share for share in own[figure]], 1) for figure in ("accuracy", "other_accuracy")]
             cost = ["", ""] if arm == "untouched" else [_gib(own), f"{statistics.median(own['seconds']):.0f}"]
-            name = "local, a block a stage" if arm == "local" else name
+            name = "local, blocks by `auto`" if arm == "local" else name
             rows.append([name, *cells, *cost])
     return table(["", "CIFAR-10, test %", "CIFAR-100, probed, %", "GiB", "seconds"], rows)
 
