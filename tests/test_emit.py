@@ -369,7 +369,7 @@ def test_a_budget_too_small_for_whole_batches_is_kept_by_micro_batches(make, exa
     def planned(given):
         return budget.make_plan(network, data, config(given), torch.device("cpu"), 64)
 
-    ways = budget._ways_in_place(network, data, config(1), "fp32", torch.device("cpu"), 64, 0, 1)
+    ways = budget._ways_in_place(network, budget.Job(data, config(1), "fp32", torch.device("cpu"), 64))
     least = min(needed for _, needed in ways)
     assert planned(least + 1).micro_batch is None and network.in_place
     if parts:

@@ -347,12 +347,17 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         rows = [[f"block {k + 1}", *(percent(blocks[k]) for blocks, _ in parts.values())] for k in range(depth)]
         rows.append(["network", *(percent(whole) for _, whole in parts.values())])
         screen.table("accuracy", ["", *parts], rows)
-    screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
-    for note in result.get("notes", ()):
-        screen.say(note)
+    show_work(result, screen)
     if (Path(result["run"]) / RESULT).exists():
         command = "evaluate" if result["test_accuracy"] is not None else "probe"
         screen.say(f"saved in {result['run']}; look closer with: forwardonly {command} {result['run']}")
+
+
+def show_work(result: dict[str, Any], screen: Screen) -> None:
+    """How long the run took, and what it noted."""
+    screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
+    for note in result.get("notes", ()):
+        screen.say(note)
 
 
 def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:

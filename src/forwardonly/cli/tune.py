@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
@@ -50,6 +51,10 @@ class Tune(training.Train, Model):
     """A safetensors file of weights that a timm model starts from; folders have their own."""
     blocks: str = "auto"
     """Where blocks end: auto, a number of blocks, or a regular expression that modules' names match."""
+    data: str = "digits"
+    """A data set's name, a folder of images with a directory a class, or an .npz file; for language, text files."""
+    validation: int = 0
+    """Training images, or rows of text, to hold out; they are measured after each epoch."""
     rule: str = "projection"
     """Learning rule of every block; `--rule NAME --help` shows its options."""
     readout: Annotated[Kind | None, UNSET, tyro.conf.DisallowNone] = None  # type: ignore[assignment]
@@ -70,7 +75,7 @@ class Tune(training.Train, Model):
     def network_options(self, saved: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
         return {}
 
-    @property
+    @cached_property  # it reads a file
     def words(self) -> int | None:
         """Size of a language model's vocabulary; None of a model of images."""
         if (run := self._run) is not None:
@@ -85,7 +90,7 @@ class Tune(training.Train, Model):
         path = Path(name.removeprefix("hf:")).expanduser()
         return path if name.startswith("hf:") or (name and path.is_dir()) else None
 
-    @property
+    @cached_property  # it reads a file
     def _run(self) -> dict[str, Any] | None:
         """The config of the run whose model is tuned further; None of another model.
 
@@ -248,9 +253,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     if result["test_accuracy"] is not None:
         training.show(result, screen)
         return
-    screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
-    for note in result.get("notes", ()):
-        screen.say(note)
+    training.show_work(result, screen)
     screen.say(f"saved in {result['run']}; use it from Python, as fo.load({result['run']!r})")
 
 

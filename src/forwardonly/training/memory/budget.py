@@ -5,7 +5,7 @@ assumed to be linear in the number of images.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,17 +118,13 @@ def make_plan(network: Network, train: Data, config: TrainingConfig, device: tor
         return MemoryPlan()
     if device.type == "cpu":
         return_freed_memory()
-    precision = choose_precision(config.precision, device)
-    held = train.images.nbytes + train.labels.nbytes if isinstance(train, Images) else 0
-    on_device = 3 if device.type == "cuda" else 1  # blocks at a time: one loads, one computes, one unloads
-    if isinstance(network, Localized):
-        ways = _ways_in_place(network, train, config, precision, device, batch, held, on_device)
-        if (plan := _first_within(ways, config)) is not None:
-            return plan
+    job = Job(train, config, choose_precision(config.precision, device), device, batch)
+    budget = parse_bytes(config.memory_budget)
+    ways = _ways_in_place(network, job) if isinstance(network, Localized) else _ways(network, job)
+    if isinstance(network, Localized) and _first_within(budget, ways) is None:
         network.emit()  # micro-batches need blocks that can be called alone
-    if not (isinstance(network, Localized) and (network.in_place or not network.batch_first)):
-        ways = _ways(network, train, config, precision, device, batch, held, on_device)
-    if (plan := _first_within(ways, config)) is not None:
+        ways = ways if network.in_place or not network.batch_first else _ways(network, job)
+    if (plan := _first_within(budget, ways)) is not None:
         return plan
     least = max(min(needed for _, needed in ways), peak_memory_bytes(device))
     raise ValueError(
@@ -137,25 +133,37 @@ def make_plan(network: Network, train: Data, config: TrainingConfig, device: tor
     )
 
 
-def _first_within(ways: list[tuple[MemoryPlan, int]], config: TrainingConfig) -> MemoryPlan | None:
-    """The first plan that fits the config's budget."""
-    budget = parse_bytes(config.memory_budget or "")
+def _first_within(budget: int, ways: Sequence[tuple[MemoryPlan, int]]) -> MemoryPlan | None:
+    """The first plan that fits the budget."""
     return next((plan for plan, needed in ways if needed <= budget), None)
 
 
-def _ways(
-    network: Network,
-    train: Data,
-    config: TrainingConfig,
-    precision: Precision,
-    device: torch.device,
-    batch: int,
-    held: int,
-    on_device: int,
-) -> list[tuple[MemoryPlan, int]]:
-    """Each plan with the bytes that it needs, the fastest first; `held` are those of the images."""
-    costs = measure(network, train, config, precision)
-    before = RESERVE + (memory_bytes(device) if device.type == "cpu" else held)
+class Job(NamedTuple):
+    """What a network is to be trained on, and how."""
+
+    train: Data
+    config: TrainingConfig
+    precision: Precision
+    device: torch.device
+    batch: int
+    """Images in a step."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of the images."""
+        return self.train.images.nbytes + self.train.labels.nbytes if isinstance(self.train, Images) else 0
+
+    @property
+    def on_device(self) -> int:
+        """Blocks on the device at a time where idle ones are offloaded: one loads, one computes, one unloads."""
+        return 3 if self.device.type == "cuda" else 1
+
+
+def _ways(network: Network, job: Job) -> list[tuple[MemoryPlan, int]]:
+    """Each plan with the bytes that it needs, the fastest first."""
+    device, batch, on_device = job.device, job.batch, job.on_device
+    costs = measure(network, job.train, job.config, job.precision)
+    before = RESERVE + (memory_bytes(device) if device.type == "cpu" else job.held)
     resident = sum(cost.resident for cost in costs)
 
     def needed(part: int, offload: bool) -> int:
@@ -178,21 +186,13 @@ def _ways(
     ]
 
 
-def _ways_in_place(
-    network: Localized,
-    train: Data,
-    config: TrainingConfig,
-    precision: Precision,
-    device: torch.device,
-    batch: int,
-    held: int,
-    on_device: int,
-) -> list[tuple[MemoryPlan, int]]:
+def _ways_in_place(network: Localized, job: Job) -> list[tuple[MemoryPlan, int]]:
     """As `_ways`, of a model in place, whose blocks compute whole batches."""
-    few, many = (_peak_in_place(network, _front(network, train, count), precision) for count in TRIALS)
+    device, batch = job.device, job.batch
+    few, many = (_peak_in_place(network, _front(network, job.train, count), job.precision) for count in TRIALS)
     an_image = max(0, many - few) // (TRIALS[1] - TRIALS[0])
     step = int(SLACK * (max(0, few - TRIALS[0] * an_image) + batch * an_image))
-    slots = 1 + _slots(config)
+    slots = 1 + _slots(job.config)
     resident = [
         sum(weight.nbytes * (slots if weight.requires_grad else 1) for weight in block.parameters())
         for block in network.row
@@ -202,11 +202,11 @@ def _ways_in_place(
         return_freed_memory()  # of the trials
     weights = [weight for block in network.row for weight in block.parameters() if not mapped.holds(weight)]
     in_memory = sum(weight.nbytes for weight in weights)
-    before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else held) + step
+    before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else job.held) + step
     predicted = max(1, min(AT_A_TIME, batch))
     return [
         (MemoryPlan(None, False, predicted), before + sum(resident)),
-        (MemoryPlan(None, len(resident) > 1, predicted), before + on_device * max(resident)),
+        (MemoryPlan(None, len(resident) > 1, predicted), before + job.on_device * max(resident)),
     ]
 
 
