@@ -360,12 +360,12 @@ def main():
     if given.one:
         print(json.dumps(examined(given.names[0])))
         return
-    del library
     done = {json.loads(text)["model"] for text in given.out.read_text().splitlines()} if given.out.exists() else set()
     wanted = [[name] for name in given.names] or [*timm_models().values(), *([name] for name in hugging_face_models())]
     for names in wanted:
         if done.isdisjoint(names[:TRIED]):
             examine_first_even(names[:TRIED], given.out)
+    del library  # timm's import needed it until here
 
 
 def examine_first_even(names, out):
