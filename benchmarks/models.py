@@ -26,7 +26,6 @@ from forwardonly.network.signal import tensors_in
 RULES = ("projection", "hyperspherical", "best")
 STEPS, BATCH, CLASSES = 10, 20, 4
 CANDIDATES, TRIED = 6, 3  # models of a family whose sizes are looked at, and that are cut
-LIMIT = 900  # seconds for one model
 
 
 def declare_torchvision_operators():
@@ -350,6 +349,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--limit", type=int, default=900, help="seconds for one model")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", action="store_true")
     given = parser.parse_args()
@@ -364,17 +364,17 @@ def main():
     wanted = [[name] for name in given.names] or [*timm_models().values(), *([name] for name in hugging_face_models())]
     for names in wanted:
         if done.isdisjoint(names[:TRIED]):
-            examine_first_even(names[:TRIED], given.out)
+            examine_first_even(names[:TRIED], given.out, given.limit)
     del library  # timm's import needed it until here
 
 
-def examine_first_even(names, out):
+def examine_first_even(names, out, limit):
     """Writes the line of the first model of a family whose largest block has at most half of the weights."""
     lines = []
     for name in names:
         command = [sys.executable, __file__, "--one", str(out), name]
         try:
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
             if ran.returncode == 0:
                 line = json.loads(ran.stdout.splitlines()[-1])
             else:
@@ -383,7 +383,8 @@ def examine_first_even(names, out):
                     "failed": (ran.stderr.strip().splitlines() or [f"exit {ran.returncode}"])[-1][:300],
                 }
         except subprocess.TimeoutExpired:
-            line = {"model": name, "failed": f"took over {LIMIT} s"}
+            lines.append({"model": name, "failed": f"took over {limit} s"})
+            break  # the others of its family have more weights
         lines.append(line)
         if line.get("largest", 1) <= 0.5:
             break
