@@ -96,6 +96,14 @@ def max_pool2d_backward(
     return blank.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(signal.shape)
 
 
+def var_mean(
+    signal: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Variance and mean as two operators, for ExecuTorch has none that gives both."""
+    axes = list(range(signal.dim())) if dim is None else list(dim)
+    return signal.var(axes, correction=correction, keepdim=keepdim), signal.mean(axes, keepdim=keepdim)
+
+
 def table() -> dict[Any, Callable[..., Any]]:
     """Every decomposition that the training step needs, by PyTorch's operator."""
     norms = [  # ONNX's own batch norm would use the running statistics, and learn wrong weights
@@ -112,4 +120,5 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.convolution_backward.default: convolution_backward,
         aten.avg_pool2d_backward.default: avg_pool2d_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
+        aten.var_mean.correction: var_mean,
     }
