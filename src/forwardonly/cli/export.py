@@ -20,7 +20,7 @@ from forwardonly.data.large import Folder
 from forwardonly.export import (
     Format,
     Precision,
-    executorch_method,
+    executorch_program,
     export_c,
     export_network,
     export_training_step,
@@ -178,16 +178,16 @@ def _onnx(path: Path, weights: Mapping[str, torch.Tensor]) -> tuple[Scores, int]
 
 def _executorch(path: Path, weights: Mapping[str, torch.Tensor]) -> tuple[Scores, int]:
     """An ExecuTorch file in its runtime, and how many images it is given at a time."""
-    method = executorch_method(path.read_bytes())
+    program = executorch_program(path.read_bytes())
+    batch: int = program.metadata("forward").input_tensor_meta(0).sizes()[0]
     given = []
     if path.stem == "prediction":
         interface = json.loads((path.parent / "interface.json").read_text())
         given = [weights[name] for name in interface["prediction_inputs"][1:]]
-    batch: int = method.metadata.input_tensor_meta(0).sizes()[0]
 
     def scores(images: torch.Tensor) -> np.ndarray:
         filled = torch.cat([images, images[:1].expand(batch - len(images), -1, -1, -1)])
-        return method.execute([filled, *given])[0][: len(images)].numpy()
+        return program.load_method("forward").execute([filled, *given])[0][: len(images)].numpy()
 
     return scores, batch
 

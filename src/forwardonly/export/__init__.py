@@ -2,7 +2,7 @@
 
 from forwardonly.export.c import export_c, read_saved, write_saved
 from forwardonly.export.c.plan import Precision
-from forwardonly.export.converters import executorch_method
+from forwardonly.export.converters import executorch_program
 from forwardonly.export.files import Format, export_network, export_training_step, input_about
 from forwardonly.export.step import TrainingStep, training_step
 
@@ -10,7 +10,7 @@ __all__ = [
     "Format",
     "Precision",
     "TrainingStep",
-    "executorch_method",
+    "executorch_program",
     "export_c",
     "export_network",
     "export_training_step",

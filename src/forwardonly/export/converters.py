@@ -71,23 +71,24 @@ def to_executorch(program: ExportedProgram, about: About, *, xnnpack: bool) -> b
         try:
             lowered = to_edge_transform_and_lower(program, partitioner=partitioner, constant_methods=dict(about))
             content = bytes(lowered.to_executorch().buffer)
-            executorch_method(content).execute(tree_leaves(program.example_inputs))
+            loaded = executorch_program(content)
+            loaded.load_method("forward").execute(tree_leaves(program.example_inputs))
         except Exception as problem:  # the converter raises errors of many kinds, bare Exceptions too
             reason = str(problem).partition("\n")[0] or type(problem).__name__
             raise ValueError(f"ExecuTorch cannot hold this network: {reason}") from problem
     return content
 
 
-def executorch_method(content: bytes) -> Any:
-    """The method `forward` of an ExecuTorch file, in the runtime: it has `execute(tensors)` and `metadata`.
+def executorch_program(content: bytes) -> Any:
+    """An ExecuTorch file in its runtime. Hold it as long as a method of it is in use: the method does not.
 
     Raises:
-        RuntimeError: the file is damaged, or needs a kernel that the runtime does not have.
+        RuntimeError: the file is damaged.
     """
     with _quiet():
         from executorch.runtime import Runtime
 
-        return Runtime.get().load_program(content).load_method("forward")
+        return Runtime.get().load_program(content)
 
 
 def _name_batch(graph: Any) -> None:
