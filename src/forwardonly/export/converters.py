@@ -74,7 +74,7 @@ def to_executorch(program: ExportedProgram, about: About, *, xnnpack: bool) -> b
             loaded = executorch_program(content)
             loaded.load_method("forward").execute(tree_leaves(program.example_inputs))
         except Exception as problem:  # the converter raises errors of many kinds, bare Exceptions too
-            reason = str(problem).partition("\n")[0] or type(problem).__name__
+            reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
             raise ValueError(f"ExecuTorch cannot hold this network: {reason}") from problem
     return content
 

@@ -49,7 +49,8 @@ def convolution_backward(
         # Batch and channels change places: (I, B, H, W) correlated with (O, B, ...) is (I, O, h, w).
         turned = F.conv2d(signal.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride)
         height, width = weight.shape[2:]
-        to_weight = turned[:, :, :height, :width].transpose(0, 1)
+        # Else autograd copies it into a tensor of the weight's layout, by an operator that ExecuTorch does not have.
+        to_weight = turned[:, :, :height, :width].transpose(0, 1).contiguous()
     if wanted[2]:
         to_bias = gradient.sum((0, 2, 3))
     return to_signal, to_weight, to_bias
