@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnxruntime
@@ -236,6 +237,22 @@ def test_mistakes(run, capsys, words, says):
     assert cli.main(["export", str(run), *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--what", "training-step", "--no-check"]])
+def test_a_missing_converter_is_named_before_anything_is_written(run, capsys, monkeypatch, words):
+    for name in ("exir", "backends.xnnpack.partition.xnnpack_partitioner"):
+        monkeypatch.setitem(sys.modules, f"executorch.{name}", None)
+    capsys.readouterr()
+    assert cli.main(["export", str(run), "--format", "executorch", *words]) == 2
+    err = capsys.readouterr().err
+    assert "pip install 'forward-only[executorch]'" in err and err.count("\n") == 1
+    assert not (run / "export").exists()
+
+
+def test_only_a_network_for_executorch_has_a_batch_size(tmp_path):
+    with pytest.raises(ValueError, match="batch_size is for executorch"):
+        export_network(network("projection"), tmp_path, format="onnx", batch_size=2)
 
 
 def test_what_cannot_be_a_plain_graph_is_refused():
