@@ -1,5 +1,7 @@
 """Accuracy after new classes are added to a trained network, by prototypes and by fine-tuning with backprop.
 
+Prototypes are made with statistics of the old classes (`fo.summarise`), and without.
+
     python benchmarks/new_class.py OUT.json --data mnist            one class from ten examples
     python benchmarks/new_class.py OUT.json --data cifar-100        ten classes, then ten more at a time
 
@@ -23,7 +25,7 @@ import forwardonly as fo
 from forwardonly.data import Images
 
 EXAMPLES, MEMORY = 10, 20  # of the new class; of each old class, where old data are kept
-SEED = 0
+SEEDS = 3  # of networks
 EPOCHS = 5
 HIDDEN = (300, 300)
 TUNING = {"plain": (20, 1e-4), "memory": (100, 1e-4)}  # steps and learning rate of fine-tuning
@@ -87,9 +89,12 @@ def one_class(train: Images, test: Images, new: int, seed: int) -> dict[str, lis
         for draw in range(DRAWS):
             ten, kept = some(train, [last], EXAMPLES, draw), some(train, range(last), MEMORY, draw)
             if rule == "hyperspherical":
-                more = copy.deepcopy(net)
-                fo.add_class(more, ten[0], name)
-                found.setdefault("hyperspherical/added", []).append(right(more, test, [name]))
+                for arm in ("without", "added"):
+                    more = copy.deepcopy(net)
+                    if arm == "added":
+                        fo.summarise(more, old)
+                    fo.add_class(more, ten[0], name)
+                    found.setdefault(f"hyperspherical/{arm}", []).append(right(more, test, [name]))
                 continue
             for arm, (steps, rate) in TUNING.items():
                 more = grown(net, train.classes, body, seed)
@@ -115,6 +120,7 @@ def in_steps(train: Images, test: Images, seed: int) -> Iterator[tuple[str, list
     for rule in ("hyperspherical", "backprop"):
         first[rule] = network(train.shape, rule, STEP, seed, body)
         fo.fit(first[rule], train.of_classes(range(STEP)), epochs=FIRST_EPOCHS, seed=seed)
+    fo.summarise(first["hyperspherical"], train.of_classes(range(STEP)))
 
     def seen(net: fo.Network, upto: int) -> dict[str, float]:
         return right(net, test.of_classes(range(upto)), names[upto - STEP : upto])
@@ -165,24 +171,27 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {}
     train, _, test = fo.data.load(chosen.data)
     if chosen.data == "cifar-100":
-        settings = {"body": "cnn, width 0.25", "epochs": [FIRST_EPOCHS, STEP_EPOCHS], "memory": MEMORY, "seed": SEED}
+        settings = {"body": "cnn, width 0.25", "epochs": [FIRST_EPOCHS, STEP_EPOCHS], "memory": MEMORY}
         settings["accuracy_after_each_step"] = steps = {}
-        for arm, own in in_steps(train, test, SEED):
-            rows[arm], steps[arm] = own[-1:], [round(row["all"], 3) for row in own]
-            print(arm, own[-1], file=sys.stderr, flush=True)
-            chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
+        for seed in range(SEEDS):
+            for arm, own in in_steps(train, test, seed):
+                rows.setdefault(arm, []).append(own[-1])
+                steps.setdefault(arm, []).append([round(row["all"], 3) for row in own])
+                print(seed, arm, own[-1], file=sys.stderr, flush=True)
+                chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
         return
     settings = {"hidden": HIDDEN, "epochs": EPOCHS, "examples": EXAMPLES, "memory": MEMORY, "draws": DRAWS}
-    settings |= {"tuning": TUNING, "seed": SEED}
-    nets = whole(train, SEED)
-    for new in (0, 3, 6, 9, 1, 4, 7, 2, 5, 8):  # in this order, in case there is no time for all
-        name = train.classes[new]
-        found = one_class(train, test, new, SEED)
-        found |= {f"{rule}/full": [right(net, test, [name])] for rule, net in nets.items()}
-        for arm, own in found.items():
-            rows.setdefault(arm, []).extend(own)
-        print(name, {arm: own[0] for arm, own in found.items()}, file=sys.stderr, flush=True)
-        chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
+    settings |= {"tuning": TUNING}
+    for seed in range(SEEDS):
+        nets = whole(train, seed)
+        for new in range(len(train.classes)):
+            name = train.classes[new]
+            found = one_class(train, test, new, seed)
+            found |= {f"{rule}/full": [right(net, test, [name])] for rule, net in nets.items()}
+            for arm, own in found.items():
+                rows.setdefault(arm, []).extend(own)
+            print(seed, name, {arm: own[0] for arm, own in found.items()}, file=sys.stderr, flush=True)
+            chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import nn
 import forwardonly as fo
 from forwardonly.export import export_c
 from forwardonly.rules import BlockPosition, Hyperspherical
-from forwardonly.rules.hyperspherical import new_prototype
+from forwardonly.rules.new_prototype import new_prototype
 
 
 def unit(x):
