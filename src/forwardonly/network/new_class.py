@@ -4,6 +4,7 @@ Prototypes of new classes from the mean of their features, "imprinting": Qi, Bro
 one in every block, and what keeps it from the old classes (`rules.new_prototype`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,11 +44,10 @@ def add_class(network: Network, images: Any, name: str) -> int:
         ValueError: a network of another rule, a name that is none or that a class has already, no images, images of
             another shape than the network's, or values that are not finite; the network is then as it was.
     """
-    row = _growing(network)
-    names = [*(network.class_names or ()), *map(str, range(len(network.class_names or ()), network.classes))]
+    row = growing(network)
     if not isinstance(name, str) or not name:
         raise ValueError(f"name must be the new class's name, a text, not {name!r}.")
-    if name in names:
+    if name in _names(network):
         raise ValueError(f"The network has a class {name!r} already: give the new one another name.")
     inputs = read_inputs(images.images if isinstance(images, Images) else images, network.expected, "the images")
     if len(parts(inputs)[0]) == 0:
@@ -65,13 +65,25 @@ def add_class(network: Network, images: Any, name: str) -> int:
     for index, prototypes in enumerate(new):
         if not bool(prototypes.isfinite().all()):
             raise ValueError(f"The new prototypes of block {index} are not finite: has the network been trained?")
-    for rule, prototypes in zip(row, new, strict=True):
-        rule.add_class(prototypes)
+    append_class(network, new, name)
+    return network.classes - 1
+
+
+def append_class(network: Network, prototypes: Sequence[Tensor], name: str = "") -> None:
+    """Adds a class with these prototypes (Q, D) of each block; its name is its index unless one is given."""
+    name, names = name or str(network.classes), _names(network)
+    for rule, own in zip(growing(network), prototypes, strict=True):
+        rule.add_class(own)
     network.classes += 1
     network.class_names = (*names, name)
     if network._config:
         network._config["rule"] = {**network._config["rule"], "classes": network.classes}
-    return network.classes - 1
+
+
+def _names(network: Network) -> list[str]:
+    """The names of the classes; a class without one has its index."""
+    known = network.class_names or ()
+    return [*known, *map(str, range(len(known), network.classes))]
 
 
 def summarise(network: Network, train: Any, *, columns: Columns | None = None) -> None:
@@ -91,7 +103,7 @@ def summarise(network: Network, train: Any, *, columns: Columns | None = None) -
         ValueError: a network of another rule or of several prototypes a class, data that do not fit it, or a class
             without any.
     """
-    row = _growing(network)
+    row = growing(network)
     if row[0].prototypes_per_class > 1:
         raise ValueError("Statistics are of one prototype a class: train with prototypes_per_class 1.")
     data = take(train, network.expected, columns=columns, name="the training data")
@@ -127,7 +139,7 @@ def summarise(network: Network, train: Any, *, columns: Columns | None = None) -
         network._config["rule"] = {**network._config["rule"], "summarised": classes}
 
 
-def _growing(network: Network) -> list[rules.Hyperspherical]:
+def growing(network: Network) -> list[rules.Hyperspherical]:
     """The rules of the blocks.
 
     Raises:

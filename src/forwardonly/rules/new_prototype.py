@@ -71,8 +71,8 @@ def fitted_prototype(features_ND: Tensor, old_CD: Tensor, fit: Fitting) -> Tenso
     """A prototype (D,), of any length, of a new class from N examples' features (N, D).
 
     The score of linear discriminant analysis for the mean of the unit features, as `fitting` has it, where the mean's
-    own error is taken off its square. Then it is raised, if that is possible, until the new class is three standard
-    deviations behind the nearest old class on that class's own images.
+    own error is taken off its square. Then it is raised, if that is possible, until the new class is about three
+    standard deviations behind the nearest old class on that class's own images.
     """
     middle_D = F.normalize(features_ND.double(), dim=1).mean(0)
     own_D = fit.matrix_DD @ middle_D
