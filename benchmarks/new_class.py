@@ -7,7 +7,8 @@ Prototypes are made with statistics of the old classes (`fo.summarise`), and wit
 
 OUT.json is what `record.py --timing` takes; it is written after every network. FORWARDONLY_DATA names the folder of the
 data. Nothing was chosen by test images. How long to fine-tune, and how fast, was chosen by 5,000 held-out training
-images of MNIST and Fashion-MNIST, old classes included; on CIFAR-100 the defaults hold.
+images of MNIST and Fashion-MNIST, old classes included; on CIFAR-100 the defaults hold. There, images in memory are
+shown as often as new ones.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import forwardonly as fo
 from forwardonly.data import Images
 
 EXAMPLES, MEMORY = 10, 20  # of the new class; of each old class, where old data are kept
-SEEDS = 3  # of networks
+NEW = (0, 3, 6, 9, 4)  # classes of MNIST and Fashion-MNIST that are added
 EPOCHS = 5
 HIDDEN = (300, 300)
 TUNING = {"plain": (20, 1e-4), "memory": (100, 1e-4)}  # steps and learning rate of fine-tuning
@@ -76,13 +77,15 @@ def right(net: fo.Network, images: Images, new: Sequence[str]) -> dict[str, floa
     return {part: 100 * float(hit[of].sum() / count[of].sum()) for part, of in chosen.items() if of.any()}
 
 
-def one_class(train: Images, test: Images, new: int, seed: int) -> dict[str, list[dict[str, float]]]:
+def one_class(
+    train: Images, test: Images, new: int, seed: int, rules: Sequence[str]
+) -> dict[str, list[dict[str, float]]]:
     """Shares right before and after a class is added to a network of the others; one each of `DRAWS` of examples."""
     name, body = train.classes[new], fo.bodies.MLP(hidden=HIDDEN)
     order = [*(label for label in range(len(train.classes)) if label != new), new]  # the new class is the last
     train, test, last = train.of_classes(order), test.of_classes(order), len(order) - 1
     old, found = train.of_classes(range(last)), {}
-    for rule in ("hyperspherical", "backprop"):
+    for rule in rules:
         net = network(train.shape, rule, last, seed, body)
         fo.fit(net, old, epochs=EPOCHS, seed=seed)
         found[f"{rule}/before"] = [right(net, test.of_classes(range(last)), [])]
@@ -104,10 +107,10 @@ def one_class(train: Images, test: Images, new: int, seed: int) -> dict[str, lis
     return found
 
 
-def whole(train: Images, seed: int) -> dict[str, fo.Network]:
-    """Networks of both rules that have learned all classes at once."""
+def whole(train: Images, seed: int, rules: Sequence[str]) -> dict[str, fo.Network]:
+    """Networks that have learned all classes at once."""
     nets = {}
-    for rule in ("hyperspherical", "backprop"):
+    for rule in rules:
         nets[rule] = network(train.shape, rule, len(train.classes), seed, fo.bodies.MLP(hidden=HIDDEN))
         fo.fit(nets[rule], train, epochs=EPOCHS, seed=seed)
     return nets
@@ -139,7 +142,9 @@ def in_steps(train: Images, test: Images, seed: int) -> Iterator[tuple[str, list
         for start in range(STEP, len(names), STEP):
             net = grown(net, names[: start + STEP], body, seed)
             parts = [some(train, range(start, start + STEP), 500, seed)]
-            parts += [some(train, range(start), MEMORY, seed)] if arm == "memory" else []
+            if arm == "memory":  # as many of the old classes in a batch as of the new ones
+                kept = some(train, range(start), MEMORY, seed)
+                parts += [kept] * round(len(parts[0][1]) / len(kept[1]))
             images, labels = map(torch.cat, zip(*parts, strict=True))
             fo.fit(net, Images(images, labels, names[: start + STEP], train.name), epochs=STEP_EPOCHS, seed=seed)
             rows.append(seen(net, start + STEP))
@@ -165,15 +170,23 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("out", type=Path)
     options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar-100"), default="mnist")
+    options.add_argument(
+        "--seeds", type=int, default=3, help="of networks; of one added class backprop has the first alone"
+    )
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    command = f"python benchmarks/new_class.py OUT --data {chosen.data}"
+    command = f"python benchmarks/new_class.py OUT --data {chosen.data} --seeds {chosen.seeds}"
     rows: dict[str, list[dict[str, float]]] = {}
     train, _, test = fo.data.load(chosen.data)
     if chosen.data == "cifar-100":
-        settings = {"body": "cnn, width 0.25", "epochs": [FIRST_EPOCHS, STEP_EPOCHS], "memory": MEMORY}
+        settings = {
+            "body": "cnn, width 0.25",
+            "epochs": [FIRST_EPOCHS, STEP_EPOCHS],
+            "memory": MEMORY,
+            "seeds": chosen.seeds,
+        }
         settings["accuracy_after_each_step"] = steps = {}
-        for seed in range(SEEDS):
+        for seed in range(chosen.seeds):
             for arm, own in in_steps(train, test, seed):
                 rows.setdefault(arm, []).append(own[-1])
                 steps.setdefault(arm, []).append([round(row["all"], 3) for row in own])
@@ -181,12 +194,13 @@ def main() -> None:
                 chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
         return
     settings = {"hidden": HIDDEN, "epochs": EPOCHS, "examples": EXAMPLES, "memory": MEMORY, "draws": DRAWS}
-    settings |= {"tuning": TUNING}
-    for seed in range(SEEDS):
-        nets = whole(train, seed)
-        for new in range(len(train.classes)):
+    settings |= {"tuning": TUNING, "seeds": chosen.seeds, "backprop_seeds": 1}
+    for seed in range(chosen.seeds):
+        rules = ("hyperspherical",) if seed else ("hyperspherical", "backprop")
+        nets = whole(train, seed, rules)
+        for new in NEW:
             name = train.classes[new]
-            found = one_class(train, test, new, seed)
+            found = one_class(train, test, new, seed, rules)
             found |= {f"{rule}/full": [right(net, test, [name])] for rule, net in nets.items()}
             for arm, own in found.items():
                 rows.setdefault(arm, []).extend(own)

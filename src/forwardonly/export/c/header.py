@@ -58,9 +58,7 @@ def header(plan: Plan) -> str:
     most, spare, constants = "", "", ""
     if plan.spare:
         most = f" /* the most that it can have; {network.classes} at the start */"
-        constants = (
-            f"\n *   {constant_bytes(plan):9,d}  of constants for new classes come on top, which are never written"
-        )
+        constants = f"\n * For new classes, constants take {constant_bytes(plan):,} bytes more; they are never written."
         spare = """
 /* Adds a class from some of its examples, one behind the other; ten are enough. It gets the next label, and the others
  * keep their scores. Until then its score is minus infinity. */

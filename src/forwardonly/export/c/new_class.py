@@ -35,7 +35,9 @@ def constant_bytes(plan: Plan) -> int:
     """Bytes of the constants, which need no memory that can be written."""
     if not plan.spare:
         return 0
-    return 4 * sum(size * (size + 1) + (2 + plan.trained) * size + 1 for size in (block.features for block in plan.blocks))
+    return 4 * sum(
+        size * (size + 1) + (2 + plan.trained) * size + 1 for size in (block.features for block in plan.blocks)
+    )
 
 
 def new_class_text(plan: Plan, writers: list[BlockWriter]) -> str:
