@@ -428,7 +428,8 @@ def device_accuracy(results: Results) -> str:
 
 
 ADDED = {
-    "hyperspherical/added": "`fo.add_class`, ten examples",
+    "hyperspherical/added": "`fo.add_class`, with statistics",
+    "hyperspherical/without": "`fo.add_class`, without",
     "backprop/plain": "backprop, fine-tuned on the ten",
     "backprop/memory": "backprop, also on 20 of each old class",
 }
