@@ -439,7 +439,7 @@ def new_class(results: Results) -> str:
     """One class added to nine: old classes before and after, and the new one beside training on all ten."""
     rows = []
     for name, words in {"new-class/mnist": "MNIST", "new-class/fashion-mnist": "Fashion-MNIST"}.items():
-        arms = results.timing(name)["arms"]
+        arms = _arms(results, name)
         for arm, how in ADDED.items():
             rule = arm.partition("/")[0]
             before, own, full = arms[f"{rule}/before"], arms[arm], arms[f"{rule}/full"]
@@ -447,6 +447,11 @@ def new_class(results: Results) -> str:
             rows.append([f"{words}, {how}", *(f"{value:.1f}" for value in cells)])
     head = ["test %", "old classes before", "after", "trained on all", "new class", "trained on all"]
     return table(head, rows)
+
+
+def _arms(results: Results, name: str) -> dict[str, Any]:
+    """The arms of both rules, which are measured one by one."""
+    return {**results.timing(f"{name}/backprop")["arms"], **results.timing(f"{name}/hyperspherical")["arms"]}
 
 
 def new_class_steps(results: Results) -> str:
@@ -459,7 +464,7 @@ def new_class_steps(results: Results) -> str:
         "hyperspherical/full": "`hyperspherical`, all classes at once",
         "backprop/full": "backprop, all classes at once",
     }
-    arms = results.timing("new-class/cifar-100")["arms"]
+    arms = _arms(results, "new-class/cifar-100")
     parts = ("old", "new", "all")
     rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
     return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)
