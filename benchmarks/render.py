@@ -439,7 +439,7 @@ def new_class(results: Results) -> str:
     """One class added to nine: old classes before and after, and the new one beside training on all ten."""
     rows = []
     for name, words in {"new-class/mnist": "MNIST", "new-class/fashion-mnist": "Fashion-MNIST"}.items():
-        arms = _arms(results, name)
+        arms = _arms(results, name, f"{name}/hyperspherical")
         for arm, how in ADDED.items():
             rule = arm.partition("/")[0]
             before, own, full = arms[f"{rule}/before"], arms[arm], arms[f"{rule}/full"]
@@ -449,9 +449,9 @@ def new_class(results: Results) -> str:
     return table(head, rows)
 
 
-def _arms(results: Results, name: str) -> dict[str, Any]:
-    """The arms of both rules, which are measured one by one."""
-    return {**results.timing(f"{name}/backprop")["arms"], **results.timing(f"{name}/hyperspherical")["arms"]}
+def _arms(results: Results, *names: str) -> dict[str, Any]:
+    """The arms of several lines; the last that has one counts."""
+    return {arm: own for name in names for arm, own in results.timing(name)["arms"].items()}
 
 
 def new_class_steps(results: Results) -> str:
@@ -464,7 +464,7 @@ def new_class_steps(results: Results) -> str:
         "hyperspherical/full": "`hyperspherical`, all classes at once",
         "backprop/full": "backprop, all classes at once",
     }
-    arms = _arms(results, "new-class/cifar-100")
+    arms = _arms(results, *(f"new-class/cifar-100/{rule}" for rule in ("backprop", "hyperspherical")))
     parts = ("old", "new", "all")
     rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
     return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)
