@@ -316,6 +316,8 @@ def test_what_has_no_statistics_is_refused_in_one_sentence(images):
         (fo.rules.Projection(classes=4), images, "projection cannot add a class"),
         (Hyperspherical(classes=4, prototypes_per_class=2), images, "one prototype a class"),
         (Hyperspherical(classes=5), images, "no images of class 4"),
+        (Hyperspherical(classes=3), images, "A label is 3, but the network has 3 classes"),
+        (Hyperspherical(classes=4), fo.data.Images(images.images), "no labels"),
         (Hyperspherical(classes=4), images.images, "targets|labels"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -107,6 +107,8 @@ def summarise(network: Network, train: Any, *, columns: Columns | None = None) -
     if row[0].prototypes_per_class > 1:
         raise ValueError("Statistics are of one prototype a class: train with prototypes_per_class 1.")
     data = take(train, network.expected, columns=columns, name="the training data")
+    if isinstance(data, Images):
+        data.require_labels()
     if network.class_names is not None:
         data = named_as(data, network.class_names, "the network")
     classes = row[0].summarised or network.classes
@@ -121,9 +123,12 @@ def summarise(network: Network, train: Any, *, columns: Columns | None = None) -
 
     with network.evaluating(), torch.no_grad():
         for inputs, labels in data.in_order(AT_A_TIME):
-            assert labels is not None
+            if labels is None:
+                raise ValueError("The training data have no targets: statistics are of classes.")
+            if len(labels) and int(labels.max()) >= network.classes:
+                raise ValueError(f"A label is {int(labels.max())}, but the network has {network.classes} classes.")
             prepared = network.prepare(each(inputs, lambda part: part.to(network.device)))
-            of = F.one_hot(labels, network.classes)[:, :classes].double()
+            of = F.one_hot(labels.cpu(), network.classes)[:, :classes].double()
             counts += of.sum(0)
             for index, units in enumerate(network.each(network.alone(prepared), features)):
                 units = units[of.any(1).to(units.device)].double().cpu()
