@@ -72,8 +72,8 @@ def test_a_class_is_added_as_in_python_and_learning_goes_on(compiler, body, opti
         same = copy.deepcopy(net)
         read_saved(same, saved, spare_classes=1)
         for ours, theirs in zip(net.row, same.row, strict=True):
-            new = ours.rule.prototypes[4:].detach()
-            torch.testing.assert_close(theirs.rule.prototypes[4:].detach(), new, rtol=0, atol=1e-5 * float(new.abs().max()))
+            new, found = (block.rule.prototypes[4:].detach() for block in (ours, theirs))
+            torch.testing.assert_close(found, new, rtol=0, atol=1e-5 * float(new.abs().max()))
         six = fo.data.Images(data.images, torch.arange(len(data)) % 6, net.class_names, "six")
         train_in_c(host, six, batch, 100)
         learned, predicted = host.save(), host.scores(images[:5])
