@@ -464,7 +464,7 @@ def new_class_steps(results: Results) -> str:
         "hyperspherical/full": "`hyperspherical`, all classes at once",
         "backprop/full": "backprop, all classes at once",
     }
-    arms = _arms(results, *(f"new-class/cifar-100/{rule}" for rule in ("backprop", "hyperspherical")))
+    arms = _arms(results, *(f"new-class/cifar-100/{rule}" for rule in ("hyperspherical", "backprop")))
     parts = ("old", "new", "all")
     rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
     return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)
