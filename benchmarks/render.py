@@ -494,7 +494,8 @@ def device_accuracy(results: Results) -> str:
 
 
 ADDED = {
-    "hyperspherical/added": "`fo.add_class`, ten examples",
+    "hyperspherical/added": "`fo.add_class`, with statistics",
+    "hyperspherical/without": "`fo.add_class`, without",
     "backprop/plain": "backprop, fine-tuned on the ten",
     "backprop/memory": "backprop, also on 20 of each old class",
 }
@@ -504,7 +505,7 @@ def new_class(results: Results) -> str:
     """One class added to nine: old classes before and after, and the new one beside training on all ten."""
     rows = []
     for name, words in {"new-class/mnist": "MNIST", "new-class/fashion-mnist": "Fashion-MNIST"}.items():
-        arms = results.timing(name)["arms"]
+        arms = _arms(results, name, f"{name}/hyperspherical")
         for arm, how in ADDED.items():
             rule = arm.partition("/")[0]
             before, own, full = arms[f"{rule}/before"], arms[arm], arms[f"{rule}/full"]
@@ -512,6 +513,11 @@ def new_class(results: Results) -> str:
             rows.append([f"{words}, {how}", *(f"{value:.1f}" for value in cells)])
     head = ["test %", "old classes before", "after", "trained on all", "new class", "trained on all"]
     return table(head, rows)
+
+
+def _arms(results: Results, *names: str) -> dict[str, Any]:
+    """The arms of several lines; the last that has one counts."""
+    return {arm: own for name in names for arm, own in results.timing(name)["arms"].items()}
 
 
 def new_class_steps(results: Results) -> str:
@@ -524,7 +530,7 @@ def new_class_steps(results: Results) -> str:
         "hyperspherical/full": "`hyperspherical`, all classes at once",
         "backprop/full": "backprop, all classes at once",
     }
-    arms = results.timing("new-class/cifar-100")["arms"]
+    arms = _arms(results, *(f"new-class/cifar-100/{rule}" for rule in ("hyperspherical", "backprop")))
     parts = ("old", "new", "all")
     rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
     return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)

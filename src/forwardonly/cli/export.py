@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import tyro
 
-from forwardonly.cli.held import OnData, streamed_test_images
+import forwardonly as fo
+from forwardonly.cli.held import OnData, source_of, streamed_test_images
 from forwardonly.cli.parsing import UNSET
 from forwardonly.cli.runs import SavedRun, open_run
 from forwardonly.cli.screen import Screen
@@ -29,7 +30,7 @@ from forwardonly.export import (
 )
 from forwardonly.network.storage import read_config
 
-OF_A_STEP = ("batch_size", "optimiser", "learning_rate", "momentum", "weight_decay")
+OF_A_STEP = ("batch_size", "spare_classes", "optimiser", "learning_rate", "momentum", "weight_decay")
 CHECKED = {"onnx": "onnxruntime", "executorch": "ExecuTorch"}
 """Formats whose files are checked, and the runtime that does it."""
 
@@ -63,6 +64,8 @@ class Export(OnData):
     """Weight decay of the training step; by default the run's."""
     precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
     """Numbers of a step in C: float32, or int8 weights and signals, which learn by plain sgd, one example a step."""
+    spare_classes: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
+    """Room in C for classes that the device adds, by statistics of the training images of the run or of --data."""
     check: Annotated[bool, UNSET] = True
     """Leave out the check that an ONNX or ExecuTorch file predicts as the run does, on its test images or `--data`."""
 
@@ -86,6 +89,8 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
         taken = chosen.what == "training-step" or (name == "batch_size" and chosen.format == "executorch")
         if getattr(chosen, name) is not None and not taken:
             raise ValueError(f"--{name.replace('_', '-')} is for a training step: add --what training-step.")
+    if chosen.spare_classes is not None and chosen.format != "c":
+        raise ValueError("--spare-classes is for --format c: other files have the network's classes.")
     if chosen.learning_rate is not None and chosen.format != "c":
         raise ValueError("--learning-rate is for --format c: in other formats it is an input of the step.")
     saved_run = open_run(chosen.run, "cpu", classes=chosen.format != "safetensors")
@@ -129,7 +134,11 @@ def _export_c(chosen: Export, saved_run: SavedRun, out: Path) -> list[Path]:
     if chosen.what != "training-step":
         raise ValueError("A C file holds the training step, which also predicts: add --what training-step.")
     precision: Precision = chosen.precision or "float32"
-    return export_c(saved_run.network, out, precision=precision, **_step_options(chosen))
+    network, spare = saved_run.network, chosen.spare_classes or 0
+    if spare and isinstance(network.rule, fo.rules.Hyperspherical) and not network.rule.summarised:
+        name, options = source_of(chosen, saved_run)
+        fo.summarise(network, fo.data.load(name, **options)[0])
+    return export_c(network, out, precision=precision, spare_classes=spare, **_step_options(chosen))
 
 
 def _step(chosen: Export, saved_run: SavedRun) -> Any:
