@@ -177,6 +177,31 @@ def run(trained_run, tmp_path):
     return shutil.copytree(trained_run, tmp_path / "run")
 
 
+class Attention(torch.nn.Module):
+    """Attention with a bias for each pair of tokens, its heads joined by a view or a copy as their layout has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.join = torch.nn.Linear(12, 36), torch.nn.Linear(12, 12)
+        self.bias = torch.nn.Parameter(torch.randn(3, 5, 5))
+
+    def forward(self, tokens):
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
+        seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias[None])
+        return tokens + self.join(seen.transpose(1, 2).reshape(tokens.shape))
+
+
+def test_attention_with_a_bias_has_onnx_of_any_batch(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Attention(), Attention())
+    tokens = torch.randn(4, 5, 12)
+    net = fo.localize(model, fo.rules.Projection(classes=3), (tokens[:2],)).eval()
+    (path,) = export_network(net, tmp_path, format="onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    (scores, *_) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
+    np.testing.assert_allclose(scores, net((tokens,)).detach().numpy(), atol=1e-5)
+
+
 def test_the_command_writes_onnx_and_checks_it_on_the_test_set(run, capsys, digits):
     capsys.readouterr()
     assert cli.main(["export", str(run), "--json"]) == 0

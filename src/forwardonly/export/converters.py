@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 About = Mapping[str, str]
@@ -37,7 +38,7 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
         import onnxscript  # noqa: F401  # what torch.onnx needs
     except ImportError:
         raise ValueError("ONNX files need more packages: pip install 'forward-only[onnx]'.") from None
-    with _quiet():
+    with _quiet(), sdpa_kernel(SDPBackend.MATH):  # attention as it was traced
         # Its optimiser drops Adam's epsilon of 1e-8 as if it were zero, which gives 0/0 (onnxscript 0.7.2).
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from forwardonly.export.converters import to_executorch, to_onnx, to_torch_export
@@ -208,11 +209,15 @@ def _write(folder: str | Path, contents: Mapping[str, bytes]) -> list[Path]:
 
 @contextlib.contextmanager
 def _evaluating(network: Network) -> Iterator[None]:
-    """A context with the network in evaluation mode on the CPU; mode and device are restored."""
+    """A context with the network in evaluation mode on the CPU; mode and device are restored.
+
+    Attention runs as plain products: the layout that a fused kernel gives would be in the graph, which has no such
+    kernel.
+    """
     training, device = network.training, network.device
     network.eval().cpu()
     try:
-        with torch.no_grad(), unchecked(network):
+        with torch.no_grad(), unchecked(network), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         network.to(device).train(training)
