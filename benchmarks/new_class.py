@@ -7,8 +7,7 @@ Prototypes are made with statistics of the old classes (`fo.summarise`), and wit
 
 OUT.json is what `record.py --timing` takes; it is written after every network. FORWARDONLY_DATA names the folder of the
 data. Nothing was chosen by test images. How long to fine-tune, and how fast, was chosen by 5,000 held-out training
-images of MNIST and Fashion-MNIST, old classes included; on CIFAR-100 the defaults hold. There, images in memory are
-shown as often as new ones.
+images of MNIST and Fashion-MNIST, old classes included; on CIFAR-100 the defaults hold.
 """
 
 import argparse
@@ -137,9 +136,7 @@ def in_steps(train: Images, test: Images, seed: int, rule: str) -> Iterator[tupl
         for start in range(STEP, len(names), STEP):
             net = grown(net, names[: start + STEP], body, seed)
             parts = [some(train, range(start, start + STEP), 500, seed)]
-            if arm == "memory":  # as many of the old classes in a batch as of the new ones
-                kept = some(train, range(start), MEMORY, seed)
-                parts += [kept] * round(len(parts[0][1]) / len(kept[1]))
+            parts += [some(train, range(start), MEMORY, seed)] if arm == "memory" else []
             images, labels = map(torch.cat, zip(*parts, strict=True))
             fo.fit(net, Images(images, labels, names[: start + STEP], train.name), epochs=STEP_EPOCHS, seed=seed)
             rows.append(seen(net, start + STEP))

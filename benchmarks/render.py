@@ -504,8 +504,12 @@ ADDED = {
 def new_class(results: Results) -> str:
     """One class added to nine: old classes before and after, and the new one beside training on all ten."""
     rows = []
-    for name, words in {"new-class/mnist": "MNIST", "new-class/fashion-mnist": "Fashion-MNIST"}.items():
-        arms = _arms(results, name, f"{name}/hyperspherical")
+    lines = {
+        "MNIST": ("new-class/mnist", "new-class/mnist/hyperspherical"),
+        "Fashion-MNIST": ("new-class/fashion-mnist", "new-class/fashion-mnist/hyperspherical"),
+    }
+    for words, names in lines.items():
+        arms = _arms(results, *names)
         for arm, how in ADDED.items():
             rule = arm.partition("/")[0]
             before, own, full = arms[f"{rule}/before"], arms[arm], arms[f"{rule}/full"]
@@ -530,7 +534,7 @@ def new_class_steps(results: Results) -> str:
         "hyperspherical/full": "`hyperspherical`, all classes at once",
         "backprop/full": "backprop, all classes at once",
     }
-    arms = _arms(results, *(f"new-class/cifar-100/{rule}" for rule in ("hyperspherical", "backprop")))
+    arms = _arms(results, "new-class/cifar-100", "new-class/cifar-100/hyperspherical")
     parts = ("old", "new", "all")
     rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
     return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)
