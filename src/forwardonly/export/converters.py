@@ -105,7 +105,7 @@ def _name_batch(graph: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A context without the converters' remarks on optional packages and their deprecation warnings."""
+    """A context without the converters' remarks on optional packages, and without warnings of what is in their code."""
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -114,6 +114,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
