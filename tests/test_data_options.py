@@ -201,7 +201,7 @@ def test_what_cannot_come_out_well_is_said_before(train, test, options, sentence
     ],
 )
 def test_what_did_not_come_out_well_is_said_after(accuracy, blocks, readout, sentences):
-    found = cautions.after({"test_accuracy": accuracy, "block_accuracy": blocks}, images([0, 1, 1, 2]), readout)
+    found = cautions.after({"test_accuracy": accuracy, "block_accuracy": blocks}, images([0, 1, 1, 2]), readout, "luck")
     assert len(found) == len(sentences)
     assert all(sentence in text for sentence, text in zip(sentences, found, strict=True))
 
