@@ -106,15 +106,15 @@ def test_twenty_steps_are_those_of_the_library(rule, body, options, tmp_path):
 def test_a_network_predicts_the_same(rule, body, tmp_path):
     net = network(rule, body)
     (path,) = export_network(net, tmp_path, format="executorch", batch_size=3)
+    assert net.training and net.prepare.channels_last == (body != "mlp")  # as it was
+    net.eval()
     images = images_of(net.shape).images[:3]
     scores, blocks = run_program(path, images)
-    with net.evaluating():
-        torch.testing.assert_close(scores, net(images).detach(), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(blocks, net.scores(images).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores, net(images).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(blocks, net.scores(images).detach(), rtol=1e-4, atol=1e-4)
     assert {name: run_program(path, method=name) for name in input_about(net)} == {
         name: [text] for name, text in input_about(net).items()
     }
-    assert net.training and net.prepare.channels_last == (body != "mlp")  # as it was
     assert {each.name for each in tmp_path.iterdir()} == {"model.pte"}
 
 
@@ -161,10 +161,10 @@ def test_the_command_writes_a_training_step_that_learns(trained_run, tmp_path, d
     state = safetensors.torch.load_file(tmp_path / "state.safetensors")
     program = executorch_program((tmp_path / "training-step.pte").read_bytes())
     learn, seen = program.load_method("forward"), []
-    for start in range(0, 32 * 20, 32):
-        images, labels = digits.train.images[start : start + 32], digits.train.labels[start : start + 32]
-        given = {"images": images, "labels": labels, "learning_rate": torch.tensor(0.005), **state}
+    for _ in range(20):  # on one batch, whose losses then must fall
+        given = {"images": digits.train.images[:32], "labels": digits.train.labels[:32], **state}
+        given["learning_rate"] = torch.tensor(1e-3)
         losses, *following = learn.execute([given[each["name"]] for each in interface["inputs"]])
         state = dict(zip(interface["state"], following, strict=True))
         seen.append(losses)
-    assert torch.stack(seen[-5:]).mean() < torch.stack(seen[:5]).mean()
+    assert (seen[-1] < seen[0]).all()

@@ -63,6 +63,7 @@ def to_executorch(program: ExportedProgram, about: About, *, xnnpack: bool) -> b
         ValueError: a package is missing, the converter refuses the program, or the runtime cannot run it.
     """
     with _quiet():
+        warnings.simplefilter("ignore", UserWarning)  # XNNPACK's passes look at the .grad of tensors that have none
         try:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
@@ -114,7 +115,6 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
