@@ -177,6 +177,39 @@ def run(trained_run, tmp_path):
     return shutil.copytree(trained_run, tmp_path / "run")
 
 
+@pytest.mark.parametrize("body", [fo.bodies.MLP(hidden=(64, 64)), fo.bodies.CNN(width=0.25)], ids=["mlp", "cnn"])
+def test_int8_weights_are_off_by_half_a_step_at_most_and_take_a_quarter_of_the_bytes(body, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    net = fo.build(body, (1, 8, 8), rule=fo.rules.Projection(classes=10)).eval()
+    images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    net.prepare.fit(images)
+    (whole,) = export_network(net, tmp_path / "whole", format="onnx")
+    (small,) = export_network(net, tmp_path / "small", format="onnx", precision="int8")
+    kept = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(small).graph.initializer}
+    weights = {name: tensor.numpy() for name, tensor in net.state_dict().items() if tensor.ndim > 1}
+    for name, values in weights.items():
+        if f"network.{name}.int8" in kept:
+            scale = kept[f"network.{name}.scale"].reshape(-1, *(1,) * (values.ndim - 1))
+            assert np.abs(kept[f"network.{name}.int8"] * scale - values).max() <= scale.max() * 0.501
+    assert sum(f"network.{name}.int8" in kept for name in weights) >= 4
+    saved = whole.stat().st_size - small.stat().st_size
+    assert saved > 0.65 * sum(values.nbytes for values in weights.values())  # three of four bytes, less the scales
+    given = onnxruntime.InferenceSession(str(small)).run(["scores"], {"images": images.numpy()})[0]
+    expected = net(images).detach().numpy()
+    np.testing.assert_allclose(given, expected, atol=0.05 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="precision 'int8' is for onnx"):
+        export_network(net, tmp_path / "other", format="torch-export", precision="int8")
+
+
+def test_the_command_writes_int8_weights_and_says_where_it_cannot(run, tmp_path, capsys):
+    words = ["export", str(run), "--format", "onnx", "--precision", "int8", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert "test images get the same class from onnxruntime" in capsys.readouterr().err
+    assert cli.main([*words, "--what", "training-step"]) == 2
+    assert "--precision is for a network with --format onnx" in capsys.readouterr().err
+
+
 class Attention(torch.nn.Module):
     """Attention with a bias for each pair of tokens, its heads joined by a view or a copy as their layout has it."""
 

@@ -63,7 +63,7 @@ class Export(OnData):
     weight_decay: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
     """Weight decay of the training step; by default the run's."""
     precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
-    """Numbers of a step in C: float32, or int8 weights and signals, which learn by plain sgd, one example a step."""
+    """Weights of a network in ONNX; all numbers of a step in C, whose int8 takes one example a step, by plain sgd."""
     spare_classes: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Room in C for classes that the device adds, by statistics of the training images of the run or of --data."""
     check: Annotated[bool, UNSET] = True
@@ -83,8 +83,13 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     Raises:
         ValueError: no such run, options that it cannot have, or an exported network with other predictions.
     """
-    if chosen.precision is not None and chosen.format != "c":
-        raise ValueError("--precision is for --format c: other formats hold float32.")
+    if chosen.precision is not None and (chosen.format, chosen.what) not in (
+        ("c", "training-step"),
+        ("onnx", "prediction"),
+    ):
+        raise ValueError(
+            "--precision is for a network with --format onnx, or a training step with --format c: others hold float32."
+        )
     for name in OF_A_STEP:
         taken = chosen.what == "training-step" or (name == "batch_size" and chosen.format == "executorch")
         if getattr(chosen, name) is not None and not taken:
@@ -101,7 +106,9 @@ def run(chosen: Export, screen: Screen) -> dict[str, Any]:
     elif chosen.what == "training-step":
         files = export_training_step(saved_run.network, _step(chosen, saved_run), out, format=chosen.format)
     else:
-        files = export_network(saved_run.network, out, format=chosen.format, batch_size=chosen.batch_size)
+        precision: Precision = chosen.precision or "float32"
+        network, batch = saved_run.network, chosen.batch_size
+        files = export_network(network, out, format=chosen.format, batch_size=batch, precision=precision)
     result = {
         "run": str(chosen.run),
         "format": chosen.format,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -46,10 +47,44 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
     assert converted is not None
     model = converted.model_proto
     _name_batch(model.graph)
+    for of in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del of.metadata_props[:]  # where in our code it comes from, in as many bytes as small weights have
     for key, value in about.items():
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
     return content
+
+
+def with_int8_weights(content: bytes) -> bytes:
+    """An ONNX file whose weights of at least two axes are int8, each times a scale for its index on the first axis.
+
+    The scale is the largest magnitude there over 127, so that a weight is off by at most half of it. On the first axis
+    of PyTorch's weights are the units of a layer, the channels of a convolution, and the classes of prototypes.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(content)
+    graph, added = model.graph, []
+    for tensor in list(graph.initializer):
+        weights = numpy_helper.to_array(tensor)
+        if weights.dtype != np.float32 or weights.ndim < 2:
+            continue
+        others = tuple(range(1, weights.ndim))
+        scale = np.abs(weights).max(others) / 127
+        scale[scale == 0] = 1
+        rounded = np.rint(weights / scale.reshape(-1, *(1 for _ in others))).astype(np.int8)
+        names = [f"{tensor.name}.int8", f"{tensor.name}.scale"]
+        graph.initializer.remove(tensor)
+        graph.initializer.extend(
+            numpy_helper.from_array(of, name) for of, name in zip((rounded, scale), names, strict=True)
+        )
+        added.append(helper.make_node("DequantizeLinear", names, [tensor.name], axis=0))
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    whole: bytes = model.SerializeToString()
+    return whole
 
 
 def to_executorch(program: ExportedProgram, about: About, *, xnnpack: bool) -> bytes:
