@@ -372,6 +372,26 @@ def tune_image(results: Results) -> str:
     return table(["", "CIFAR-10, test %", "CIFAR-100, probed, %", "GiB", "seconds"], rows)
 
 
+PUBLISHED_TRANSFER = "65.96"  # Hyperspherical Forward-Forward, arXiv 2605.00082
+TRANSFERRED = {
+    "ridge": "linear probe, ridge",
+    "logistic": "linear probe, logistic",
+    "hyperspherical": "`hyperspherical`, two blocks",
+    "backprop": "backprop through the same blocks",
+}
+
+
+def transfer(results: Results) -> str:
+    """What is learned on the features of a frozen network."""
+    sets = [results.timing(f"transfer/{name}")["arms"] for name in ("tiny-imagenet", "cifar-100")]
+    rows = [["published, no backbone named", PUBLISHED_TRANSFER, "", "", ""]]
+    for arm, words in TRANSFERRED.items():
+        accuracies = [_spread([100 * share for share in own[arm]["accuracy"]], 2) for own in sets]
+        first = sets[0][arm]
+        rows.append([words, *accuracies, _gib(first), f"{statistics.median(first['seconds']):.0f}"])
+    return table(["", "Tiny-ImageNet, test %", "CIFAR-100, test %", "GiB", "seconds"], rows)
+
+
 def large_model(results: Results) -> str:
     """A sentence on a step of a model larger than its memory."""
     line = results.timing("large-model/llama")
@@ -511,6 +531,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "tune-text": tune_text,
     "tune-memory": tune_memory,
     "tune-image": tune_image,
+    "transfer": transfer,
     "large-model": large_model,
     "new-class": new_class,
     "new-class-steps": new_class_steps,
