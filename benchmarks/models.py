@@ -2,7 +2,7 @@
 
     python benchmarks/models.py OUT.jsonl            every model, each in a process of its own; goes on where it stopped
     python benchmarks/models.py OUT.jsonl NAME...    these alone
-    python benchmarks/models.py --table OUT.jsonl    the table
+    python benchmarks/models.py --summary OUT.jsonl  all lines as one, for record.py
 
 Of each model: blocks, the share of the largest one, equal evaluation (checked by `localize`, again after loading), the
 gradients that each loss reaches, bytes saved for backward beside backprop's, ten steps by three rules, saving and
@@ -11,6 +11,7 @@ loading, ONNX, and whether its blocks can be called alone. Random weights; 64 pi
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,6 @@ from forwardonly.network.signal import tensors_in
 RULES = ("projection", "hyperspherical", "best")
 STEPS, BATCH, CLASSES = 10, 20, 4
 CANDIDATES, TRIED = 6, 3  # models of a family whose sizes are looked at, and that are cut
-LIMIT = 900  # seconds for one model
 
 
 def declare_torchvision_operators():
@@ -318,63 +318,54 @@ def lowering(network, inputs):
     return [int(fell.sum()), len(fell)]
 
 
-def table(lines):
-    """The lines as a table in Markdown, under a sentence that counts those that are right in everything."""
-    rows = [
-        "| model | blocks | largest % | saved / backprop | learn under | comes back | ONNX differs by | blocks alone |"
-    ]
-    rows.append("|---" * 8 + "|")
-    right = 0
-    for line in lines:
-        if "failed" in line:
-            rows.append(f"| {line['model']} | {line['failed']} | | | | | | |")
-            continue
-        onnx = line["onnx"]
-        fell = {rule: f"{rule} {one} of {every}" for rule, (one, every) in line["lowered"].items()}
-        whole = all(one == every for one, every in line["lowered"].values())
-        close = isinstance(onnx, float) and onnx <= 1e-4
-        right += whole and close and line["leaks"] == 0 and line["saved_and_loaded"] and line["largest"] <= 0.5
-        shown = [line["model"], line["blocks"], f"{100 * line['largest']:.0f}", f"{line['saved']:.2f}"]
-        shown += [", ".join(fell.values()), "yes" if line["saved_and_loaded"] else "no"]
-        shown.append(f"{onnx:.0e}" if isinstance(onnx, float) else onnx)
-        shown.append(line.get("alone", ""))
-        rows.append("| " + " | ".join(map(str, shown)) + " |")
-    saved = sorted(line["saved"] for line in lines if "saved" in line)
-    head = f"{right} of {len(lines)} models right in everything"
-    return "\n".join(
-        [f"{head}; median of saved bytes {saved[len(saved) // 2]:.2f}." if saved else f"{head}.", "", *rows]
-    )
+def summary(lines):
+    """What record.py takes: a line of all models, without the names of their walls."""
+    import timm
+    import transformers
+
+    arms = {line["model"]: {name: line[name] for name in line if name not in ("model", "walls")} for line in lines}
+    saved = [arm["saved"] for arm in arms.values() if "saved" in arm]
+    return {
+        "kind": "models",
+        "command": "python benchmarks/models.py OUT.jsonl",
+        "machine": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        "options": {"rules": RULES, "steps": STEPS, "batch": BATCH, "timm": timm.__version__}
+        | {"transformers": transformers.__version__},
+        "ratios": {"saved": statistics.median(saved)},
+        "arms": arms,
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--limit", type=int, default=900, help="seconds for one model")
+    parser.add_argument("--summary", action="store_true")
     parser.add_argument("--one", action="store_true")
     given = parser.parse_args()
-    if given.table:
-        print(table([json.loads(text) for text in given.out.read_text().splitlines()]))
-        return
     library = declare_torchvision_operators()
+    if given.summary:
+        print(json.dumps(summary([json.loads(text) for text in given.out.read_text().splitlines()])))
+        return
     if given.one:
         print(json.dumps(examined(given.names[0])))
         return
-    del library
     done = {json.loads(text)["model"] for text in given.out.read_text().splitlines()} if given.out.exists() else set()
     wanted = [[name] for name in given.names] or [*timm_models().values(), *([name] for name in hugging_face_models())]
     for names in wanted:
         if done.isdisjoint(names[:TRIED]):
-            examine_first_even(names[:TRIED], given.out)
+            examine_first_even(names[:TRIED], given.out, given.limit)
+    del library  # timm's import needed it until here
 
 
-def examine_first_even(names, out):
+def examine_first_even(names, out, limit):
     """Writes the line of the first model of a family whose largest block has at most half of the weights."""
     lines = []
     for name in names:
         command = [sys.executable, __file__, "--one", str(out), name]
         try:
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
             if ran.returncode == 0:
                 line = json.loads(ran.stdout.splitlines()[-1])
             else:
@@ -383,7 +374,8 @@ def examine_first_even(names, out):
                     "failed": (ran.stderr.strip().splitlines() or [f"exit {ran.returncode}"])[-1][:300],
                 }
         except subprocess.TimeoutExpired:
-            line = {"model": name, "failed": f"took over {LIMIT} s"}
+            lines.append({"model": name, "failed": f"took over {limit} s"})
+            break  # the others of its family have more weights
         lines.append(line)
         if line.get("largest", 1) <= 0.5:
             break

@@ -1,7 +1,9 @@
 """Accuracy after new classes are added to a trained network, by prototypes and by fine-tuning with backprop.
 
-    python benchmarks/new_class.py OUT.json --data mnist            one class from ten examples
-    python benchmarks/new_class.py OUT.json --data cifar-100        ten classes, then ten more at a time
+Prototypes are made with statistics of the old classes (`fo.summarise`), and without.
+
+    python benchmarks/new_class.py OUT.json --data mnist --rule backprop    one class from ten examples
+    python benchmarks/new_class.py OUT.json --data cifar-100                ten classes, then ten more at a time
 
 OUT.json is what `record.py --timing` takes; it is written after every network. FORWARDONLY_DATA names the folder of the
 data. Nothing was chosen by test images. How long to fine-tune, and how fast, was chosen by 5,000 held-out training
@@ -23,7 +25,7 @@ import forwardonly as fo
 from forwardonly.data import Images
 
 EXAMPLES, MEMORY = 10, 20  # of the new class; of each old class, where old data are kept
-SEED = 0
+NEW = {"mnist": (0, 3, 1, 4, 2), "fashion-mnist": (0, 3, 6, 9)}  # the classes that are added
 EPOCHS = 5
 HIDDEN = (300, 300)
 TUNING = {"plain": (20, 1e-4), "memory": (100, 1e-4)}  # steps and learning rate of fine-tuning
@@ -74,61 +76,62 @@ def right(net: fo.Network, images: Images, new: Sequence[str]) -> dict[str, floa
     return {part: 100 * float(hit[of].sum() / count[of].sum()) for part, of in chosen.items() if of.any()}
 
 
-def one_class(train: Images, test: Images, new: int, seed: int) -> dict[str, list[dict[str, float]]]:
+def one_class(train: Images, test: Images, new: int, seed: int, rule: str) -> dict[str, list[dict[str, float]]]:
     """Shares right before and after a class is added to a network of the others; one each of `DRAWS` of examples."""
     name, body = train.classes[new], fo.bodies.MLP(hidden=HIDDEN)
     order = [*(label for label in range(len(train.classes)) if label != new), new]  # the new class is the last
     train, test, last = train.of_classes(order), test.of_classes(order), len(order) - 1
     old, found = train.of_classes(range(last)), {}
-    for rule in ("hyperspherical", "backprop"):
-        net = network(train.shape, rule, last, seed, body)
-        fo.fit(net, old, epochs=EPOCHS, seed=seed)
-        found[f"{rule}/before"] = [right(net, test.of_classes(range(last)), [])]
-        for draw in range(DRAWS):
-            ten, kept = some(train, [last], EXAMPLES, draw), some(train, range(last), MEMORY, draw)
-            if rule == "hyperspherical":
-                more = copy.deepcopy(net)
+    net = network(train.shape, rule, last, seed, body)
+    fo.fit(net, old, epochs=EPOCHS, seed=seed)
+    if rule == "hyperspherical":
+        knowing = copy.deepcopy(net)
+        fo.summarise(knowing, old)
+    found[f"{rule}/before"] = [right(net, test.of_classes(range(last)), [])]
+    for draw in range(DRAWS):
+        ten, kept = some(train, [last], EXAMPLES, draw), some(train, range(last), MEMORY, draw)
+        if rule == "hyperspherical":
+            for arm, trained in {"without": net, "added": knowing}.items():
+                more = copy.deepcopy(trained)
                 fo.add_class(more, ten[0], name)
-                found.setdefault("hyperspherical/added", []).append(right(more, test, [name]))
-                continue
-            for arm, (steps, rate) in TUNING.items():
-                more = grown(net, train.classes, body, seed)
-                images, labels = ten if arm == "plain" else map(torch.cat, zip(ten, kept, strict=True))
-                tune(more, images, labels, steps, rate, draw)
-                found.setdefault(f"backprop/{arm}", []).append(right(more, test, [name]))
+                found.setdefault(f"hyperspherical/{arm}", []).append(right(more, test, [name]))
+            continue
+        for arm, (steps, rate) in TUNING.items():
+            more = grown(net, train.classes, body, seed)
+            images, labels = ten if arm == "plain" else map(torch.cat, zip(ten, kept, strict=True))
+            tune(more, images, labels, steps, rate, draw)
+            found.setdefault(f"backprop/{arm}", []).append(right(more, test, [name]))
     return found
 
 
-def whole(train: Images, seed: int) -> dict[str, fo.Network]:
-    """Networks of both rules that have learned all classes at once."""
-    nets = {}
-    for rule in ("hyperspherical", "backprop"):
-        nets[rule] = network(train.shape, rule, len(train.classes), seed, fo.bodies.MLP(hidden=HIDDEN))
-        fo.fit(nets[rule], train, epochs=EPOCHS, seed=seed)
-    return nets
+def whole(train: Images, seed: int, rule: str) -> fo.Network:
+    """A network that has learned all classes at once."""
+    net = network(train.shape, rule, len(train.classes), seed, fo.bodies.MLP(hidden=HIDDEN))
+    fo.fit(net, train, epochs=EPOCHS, seed=seed)
+    return net
 
 
-def in_steps(train: Images, test: Images, seed: int) -> Iterator[tuple[str, list[dict[str, float]]]]:
+def in_steps(train: Images, test: Images, seed: int, rule: str) -> Iterator[tuple[str, list[dict[str, float]]]]:
     """Of each arm the shares right after every step, in which ten classes of a hundred are added."""
     names, body = train.classes, fo.bodies.CNN(width=0.25)
-    first = {}
-    for rule in ("hyperspherical", "backprop"):
-        first[rule] = network(train.shape, rule, STEP, seed, body)
-        fo.fit(first[rule], train.of_classes(range(STEP)), epochs=FIRST_EPOCHS, seed=seed)
+    first = network(train.shape, rule, STEP, seed, body)
+    fo.fit(first, train.of_classes(range(STEP)), epochs=FIRST_EPOCHS, seed=seed)
+    if rule == "hyperspherical":
+        fo.summarise(first, train.of_classes(range(STEP)))
 
     def seen(net: fo.Network, upto: int) -> dict[str, float]:
         return right(net, test.of_classes(range(upto)), names[upto - STEP : upto])
 
-    for count in (EXAMPLES, 500):
-        net = copy.deepcopy(first["hyperspherical"])
+    for count in (EXAMPLES, 500) if rule == "hyperspherical" else ():
+        net = copy.deepcopy(first)
         rows = [seen(net, STEP)]
         for start in range(STEP, len(names), STEP):
             for label in range(start, start + STEP):
                 fo.add_class(net, some(train, [label], count, seed)[0], names[label])
             rows.append(seen(net, start + STEP))
         yield f"hyperspherical/added-{count}", rows
-    for arm in ("plain", "memory"):
-        net = first["backprop"]
+    for arm in ("memory", "plain") if rule == "backprop" else ():
+        net = first
         rows = [seen(net, STEP)]
         for start in range(STEP, len(names), STEP):
             net = grown(net, names[: start + STEP], body, seed)
@@ -138,10 +141,9 @@ def in_steps(train: Images, test: Images, seed: int) -> Iterator[tuple[str, list
             fo.fit(net, Images(images, labels, names[: start + STEP], train.name), epochs=STEP_EPOCHS, seed=seed)
             rows.append(seen(net, start + STEP))
         yield f"backprop/{arm}", rows
-    for rule in ("hyperspherical", "backprop"):
-        net = network(train.shape, rule, len(names), seed, body)
-        fo.fit(net, train, epochs=STEP_EPOCHS, seed=seed)
-        yield f"{rule}/full", [seen(net, len(names))]
+    net = network(train.shape, rule, len(names), seed, body)
+    fo.fit(net, train, epochs=STEP_EPOCHS, seed=seed)
+    yield f"{rule}/full", [seen(net, len(names))]
 
 
 def content(data: str, command: str, settings: dict[str, Any], rows: dict[str, list[dict[str, float]]]) -> str:
@@ -159,29 +161,38 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("out", type=Path)
     options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar-100"), default="mnist")
+    options.add_argument("--seeds", type=int, default=3, help="of networks")
+    options.add_argument("--rule", choices=("hyperspherical", "backprop"), default="hyperspherical")
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    command = f"python benchmarks/new_class.py OUT --data {chosen.data}"
+    command = f"python benchmarks/new_class.py OUT --data {chosen.data} --rule {chosen.rule} --seeds {chosen.seeds}"
     rows: dict[str, list[dict[str, float]]] = {}
     train, _, test = fo.data.load(chosen.data)
     if chosen.data == "cifar-100":
-        settings = {"body": "cnn, width 0.25", "epochs": [FIRST_EPOCHS, STEP_EPOCHS], "memory": MEMORY, "seed": SEED}
-        settings["accuracy_after_each_step"] = steps = {}
-        for arm, own in in_steps(train, test, SEED):
-            rows[arm], steps[arm] = own[-1:], [round(row["all"], 3) for row in own]
-            print(arm, own[-1], file=sys.stderr, flush=True)
-            chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
+        settings = {"body": "cnn, width 0.25", "epochs": [FIRST_EPOCHS, STEP_EPOCHS], "memory": MEMORY}
+        settings |= {"seeds": chosen.seeds, "accuracy_after_each_step": (steps := {})}
+        for seed in range(chosen.seeds):
+            for arm, own in in_steps(train, test, seed, chosen.rule):
+                rows.setdefault(arm, []).append(own[-1])
+                steps.setdefault(arm, []).append([round(row["all"], 3) for row in own])
+                print(seed, arm, own[-1], file=sys.stderr, flush=True)
+                chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
         return
     settings = {"hidden": HIDDEN, "epochs": EPOCHS, "examples": EXAMPLES, "memory": MEMORY, "draws": DRAWS}
-    settings |= {"tuning": TUNING, "seed": SEED}
-    nets = whole(train, SEED)
-    for new in (0, 3, 6, 9, 1, 4, 7, 2, 5, 8):  # in this order, in case there is no time for all
-        name = train.classes[new]
-        found = one_class(train, test, new, SEED)
-        found |= {f"{rule}/full": [right(net, test, [name])] for rule, net in nets.items()}
-        for arm, own in found.items():
-            rows.setdefault(arm, []).extend(own)
-        print(name, {arm: own[0] for arm, own in found.items()}, file=sys.stderr, flush=True)
+    settings |= {"tuning": TUNING, "seeds": chosen.seeds, "classes": NEW[chosen.data]}
+    for seed in range(chosen.seeds):
+        for new in NEW[chosen.data]:
+            name = train.classes[new]
+            found = one_class(train, test, new, seed, chosen.rule)
+            for arm, own in found.items():
+                rows.setdefault(arm, []).extend(own)
+            print(seed, name, {arm: own[0] for arm, own in found.items()}, file=sys.stderr, flush=True)
+            chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
+    for seed in range(chosen.seeds):
+        net = whole(train, seed, chosen.rule)
+        rows.setdefault(f"{chosen.rule}/full", []).extend(
+            right(net, test, [train.classes[new]]) for new in NEW[chosen.data]
+        )
         chosen.out.write_text(content(chosen.data, command, settings, rows), encoding="utf-8")
 
 

@@ -72,7 +72,7 @@ def run_line(folder: Path, at: str, chosen: argparse.Namespace) -> dict[str, Any
     training = next(config[name] for name in TRAINING if name in config)
     resolved = {
         "data": {**config["data"]},
-        "body": network["body"],
+        "body": network.get("body") or of_others(network),
         "rule": network["rule"],
         "training": {**training, "precision": result["precision"], "device": result["device"].partition(",")[0]},
         "readout": network["readout"],
@@ -116,6 +116,11 @@ def run_line(folder: Path, at: str, chosen: argparse.Namespace) -> dict[str, Any
     if chosen.note:
         line["note"] = chosen.note
     return line
+
+
+def of_others(network: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands for the body of a network that `localize` cut: how its model is built, and the number of blocks."""
+    return {"name": network["model"]["name"], **network["model"]["options"], "blocks": len(network["cuts"])}
 
 
 def reread(folder: Path, data: Mapping[str, Any], readout: Any, precision: str) -> float:

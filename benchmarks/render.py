@@ -404,6 +404,72 @@ def large_model(results: Results) -> str:
     )
 
 
+CLOSE = 1e-4  # by which ONNX's scores may differ, relative to the largest
+
+
+def _faults(arm: Line) -> list[str]:
+    """What is not right of a model that was cut, in words."""
+    if "failed" in arm:
+        return [arm["failed"]]
+    onnx = arm["onnx"]
+    found = [
+        (arm["leaks"], f"{arm['leaks']} losses reach another block"),
+        (arm["largest"] > 0.5, "more than half of the weights in one block"),
+        (not arm["saved_and_loaded"], "does not come back from its folder"),
+        (not isinstance(onnx, float), "no ONNX"),
+        (isinstance(onnx, float) and onnx > CLOSE, "ONNX differs"),
+        *(
+            (fell < blocks, f"{rule} lowers the loss of {fell} of {blocks} blocks")
+            for rule, (fell, blocks) in arm["lowered"].items()
+        ),
+    ]
+    return [says for wrong, says in found if wrong]
+
+
+def models(kind: str) -> Callable[[Results], str]:
+    """A table of other people's models of one library."""
+
+    def shown(results: Results) -> str:
+        rows = []
+        for name, arm in _models(results, kind).items():
+            sizes = (
+                [
+                    f"{arm['weights'] / 1e6:.2f}",
+                    str(arm["blocks"]),
+                    f"{100 * arm['largest']:.0f}",
+                    f"{arm['saved']:.2f}",
+                ]
+                if "blocks" in arm
+                else [""] * 4
+            )
+            alone = "yes" if arm.get("alone") == "yes" else "" if "failed" in arm else "no"
+            rows.append([f"`{name}`", *sizes, alone, "; ".join(_faults(arm))])
+        head = ["model", "weights, millions", "blocks", "largest, % of the weights", "bytes saved / backprop"]
+        return table([*head, "blocks can be called alone", "not right"], rows)
+
+    return shown
+
+
+def models_counted(results: Results) -> str:
+    """A sentence for each library on how many of its models are right in everything."""
+    said = []
+    for kind, name in (("timm", "of timm's modules"), ("transformers", "families of Hugging Face")):
+        arms = list(_models(results, kind).values())
+        right = sum(not _faults(arm) for arm in arms)
+        saved = statistics.median(arm["saved"] for arm in arms if "saved" in arm)
+        alone = sum(arm.get("alone") == "yes" for arm in arms)
+        said.append(
+            f"- **{right} of {len(arms)} {name}** are right in everything. The median of the bytes saved for backward "
+            f"is {saved:.2f} of backprop's, and the blocks of {alone} can be called alone.\n"
+        )
+    return "".join(said)
+
+
+def _models(results: Results, kind: str) -> Line:
+    arms = results.timing("models/walk")["arms"]
+    return {name.partition(":")[2]: arm for name, arm in sorted(arms.items()) if name.startswith(f"{kind}:")}
+
+
 def _spread(values: Sequence[float], places: int) -> str:
     """The mean, and the deviation of several."""
     mean = f"{statistics.mean(values):.{places}f}"
@@ -448,7 +514,8 @@ def device_accuracy(results: Results) -> str:
 
 
 ADDED = {
-    "hyperspherical/added": "`fo.add_class`, ten examples",
+    "hyperspherical/added": "`fo.add_class`, with statistics",
+    "hyperspherical/without": "`fo.add_class`, without",
     "backprop/plain": "backprop, fine-tuned on the ten",
     "backprop/memory": "backprop, also on 20 of each old class",
 }
@@ -457,8 +524,12 @@ ADDED = {
 def new_class(results: Results) -> str:
     """One class added to nine: old classes before and after, and the new one beside training on all ten."""
     rows = []
-    for name, words in {"new-class/mnist": "MNIST", "new-class/fashion-mnist": "Fashion-MNIST"}.items():
-        arms = results.timing(name)["arms"]
+    lines = {
+        "MNIST": ("new-class/mnist", "new-class/mnist/hyperspherical"),
+        "Fashion-MNIST": ("new-class/fashion-mnist", "new-class/fashion-mnist/hyperspherical"),
+    }
+    for words, names in lines.items():
+        arms = _arms(results, *names)
         for arm, how in ADDED.items():
             rule = arm.partition("/")[0]
             before, own, full = arms[f"{rule}/before"], arms[arm], arms[f"{rule}/full"]
@@ -466,6 +537,11 @@ def new_class(results: Results) -> str:
             rows.append([f"{words}, {how}", *(f"{value:.1f}" for value in cells)])
     head = ["test %", "old classes before", "after", "trained on all", "new class", "trained on all"]
     return table(head, rows)
+
+
+def _arms(results: Results, *names: str) -> dict[str, Any]:
+    """The arms of several lines; the last that has one counts."""
+    return {arm: own for name in names for arm, own in results.timing(name)["arms"].items()}
 
 
 def new_class_steps(results: Results) -> str:
@@ -478,7 +554,7 @@ def new_class_steps(results: Results) -> str:
         "hyperspherical/full": "`hyperspherical`, all classes at once",
         "backprop/full": "backprop, all classes at once",
     }
-    arms = results.timing("new-class/cifar-100")["arms"]
+    arms = _arms(results, "new-class/cifar-100", "new-class/cifar-100/hyperspherical")
     parts = ("old", "new", "all")
     rows = [[how, *(f"{arms[arm][part]:.1f}" for part in parts)] for arm, how in names.items() if arm in arms]
     return table(["test % after the last step", "first 90 classes", "last 10", "all"], rows)
@@ -532,6 +608,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "tune-memory": tune_memory,
     "tune-image": tune_image,
     "transfer": transfer,
+    "models": models_counted,
+    "models-timm": models("timm"),
+    "models-hugging-face": models("transformers"),
     "large-model": large_model,
     "new-class": new_class,
     "new-class-steps": new_class_steps,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnxruntime
@@ -176,6 +177,31 @@ def run(trained_run, tmp_path):
     return shutil.copytree(trained_run, tmp_path / "run")
 
 
+class Attention(torch.nn.Module):
+    """Attention with a bias for each pair of tokens, its heads joined by a view or a copy as their layout has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.join = torch.nn.Linear(12, 36), torch.nn.Linear(12, 12)
+        self.bias = torch.nn.Parameter(torch.randn(3, 5, 5))
+
+    def forward(self, tokens):
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
+        seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias[None])
+        return tokens + self.join(seen.transpose(1, 2).reshape(tokens.shape))
+
+
+def test_attention_with_a_bias_has_onnx_of_any_batch(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Attention(), Attention())
+    tokens = torch.randn(4, 5, 12)
+    net = fo.localize(model, fo.rules.Projection(classes=3), (tokens[:2],)).eval()
+    (path,) = export_network(net, tmp_path, format="onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    (scores, *_) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
+    np.testing.assert_allclose(scores, net((tokens,)).detach().numpy(), atol=1e-5)
+
+
 def test_the_command_writes_onnx_and_checks_it_on_the_test_set(run, capsys, digits):
     capsys.readouterr()
     assert cli.main(["export", str(run), "--json"]) == 0
@@ -236,6 +262,22 @@ def test_mistakes(run, capsys, words, says):
     assert cli.main(["export", str(run), *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--what", "training-step", "--no-check"]])
+def test_a_missing_converter_is_named_before_anything_is_written(run, capsys, monkeypatch, words):
+    for name in ("exir", "backends.xnnpack.partition.xnnpack_partitioner"):
+        monkeypatch.setitem(sys.modules, f"executorch.{name}", None)
+    capsys.readouterr()
+    assert cli.main(["export", str(run), "--format", "executorch", *words]) == 2
+    err = capsys.readouterr().err
+    assert "pip install 'forward-only[executorch]'" in err and err.count("\n") == 1
+    assert not (run / "export").exists()
+
+
+def test_only_a_network_for_executorch_has_a_batch_size(tmp_path):
+    with pytest.raises(ValueError, match="batch_size is for executorch"):
+        export_network(network("projection"), tmp_path, format="onnx", batch_size=2)
 
 
 def test_what_cannot_be_a_plain_graph_is_refused():

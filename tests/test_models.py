@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 import forwardonly as fo
 from forwardonly import cli
+from forwardonly.network.models import load_weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,6 +88,31 @@ def pictures(tmp_path):
     return path
 
 
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """The Hugging Face hub cannot be reached, and nothing of it is kept but what a test puts into this folder."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_model_of_the_hub_is_built_from_what_is_kept_of_it(walk, offline):
+    import transformers
+
+    kept = offline / "models--somebody--small"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    torch.manual_seed(5)
+    config = transformers.BertConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+    model = transformers.BertModel(config).eval()
+    model.save_pretrained(kept / "snapshots" / ("0" * 40))
+    words = torch.randint(3, 200, (2, 6))
+    network = fo.localize("hf:somebody/small", fo.rules.Projection(classes=2), words, blocks=3, keep_head=True)
+    given = fo.unlocalize(network).eval()(words).last_hidden_state
+    assert torch.equal(given, model(words).last_hidden_state)
+
+
 def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
     import timm
 
@@ -120,13 +146,27 @@ def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
             ["--model", "timm:resnet10t", "--weights", "none.safetensors"],
             "There is no file of weights none.safetensors",
         ),
-        (["--model", "timm:resnet10t", "--blocks", "99"], "can be cut into 1 to"),
+        (["--model", "timm:resnet10t", "--weights", "random", "--blocks", "99"], "can be cut into 1 to"),
+        (["--model", "timm:resnet10t"], "There are no pretrained weights of timm:resnet10t to be had: "),
+        (["--model", "hf:somebody/model"], "somebody/model is no folder here, and cannot be fetched from the Hugging"),
     ],
 )
-def test_a_tuning_that_cannot_be_is_one_sentence(walk, pictures, more, sentence, capsys):
+def test_a_tuning_that_cannot_be_is_one_sentence(walk, pictures, more, sentence, capsys, offline):
     assert cli.main(["tune", "--data", str(pictures), *more]) == 2
     said = capsys.readouterr().err
     assert sentence in said and "Traceback" not in said
+
+
+def test_colour_weights_read_grey_pictures_by_the_sum_over_colours(walk, tmp_path):
+    import timm
+
+    torch.manual_seed(4)
+    colour = timm.create_model("resnet10t", num_classes=0).eval()
+    save_file(colour.state_dict(), tmp_path / "colour.safetensors")
+    grey = timm.create_model("resnet10t", num_classes=0, in_chans=1).eval()
+    load_weights(grey, tmp_path / "colour.safetensors")
+    pixels = torch.rand(2, 1, 32, 32)
+    assert torch.allclose(grey(pixels), colour(pixels.expand(-1, 3, -1, -1)), atol=1e-5)
 
 
 def test_weights_of_another_model_are_named(walk, pictures, tmp_path, capsys):

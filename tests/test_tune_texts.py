@@ -206,7 +206,8 @@ def test_a_run_of_images_is_tuned_again_with_its_own_statistics(walk, tmp_path):
     np.savez(tmp_path / "first.npz", x=drawn, y=np.arange(40) % 2)
     np.savez(tmp_path / "second.npz", x=drawn // 2, y=np.arange(40) % 2)
     words = ["tune", "--precision", "fp32", "--epochs", "1", "--batch-size", "8", "--blocks", "2"]
-    first = [*words, "--model", "timm:resnet10t", "--data", str(tmp_path / "first.npz"), "--out", str(tmp_path / "one")]
+    first = [*words, "--model", "timm:resnet10t", "--weights", "random", "--data", str(tmp_path / "first.npz")]
+    first += ["--out", str(tmp_path / "one")]
     assert cli.main(first) == 0
     second = [*words, "--model", str(tmp_path / "one"), "--data", str(tmp_path / "second.npz")]
     assert cli.main([*second, "--out", str(tmp_path / "two")]) == 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from forwardonly.network.build import build, mlp
     from forwardonly.network.localize import localize, unlocalize
     from forwardonly.network.network import Network
-    from forwardonly.network.new_class import add_class
+    from forwardonly.network.new_class import add_class, summarise
     from forwardonly.network.readout import Readout
     from forwardonly.network.storage import load, save
     from forwardonly.system.allocator import keep_freed_memory
@@ -49,6 +49,7 @@ __all__ = [
     "probe",
     "rules",
     "save",
+    "summarise",
     "training",
     "unlocalize",
 ]
@@ -72,6 +73,7 @@ _HOMES = {
     "mlp": "network.build",
     "probe": "measure",
     "save": "network.storage",
+    "summarise": "network.new_class",
     "unlocalize": "network.localize",
 }
 """The module of each name that is no module itself. They are imported when asked for: PyTorch takes seconds to load,

@@ -3,12 +3,14 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 import gzip
+import importlib.util
 import os
 import pickle
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -440,3 +442,20 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="image_size is for folders"):
         load("digits", image_size=16)
     assert not Path("mnst").exists()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["its file", "its function"])
+def test_digits_are_those_of_scikit_learn(monkeypatch, tmp_path, kept):
+    datasets = pytest.importorskip("sklearn.datasets")
+    if not kept:  # a release that keeps the file elsewhere
+        there = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: there)
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    train, _, test = load("digits")
+    found = [
+        (*image.flatten().tolist(), int(label))
+        for part in (train, test)
+        for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    expected = np.column_stack([np.round(pixels * 255 / 16), labels]).astype(int)
+    assert sorted(found) == sorted(map(tuple, expected.tolist()))

@@ -205,4 +205,5 @@ def test_decoding_is_measured_beside_a_plain_loop(tmp_path, capsys):
     words = ["bench", "data", "--data", str(folder), "--image-size", "12", "--batch", "8", "--repeats", "7", "--json"]
     assert cli.main([*words, "--readers", "0"]) == 0
     found = capsys.readouterr().out
-    assert '"decoding_ratio"' in found and '"Pillow, DataLoader"' in found
+    assert '"decoding_ratio"' in found and '"cached_ratio"' in found and '"Pillow, DataLoader"' in found
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]  # no cache is left beside it

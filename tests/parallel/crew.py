@@ -299,7 +299,7 @@ def regroup(folder: Path) -> dict[str, Any]:
                     shared, folder, world, partial(train, folder=out, options=options, rule="cumulative"), **how
                 )
                 status = crew.wait(60)
-                # Whoever stops first takes along what it has not sent yet: another may find it gone before its own stop.
+                # Who stops first takes along what it has not sent yet, so that another may find it gone.
                 lost = ["died or hangs" in note or "lost touch" in note for note in crew.said()]
                 ends = [2 if gone else 0 if last else 3 for gone in lost]
                 assert status == ends and not (last and any(lost)) and not all(lost), (status, crew.said())

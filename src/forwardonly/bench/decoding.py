@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from forwardonly.bench.speed import Arm
-from forwardonly.data.large import stream
+from forwardonly.data.large import Folder, decoded_once, stream
 
 
 class Plain(Dataset[tuple[Tensor, int]]):
@@ -30,8 +30,11 @@ class Plain(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(np.array(cut)).permute(2, 0, 1), self.labels[index]
 
 
-def arms(folder: Path, side: int, batch: int, readers: int) -> dict[str, Arm]:
-    """One epoch of the training images in a random order: decoded by us, and by the plain loop.
+def arms(folder: Path, side: int, batch: int, readers: int, place: Path) -> dict[str, Arm]:
+    """One epoch of the training images in a random order: decoded by us, from our cache, and by the plain loop.
+
+    Args:
+        place: a folder for the cache.
 
     Raises:
         ValueError: the folder has no images, or they are grey.
@@ -44,12 +47,19 @@ def arms(folder: Path, side: int, batch: int, readers: int) -> dict[str, Arm]:
     loader = DataLoader(Plain(files, pictures.labels.tolist(), side), batch, shuffle=True, num_workers=readers)
     generator = torch.Generator().manual_seed(0)
 
-    def decoded() -> None:
-        for _ in ours.fetch(torch.randperm(len(ours), generator=generator).split(batch)):
-            pass
+    def epoch(images: Folder) -> Arm:
+        def go() -> None:
+            for _ in images.fetch(torch.randperm(len(images), generator=generator).split(batch)):
+                pass
+
+        return go
 
     def plain() -> None:
         for _ in loader:
             pass
 
-    return {"decoded": decoded, "Pillow, DataLoader": plain}
+    return {
+        "decoded": epoch(ours),
+        "from the cache": epoch(decoded_once(ours, place / "decoded.npy")),
+        "Pillow, DataLoader": plain,
+    }

@@ -23,6 +23,7 @@ from forwardonly.cli.parsing import HELP_ALL, brief, parse
 from forwardonly.cli.screen import Screen
 from forwardonly.names import nearest
 from forwardonly.system.allocator import keep_freed_memory
+from forwardonly.system.openmp import wait_briefly
 from forwardonly.version import __version__
 
 
@@ -93,6 +94,7 @@ def _dispatch(argv: list[str]) -> int:
         return OK
     if name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+    wait_briefly()  # before anything imports PyTorch
     for module in filter(None, os.environ.get(IMPORT, "").split(",")):
         try:
             importlib.import_module(module)

@@ -46,8 +46,11 @@ def _of_steps(train: Images, config: TrainingConfig) -> list[str]:
     return []
 
 
-def after(result: Mapping[str, Any], test: Images, readout: str) -> list[str]:
-    """Sentences on a result that is no better than guessing, and on a network that is worse than one of its blocks."""
+def after(result: Mapping[str, Any], test: Images, readout: str, advice: str) -> list[str]:
+    """Sentences on a result that is no better than guessing, and on a network that is worse than one of its blocks.
+
+    `advice` says what to try against the first.
+    """
     accuracy, blocks = result["test_accuracy"], result["block_accuracy"]
     said: list[str] = []
     if accuracy is None or blocks is None or not len(test):
@@ -57,7 +60,7 @@ def after(result: Mapping[str, Any], test: Images, readout: str) -> list[str]:
     if accuracy <= share:
         said.append(
             f"The test accuracy of {percent(accuracy)} is not above the share of the largest class ({largest!r}, "
-            f"{percent(share)}): guessing is as good. Try more --epochs, a convolutional --body, or --rule best."
+            f"{percent(share)}): guessing is as good. Try {advice}."
         )
     best = max(range(len(blocks)), key=blocks.__getitem__)
     if blocks[best] > accuracy + MARGIN:

@@ -104,6 +104,8 @@ class Train(Common):
     expert: ClassVar[frozenset[str]] = EXPERT
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Training options whose defaults are other than those of `TrainingConfig`."""
+    advice: ClassVar[str] = "more --epochs, a convolutional --body, or --rule best"
+    """What to try where the result is like guessing."""
 
     @classmethod
     def named(cls, argv: Sequence[str]) -> Self:
@@ -302,7 +304,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
             **asdict(config),
         )
     result = finished.result
-    for sentence in cautions.after(result, test, chosen.readout):
+    for sentence in cautions.after(result, test, chosen.readout, chosen.advice):
         note_of(result, sentence)
     if not chosen.resume:  # time to accuracy counts everything, from reading files to the test accuracy
         result["total_seconds"] = time.perf_counter() - started

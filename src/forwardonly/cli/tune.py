@@ -33,6 +33,7 @@ FIGURES = {
 Statistics = tuple[Sequence[float], Sequence[float]] | tuple[None, None]
 """Mean and deviation of the pixels, for each channel; or not known."""
 UNKNOWN = (None, None)
+PRETRAINED, RANDOM = "pretrained", "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +41,15 @@ class Model:
     """What is tuned: in a class of its own, so that the help begins with it."""
 
     model: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
-    """The model: timm:NAME, hf:FOLDER of a Hugging Face model, or the folder of another tuning."""
+    """The model: timm:NAME; hf:FOLDER, or hf:OWNER/NAME of the Hugging Face hub; or the folder of another tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(training.Train, Model):
     """Options of a tuning; `options` adds those of the rule and the training config."""
 
-    weights: Annotated[Path | None, UNSET, tyro.conf.DisallowNone] = None
-    """A safetensors file of weights that a timm model starts from; folders have their own."""
+    weights: str = PRETRAINED
+    """What a timm model starts from: pretrained weights, fetched by timm; a safetensors file; or random ones."""
     blocks: str = "auto"
     """Where blocks end: auto, a number of blocks, or a regular expression that modules' names match."""
     data: str = "digits"
@@ -67,6 +68,7 @@ class Tune(training.Train, Model):
     kinds: ClassVar[Mapping[str, Any]] = MappingProxyType({"rule": fo.rules.TABLE})
     expert: ClassVar[frozenset[str]] = training.EXPERT - {"heads_first", "body_rate", "layer_decay", "image_size"}
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({"heads_first": 0.2, "body_rate": 0.1, "epochs": 5})
+    advice: ClassVar[str] = "more --epochs, or a higher --body-rate"
 
     @classmethod
     def named(cls, argv: Sequence[str]) -> Self:
@@ -83,12 +85,14 @@ class Tune(training.Train, Model):
             return int(rule["classes"]) if rule.get("targets") == "token" else None
         return None if self._folder is None else models.vocabulary(self._folder)
 
-    @property
+    @cached_property  # it may be fetched
     def _folder(self) -> Path | None:
         """The folder of a Hugging Face model or of a run; None of a model of timm."""
         name = self.model or ""
-        path = Path(name.removeprefix("hf:")).expanduser()
-        return path if name.startswith("hf:") or (name and path.is_dir()) else None
+        if name.startswith("hf:"):
+            return models.folder_of(name.removeprefix("hf:"))
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
 
     @cached_property  # it reads a file
     def _run(self) -> dict[str, Any] | None:
@@ -153,7 +157,9 @@ class Tune(training.Train, Model):
         model = self.model if self._folder is None else f"{kind}{self._folder.resolve()}"
         other = self.other and str(Path(self.other).expanduser().resolve()) if _is_path(self.other) else self.other
         tokenizer = None if self.words is None else str(self._tokenizer.resolve())
-        weights = None if self.weights is None else str(self.weights.expanduser().resolve())
+        weights = self.weights
+        if weights not in (PRETRAINED, RANDOM):
+            weights = str(Path(weights).expanduser().resolve())
         cut = {"model": model, "weights": weights, "blocks": self.blocks}
         return {**cut, "other": other, "length": self.length, "tokenizer": tokenizer}
 
@@ -187,24 +193,26 @@ class Tune(training.Train, Model):
     def _model(self, train: fo.data.Images) -> tuple[nn.Module, dict[str, Any], Statistics]:
         """The model with its weights, how it is built again, and the statistics of the pixels that it learned from."""
         if self._folder is not None:
-            if self.weights is not None:
+            if self.weights != PRETRAINED:
                 raise ValueError(f"--weights are those of a timm model: {self._folder} has its own")
             if self._run is not None:
                 return _of_run(self._folder, self._run)
             model = models.build(f"hf:{self._folder}", {})
             return model, models.source_of(model) or {}, UNKNOWN
         name, options = self.model or "", {"num_classes": 0, "in_chans": train.shape[0]}
-        model = models.build(name, options)
         source = {"name": name, "options": options}
-        if self.weights is None:
-            return model, source, UNKNOWN
-        models.load_weights(model, self.weights)
+        if self.weights == RANDOM:
+            return models.build(name, options), source, UNKNOWN
+        if self.weights == PRETRAINED:
+            model = models.pretrained(name, options)
+        else:
+            model = models.build(name, options)
+            models.load_weights(model, Path(self.weights))
         return model, source, models.statistics(model) or UNKNOWN
 
     def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         data = saved["data"]
-        weights = None if data["weights"] is None else Path(data["weights"])
-        return {"weights": weights, **{name: data[name] for name in ("model", "blocks", "other", "length")}}
+        return {name: data[name] for name in ("model", "weights", "blocks", "other", "length")}
 
 
 def _of_run(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any], Statistics]:

@@ -195,12 +195,21 @@ def read_streamed(
         workers=workers,
     )
     if cache:
-        path = root.resolve().parent / f".{name}-{key[:16]}.npy"
-        if not _is_cache(path, (len(files), *shape)):
-            _write(path, everything)
-        pixels = torch.from_numpy(np.load(path, mmap_mode="c"))  # writable, as PyTorch wants it, but nobody writes
-        everything = everything.of(Decoded(pixels, rows, labels), rows, workers=0)
+        everything = decoded_once(everything, root.resolve().parent / f".{name}-{key[:16]}.npy")
     return split_parts(everything, found.where)
+
+
+def decoded_once(pictures: Folder, path: Path) -> Folder:
+    """The same images, read from the file `path`, into which they are decoded where it is not there.
+
+    Raises:
+        ValueError: there is no room for the file, or an image cannot be read.
+    """
+    if not _is_cache(path, (len(pictures), *pictures.shape)):
+        _write(path, pictures)
+    pixels = torch.from_numpy(np.load(path, mmap_mode="c"))  # writable, as PyTorch wants it, but nobody writes
+    numbers = torch.arange(len(pictures))
+    return pictures.of(Decoded(pixels, numbers, pictures.labels), pictures.rows, workers=0)
 
 
 def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:

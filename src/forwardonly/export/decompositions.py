@@ -49,7 +49,8 @@ def convolution_backward(
         # Batch and channels change places: (I, B, H, W) correlated with (O, B, ...) is (I, O, h, w).
         turned = F.conv2d(signal.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride)
         height, width = weight.shape[2:]
-        to_weight = turned[:, :, :height, :width].transpose(0, 1)
+        # Else autograd copies it into a tensor of the weight's layout, by an operator that ExecuTorch does not have.
+        to_weight = turned[:, :, :height, :width].transpose(0, 1).contiguous()
     if wanted[2]:
         to_bias = gradient.sum((0, 2, 3))
     return to_signal, to_weight, to_bias
@@ -96,6 +97,14 @@ def max_pool2d_backward(
     return blank.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(signal.shape)
 
 
+def var_mean(
+    signal: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Variance and mean as two operators, for ExecuTorch has none that gives both."""
+    axes = list(range(signal.dim())) if dim is None else list(dim)
+    return signal.var(axes, correction=correction, keepdim=keepdim), signal.mean(axes, keepdim=keepdim)
+
+
 def table() -> dict[Any, Callable[..., Any]]:
     """Every decomposition that the training step needs, by PyTorch's operator."""
     norms = [  # ONNX's own batch norm would use the running statistics, and learn wrong weights
@@ -112,4 +121,5 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.convolution_backward.default: convolution_backward,
         aten.avg_pool2d_backward.default: avg_pool2d_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
+        aten.var_mean.correction: var_mean,
     }

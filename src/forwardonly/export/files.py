@@ -5,9 +5,6 @@ Shapes: B batch, C classes, L blocks.
 
 import contextlib
 import json
-import logging
-import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,42 +14,58 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from forwardonly.export.step import TrainingStep, example_inputs, input_type, unchecked
+from forwardonly.export.converters import to_executorch, to_onnx, to_torch_export
+from forwardonly.export.step import TrainingStep, example_inputs, input_type, plain_copy, unchecked
+from forwardonly.names import whole_number
 from forwardonly.network.network import Network
-from forwardonly.network.storage import save, write_atomically, write_json
+from forwardonly.network.storage import save, write_atomically
 
-Format = Literal["safetensors", "torch-export", "onnx"]
-SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}
+Format = Literal["safetensors", "torch-export", "onnx", "executorch"]
+SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx", "executorch": ".pte"}
 COLOUR = {1: "L", 3: "RGB"}
 """Pillow's name of the colours of images with so many channels."""
 SCORES = ["scores", "block_scores"]
 
 
-def export_network(network: Network, folder: str | Path, *, format: Format) -> list[Path]:
+def export_network(
+    network: Network, folder: str | Path, *, format: Format, batch_size: int | None = None
+) -> list[Path]:
     """Writes a network for prediction to a folder. Returns its files.
 
     `safetensors` gives `model.safetensors` and `config.json`, which `fo.load` reads. The other formats give one file
     `model` that maps `images` (B, channels, height, width) to `scores` (B, C) and `block_scores` (L, B, C), for any B;
     of a model that `localize` cut, its own inputs by their names. Images are uint8, or float32 if the network was
     trained on features, which are then not checked for NaN. The file says so itself: `input_about` is in it, in ONNX as
-    metadata and in a torch-export as the extra file `about.json`.
+    metadata, in a torch-export as the extra file `about.json`, in an ExecuTorch program as methods that return text.
+
+    An ExecuTorch program takes `batch_size` images, by default 1, and runs on XNNPACK where that has the operators.
 
     Raises:
-        ValueError: the folder cannot be written, a package is missing, or the network has no class scores.
+        ValueError: the folder cannot be written, a package is missing, the converter refuses the network, the network
+            has no class scores, or `batch_size` is given for another format.
     """
-    folder = _made(folder)
+    if batch_size is not None and format != "executorch":
+        raise ValueError(f"A network as {format} takes any batch: batch_size is for executorch.")
     if format == "safetensors":
         save(network, folder)
-        return [folder / "config.json", folder / "model.safetensors"]
+        return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
     network.require_classes()
+    if format == "executorch":
+        network = plain_copy(network)
+        inputs, axes = (
+            example_inputs(network, whole_number("batch_size", 1 if batch_size is None else batch_size, 1)),
+            {},
+        )
+    else:
+        inputs, axes = example_inputs(network, 2), {0: Dim("batch", min=1)}
     with _evaluating(network):
-        inputs = example_inputs(network, 2)
-        batch = Dim("batch", min=1)
-        shapes = (tree_map(lambda tensor: {0: batch}, inputs),)
+        shapes = (tree_map(lambda tensor: axes, inputs),)
         program = torch.export.export(_Scores(network), (inputs,), dynamic_shapes=shapes)
-    return [_write(program, folder / f"model{SUFFIX[format]}", input_names(inputs), SCORES, input_about(network))]
+    content = _converted(format, program, input_names(inputs), SCORES, input_about(network), xnnpack=True)
+    return _write(folder, {f"model{SUFFIX[format]}": content})
 
 
 def input_names(inputs: Any) -> list[str]:
@@ -66,31 +79,56 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
     """Writes a training step to a folder. Returns its files.
 
     `training-step` is the graph and `state.safetensors` its initial state. `prediction` is a graph from `images` and
-    the state's weights, under the same names, to scores. `interface.json` lists names, types and shapes of all.
+    the state's weights, under the same names, to scores: of any number of images, in ExecuTorch of up to the step's.
+    `interface.json` lists names, types and shapes of all, in the order of the graphs' inputs and outputs.
 
     Raises:
         ValueError: the format is safetensors, which holds no graphs; the folder cannot be written; a package is
-            missing.
+            missing; the converter refuses the step.
     """
     if format == "safetensors":
-        raise ValueError("safetensors holds weights, not graphs: export a training step as onnx or torch-export.")
-    folder, suffix = _made(folder), SUFFIX[format]
+        raise ValueError(
+            "safetensors holds weights, not graphs: export a training step as onnx, executorch or torch-export."
+        )
     whole = torch.export.export(step.graph, step.examples)
     weights = {name: tensor for name, tensor in step.state.items() if name in network.state_dict()}
-    images = example_inputs(network, 2)
-    shapes = ({0: Dim("batch", min=1)}, dict.fromkeys(weights))
+    most = None
+    if format == "executorch":
+        network, most = plain_copy(network), step.batch_size
+    images = example_inputs(network, 1 if most == 1 else 2)
+    axes = {} if most == 1 else {0: Dim("batch", min=1, max=most)}
     with _evaluating(network):
-        predicting = torch.export.export(_ScoresOf(network), (images, weights), dynamic_shapes=shapes)
-    state, interface = folder / "state.safetensors", folder / "interface.json"
-    write_atomically(state, safetensors.torch.save(step.state))
-    about = input_about(network)
-    write_json(interface, {**_interface(step, list(weights)), "about": about})
-    return [
-        _write(whole, folder / f"training-step{suffix}", step.inputs, step.outputs, about),
-        _write(predicting, folder / f"prediction{suffix}", ["images", *weights], SCORES, about),
-        state,
-        interface,
-    ]
+        predicting = torch.export.export(
+            _ScoresOf(network), (images, weights), dynamic_shapes=(axes, dict.fromkeys(weights))
+        )
+    about, suffix = input_about(network), SUFFIX[format]
+    interface = {**_interface(step, list(weights)), "about": about}
+    return _write(
+        folder,
+        {
+            f"training-step{suffix}": _converted(format, whole, step.inputs, step.outputs, about),
+            f"prediction{suffix}": _converted(format, predicting, ["images", *weights], SCORES, about),
+            "state.safetensors": safetensors.torch.save(step.state),
+            "interface.json": (json.dumps(interface, indent=2) + "\n").encode(),
+        },
+    )
+
+
+def _converted(
+    format: Format,
+    program: ExportedProgram,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    about: dict[str, str],
+    *,
+    xnnpack: bool = False,
+) -> bytes:
+    """A program as the content of a file."""
+    if format == "onnx":
+        return to_onnx(program, inputs, outputs, about)
+    if format == "executorch":
+        return to_executorch(program, about, xnnpack=xnnpack)
+    return to_torch_export(program, about)
 
 
 class _Scores(nn.Module):
@@ -157,75 +195,29 @@ def _interface(step: TrainingStep, weights: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _write(
-    program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str], about: dict[str, str]
-) -> Path:
-    """Writes a program in the format of the path's suffix, with `about` in it."""
-    if path.suffix == ".pt2":
-        temporary = path.with_name(f".{path.stem}.tmp.pt2")
-        torch.export.save(program, temporary, extra_files={"about.json": json.dumps(about)})
-        temporary.replace(path)
-        return path
+def _write(folder: str | Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Writes files to a folder. Returns them."""
+    folder = Path(folder)
     try:
-        import onnxscript  # noqa: F401  # what torch.onnx needs
-    except ImportError:
-        raise ValueError("ONNX files need more packages: pip install 'forward-only[onnx]'.") from None
-    with _quiet():
-        # Its optimiser drops Adam's epsilon of 1e-8 as if it were zero, which gives 0/0 (onnxscript 0.7.2).
-        converted = torch.onnx.export(
-            program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False
-        )
-    assert converted is not None
-    model = converted.model_proto
-    _name_batch(model.graph)
-    for key, value in about.items():
-        model.metadata_props.add(key=key, value=value)
-    write_atomically(path, model.SerializeToString())
-    return path
-
-
-def _name_batch(graph: Any) -> None:
-    """Calls the free axis of an ONNX graph `batch`, which the exporter names by a symbol of its own, such as s34."""
-    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    if not symbol:  # a training step has a batch of one size
-        return
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param:
-                axis.dim_param = re.sub(rf"\b{symbol}\b", "batch", axis.dim_param)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+    except OSError as problem:
+        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
+    return [folder / name for name in contents]
 
 
 @contextlib.contextmanager
 def _evaluating(network: Network) -> Iterator[None]:
-    """A context with the network in evaluation mode on the CPU; mode and device are restored."""
+    """A context with the network in evaluation mode on the CPU; mode and device are restored.
+
+    Attention runs as plain products: the layout that a fused kernel gives would be in the graph, which has no such
+    kernel.
+    """
     training, device = network.training, network.device
     network.eval().cpu()
     try:
-        with torch.no_grad(), unchecked(network):
+        with torch.no_grad(), unchecked(network), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         network.to(device).train(training)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A context without the exporter's remarks on optional packages and its deprecation warnings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _made(folder: str | Path) -> Path:
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
-    return folder

@@ -49,6 +49,11 @@ class TrainingStep:
     state: State
     examples: tuple[Tensor, ...]
 
+    @property
+    def batch_size(self) -> int:
+        """The number of images that it learns from."""
+        return len(self.examples[self.inputs.index("labels")])
+
     def __call__(self, state: State, **given: Tensor) -> tuple[Tensor, State]:
         """The losses (L,) of one step, and the state after it."""
         everything = {**given, **state}
@@ -68,7 +73,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     """
     config = TrainingConfig.resolve(network.rule, given=options)
     batch_size = _check(network, batch_size)
-    network = copy.deepcopy(network).cpu()
+    network = plain_copy(network)
     if is_frozen(network):  # for prediction
         network.requires_grad_(True)
     network.train()
@@ -118,6 +123,13 @@ def example_inputs(network: Network, count: int) -> Any:
     inputs = network.blank(count)
     pictures = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
     return inputs.to(input_type(network)) if pictures else inputs
+
+
+def plain_copy(network: Network) -> Network:
+    """A copy on the CPU whose maps lie channel after channel: ExecuTorch's kernels do not mix memory formats."""
+    copied = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's own types
+    copied.prepare.channels_last = False
+    return copied
 
 
 @contextmanager

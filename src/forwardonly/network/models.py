@@ -5,6 +5,7 @@ Only libraries that build a model from data are known: no code of a saved file i
 
 import importlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from torch import nn
 from forwardonly.names import nearest
 
 KINDS = ("timm", "hf")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""What is fetched of a model of the hub: its config, weights and tokenizer, no code and no pickles."""
 
 
 def build(name: str, options: Mapping[str, Any]) -> nn.Module:
-    """The model of a name: "timm:NAME" with options of `timm.create_model`, or "hf:FOLDER", a folder with its files.
+    """The model of a name: "timm:NAME" with options of `timm.create_model`, or "hf:FOLDER" or "hf:OWNER/NAME".
 
     Raises:
         ValueError: the name is of neither form, there is no such model, an option does not fit, or a package is
@@ -28,14 +31,53 @@ def build(name: str, options: Mapping[str, Any]) -> nn.Module:
     """
     kind, own = parts_of(name)
     if kind == "hf" and options:
-        raise ValueError(f"{next(iter(options))!r} is no option of hf:FOLDER, whose files say what the model is.")
+        raise ValueError(f"{next(iter(options))!r} is no option of {name}, whose files say what the model is.")
     try:
-        return _timm(own, options) if kind == "timm" else _hugging_face(own)
+        return _timm(own, options) if kind == "timm" else _hugging_face(folder_of(own))
     except ValueError:
         raise
     except Exception as problem:  # a model, and the reader of its files, may raise anything
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
-        raise ValueError(f"The model {name!r} cannot be built: {reason}.") from None
+        raise ValueError(f"The model {name!r} cannot be built: {_first_line(problem)}.") from None
+
+
+def pretrained(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """As `build`, a model of timm with the weights that timm has for it, which are fetched where they are not kept yet.
+
+    Raises:
+        ValueError: there is no such model, or there are no such weights, or they cannot be fetched.
+    """
+    _, own = parts_of(name)
+    try:
+        return _timm(own, {**options, "pretrained": True})
+    except ValueError:
+        raise
+    except Exception as problem:  # of the network, or of timm
+        raise ValueError(
+            f"There are no pretrained weights of {name} to be had: {_first_line(problem)}. Give a file of weights, or "
+            "'random' to start from none."
+        ) from None
+
+
+def folder_of(own: str) -> Path:
+    """The folder of a Hugging Face model: one here, or that in which the hub's OWNER/NAME is kept once it is fetched.
+
+    Raises:
+        ValueError: there is no such folder, and the hub's model of that name cannot be fetched.
+    """
+    path = Path(own).expanduser()
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", own):
+        return path
+    hub = _imported("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(own, allow_patterns=HUB_FILES))
+    except Exception as problem:  # of the network, or of the hub
+        raise ValueError(
+            f"{own} is no folder here, and cannot be fetched from the Hugging Face hub: {_first_line(problem)}."
+        ) from None
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".: ")
 
 
 def parts_of(name: str) -> tuple[str, str]:
@@ -58,18 +100,19 @@ def _timm(name: str, options: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _hugging_face(folder: str) -> nn.Module:
+def _hugging_face(path: Path) -> nn.Module:
     transformers = _imported("transformers")
-    path = Path(folder).expanduser()
     if not (path / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json: a Hugging Face model is named by its folder.")
+        raise ValueError(
+            f"{path} has no config.json: a Hugging Face model is named by its folder, or by OWNER/NAME on the hub."
+        )
     causal = vocabulary(path) is not None
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     model: nn.Module
     model, about = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
     if causal and (missing := sorted(about["missing_keys"])):
         raise ValueError(
-            f"The weights in {folder} do not fit its config.json: {missing[0]!r} is missing, so it would be random."
+            f"The weights in {path} do not fit its config.json: {missing[0]!r} is missing, so it would be random."
         )
     return model.to(torch.float32)  # files have bfloat16, mostly; a block learns in float32
 
@@ -126,7 +169,8 @@ def statistics(model: nn.Module) -> tuple[Sequence[float], Sequence[float]] | No
 def load_weights(model: nn.Module, file: Path) -> None:
     """Loads a safetensors file of weights into a model.
 
-    A classifier's weights that the model does not have, or has for other classes, are left out.
+    A classifier's weights that the model does not have, or has for other classes, are left out. A first convolution of
+    colours is summed over them where the model takes grey pictures.
 
     Raises:
         ValueError: the file cannot be read, or another weight is missing or of another shape.
@@ -140,6 +184,9 @@ def load_weights(model: nn.Module, file: Path) -> None:
             f"{file} is no safetensors file ({problem}): write a state dict as one by safetensors.torch.save_file."
         ) from None
     own = model.state_dict()
+    first, *_ = (*dict(model.named_parameters()), "")
+    if first in given and given[first].dim() == 4 and own[first].shape[1] == 1:
+        given[first] = given[first].sum(1, keepdim=True)
     head = set(list(dict(model.named_parameters()))[-2:])  # a classifier is the last layer, of any number of classes
     fits = {name: weight for name, weight in given.items() if name in own and own[name].shape == weight.shape}
     for name, weight in own.items():

@@ -4,7 +4,7 @@ Each block classifies on the unit sphere: normalised features are compared with 
 prototypes serve as negatives, so training and prediction take one pass. Given: unit features and prototypes, several
 prototypes a class combined by log-sum-exp, a smooth margin loss, and an auxiliary convolution before the sphere for
 feature maps. Reconstruction: the equations below, the strided 3x3 convolution and its pooling. Ours: the defaults,
-tuned on a validation split, and how a class is added from a few examples.
+tuned on a validation split, and how a class is added from a few examples (`new_prototype.py`).
 
 Shapes: B batch, C classes, D features, Q prototypes a class, P = C Q prototypes in all.
 """
@@ -21,13 +21,19 @@ from forwardonly.ops.norms import mean_square
 from forwardonly.ops.pooling import grid_pool, grid_size
 from forwardonly.ops.scores import scores_of
 from forwardonly.rules.base import BlockPosition, OnePassRule, unit_rms
+from forwardonly.rules.new_prototype import fitted_prototype, fitting, new_prototype
 
 
-def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float) -> Tensor:
-    """G_c = (1/tau) log mean_k exp(tau cos(u, p_ck)): (B, D), (C, Q, D) -> (B, C), between -1 and 1."""
+def class_goodness(features_BD: Tensor, prototypes_CQD: Tensor, tau: float, added: int = 0) -> Tensor:
+    """G_c = (1/tau) log mean_k exp(tau cos(u, p_ck)): (B, D), (C, Q, D) -> (B, C), between -1 and 1.
+
+    The last `added` classes have prototypes of any length: instead of the cosine, the product with the unit features.
+    """
     classes, per_class, size = prototypes_CQD.shape
     prototypes_PD = prototypes_CQD.reshape(-1, size)
     shrink_B, shrink_P = (torch.rsqrt(mean_square(vectors) + 1e-12) for vectors in (features_BD, prototypes_PD))
+    if added:
+        shrink_P = torch.cat([shrink_P[: -added * per_class], shrink_P.new_full((added * per_class,), size**0.5)])
     cosine_BP = scores_of(features_BD, prototypes_PD) * shrink_B[:, None] * (shrink_P / size)
     cosine_BCQ = cosine_BP.view(-1, classes, per_class)
     if per_class == 1:
@@ -42,40 +48,6 @@ def margin_loss(goodness_BC: Tensor, labels: Tensor, scale: float, margin: float
     """
     handicap = margin * F.one_hot(labels, goodness_BC.shape[1])
     return F.cross_entropy(scale * (goodness_BC - handicap), labels)
-
-
-SWEEPS = 10  # over the old prototypes; more change little
-SHARES, STEP, DEVIATIONS = (0.3, 4.0), 0.1, 1.2  # chosen on held-out images of MNIST and Fashion-MNIST
-
-
-def new_prototype(features_ND: Tensor, old_PD: Tensor) -> Tensor:
-    """A unit prototype (D,) of a new class from N examples' features (N, D) and the old prototypes (P, D), which stay.
-
-    It begins as the mean of the unit features. Sweeps over the old prototypes take out its part along each: what these
-    tell apart already. Then steps take out what classes have in common, the mean of the old prototypes without their
-    negative parts, which stand for the features of old classes. They end before the examples, each compared with a
-    prototype made of the others, would lose to old prototypes: their lead, less 1.2 deviations, stays positive.
-    """
-    unit_ND, old_PD = F.normalize(features_ND, dim=1), F.normalize(old_PD, dim=1)
-    sums_D = unit_ND.sum(0)
-    made_MD = torch.cat([sums_D[None], sums_D - unit_ND])  # of all, and of all but one
-    for _ in range(SWEEPS):
-        for one_D in old_PD:
-            made_MD = made_MD - torch.outer(made_MD @ one_D, one_D)
-    lowest = unit_ND.min().clamp(max=0.0)  # 0 behind a ReLU
-    common_D = F.normalize(F.normalize(old_PD.maximum(lowest), dim=1).mean(0), dim=0)
-    strongest_N = (unit_ND @ old_PD.T).amax(1)
-
-    def without(share: float) -> Tensor:
-        return F.normalize(made_MD - share * torch.outer(made_MD @ common_D, common_D), dim=1)
-
-    share, most = SHARES
-    while share < most:
-        lead_N = (without(share + STEP)[1:] * unit_ND).sum(1) - strongest_N
-        if lead_N.mean() <= DEVIATIONS * lead_N.std(correction=0):
-            break
-        share += STEP
-    return without(share)[0]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,10 +66,13 @@ class Hyperspherical(OnePassRule):
     """Channels of the auxiliary convolution on feature maps; 0 leaves it out."""
     grid: int = 2
     """Windows a side of the average pooling of feature maps."""
+    summarised: int = 0
+    """Classes of which `fo.summarise` keeps statistics. Those behind them were added with them."""
 
     training_defaults = MappingProxyType({"learning_rate": 5e-3, "weight_decay": 0.1})
     normalises = True
     readouts = frozenset({"prototypes"})
+    expert = frozenset({"summarised"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,6 +80,8 @@ class Hyperspherical(OnePassRule):
             raise ValueError("scale and tau must be positive, and prototypes_per_class at least 1.")
         if self.aux_channels < 0 or self.grid < 1:
             raise ValueError("aux_channels must be 0 or more, and grid at least 1.")
+        if not 0 <= self.summarised <= self.classes or (self.summarised and self.prototypes_per_class > 1):
+            raise ValueError("summarised is a number of classes with one prototype each: fo.summarise sets it.")
 
     @property
     def score_scale(self) -> float:
@@ -119,21 +96,39 @@ class Hyperspherical(OnePassRule):
             shape = (self.aux_channels, *(-(-side // stride) for side in shape[1:]))
         size = grid_size(shape, self.grid)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(self.classes, self.prototypes_per_class, size), dim=2))
+        if self.summarised:
+            self.summarise(torch.zeros(size, size), torch.zeros(self.summarised, size))
 
     def features(self, activation: Tensor) -> Tensor:
         """What is compared with the prototypes, (B, D)."""
         return grid_pool(self.auxiliary(activation), self.grid)
 
     def scores(self, activation: Tensor) -> Tensor:
-        return class_goodness(self.features(activation), self.prototypes, self.tau)
+        return class_goodness(self.features(activation), self.prototypes, self.tau, self.added)
+
+    @property
+    def added(self) -> int:
+        """How many of the last classes have prototypes of any length."""
+        return self.classes - self.summarised if self.summarised else 0
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         return margin_loss(self.scores(activation), labels, self.scale, self.margin)
 
+    def summarise(self, within: Tensor, means: Tensor) -> None:
+        """Keeps statistics by which classes are added: of unit features, (D, D), and of the first C classes, (C, D)."""
+        self.summarised = len(means)
+        self.register_buffer("within", within.to(self.prototypes))
+        self.register_buffer("means", means.to(self.prototypes))
+
     def new_prototypes(self, activation: Tensor) -> Tensor:
         """Prototypes (Q, D) of a new class from its examples' activation (N, ...); each is made of every Q-th one."""
-        features, old = self.features(activation).float(), self.prototypes.detach().flatten(0, 1)
-        count = self.prototypes_per_class
+        features, old = self.features(activation).float(), self.prototypes.detach()
+        if self.summarised:
+            old = old[: self.summarised, 0]
+            return fitted_prototype(features, old, fitting(old, self.get_buffer("within"), self.get_buffer("means")))[
+                None
+            ]
+        count, old = self.prototypes_per_class, old.flatten(0, 1)
         parts = [features[min(index, len(features) - 1) :: count] for index in range(count)]
         return old.norm(dim=1).mean() * torch.stack([new_prototype(part, old) for part in parts])
 

@@ -167,20 +167,7 @@ class BlockWriter:
                 f"group_scores({size.channels}, {size.pixels}, {squared}, {number(rule.scale)}, activation, scores);"
             )
         else:
-            read = "activation"
-            if block.head is not None:
-                self.use("convolution", "relu")
-                read = self.at("head")
-                lines += [
-                    f"convolution(&{self.shape_name(block.head)}, 1, {self.weight('rule.auxiliary.0.weight')}, NULL, "
-                    f"activation, {read}, NULL);",
-                    f"relu({block.head.outgoing.size}, {read});",
-                ]
-            features = read
-            if block.pooled:
-                self.use("grid_pool")
-                features = self.at("features")
-                lines.append(f"grid_pool(&grid_{self.index}, {block.features}, {read}, {features});")
+            features = self.read(lines)
             if isinstance(rule, rules.Hyperspherical):
                 self.use("class_goodness")
                 lines.append(
@@ -198,6 +185,23 @@ class BlockWriter:
             lines,
             "The class scores of one activation.",
         )
+
+    def read(self, lines: list[str]) -> str:
+        """Adds the lines that read an activation; returns where the features then are."""
+        block, read = self.block, "activation"
+        if block.head is not None:
+            self.use("convolution", "relu")
+            read = self.at("head")
+            lines += [
+                f"convolution(&{self.shape_name(block.head)}, 1, {self.weight('rule.auxiliary.0.weight')}, NULL, "
+                f"activation, {read}, NULL);",
+                f"relu({block.head.outgoing.size}, {read});",
+            ]
+        if block.pooled:
+            self.use("grid_pool")
+            lines.append(f"grid_pool(&grid_{self.index}, {block.features}, {read}, {self.at('features')});")
+            read = self.at("features")
+        return read
 
     def _learn(self) -> str:
         what = "Adds the gradient of the block's own loss to the target; the mean loss is returned."
@@ -262,7 +266,7 @@ class BlockWriter:
         if isinstance(rule, rules.Hyperspherical):
             lines += [
                 "    float to_goodness[FO_CLASSES];",
-                "    for (int c = 0; c < FO_CLASSES; c++) {",
+                "    for (int c = 0; c < CLASSES; c++) {",
                 f"        to_goodness[c] = {number(rule.scale)} * (scores[c] - (c == labels[r] ? "
                 f"{number(rule.margin)} : 0.0f));",
                 "    }",
@@ -287,7 +291,7 @@ class BlockWriter:
         if isinstance(rule, rules.Hyperspherical):
             self.use("class_goodness_gradient")
             lines += [
-                "    for (int c = 0; c < FO_CLASSES; c++) {",
+                "    for (int c = 0; c < CLASSES; c++) {",
                 f"        to_goodness[c] *= {number(rule.scale)};",
                 "    }",
                 f"    class_goodness_gradient({count}, {rule.prototypes_per_class}, {number(rule.tau)}, SHARE, "

@@ -84,7 +84,7 @@ def _sizes(plan: Plan, block: BlockPlan) -> dict[str, int]:
     if block.head is not None:
         sizes["head"] = sizes["to_head"] = block.head.outgoing.size
     if isinstance(block.rule, rules.Hyperspherical):
-        sizes["cosine"] = block.rule.classes * block.rule.prototypes_per_class
+        sizes["cosine"] = plan.classes * block.rule.prototypes_per_class
     if block.pooled:
         sizes["features"] = sizes["to_features"] = block.features
     sizes["activation"] = rows * block.outgoing.size

@@ -7,6 +7,7 @@ from forwardonly.export.c import int8
 from forwardonly.export.c.float_emit import emit_float
 from forwardonly.export.c.header import header, identity
 from forwardonly.export.c.int8_emit import emit_int8
+from forwardonly.export.c.new_class import require_spare
 from forwardonly.export.c.plan import Precision
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.text import NAME
@@ -15,7 +16,13 @@ from forwardonly.network.storage import write_atomically
 
 
 def export_c(
-    network: Network, folder: str | Path, *, batch_size: int = 1, precision: Precision = "float32", **options: Any
+    network: Network,
+    folder: str | Path,
+    *,
+    batch_size: int = 1,
+    precision: Precision = "float32",
+    spare_classes: int = 0,
+    **options: Any,
 ) -> list[Path]:
     """Writes a network and its training step as `training_step.c` and `training_step.h`. Returns both.
 
@@ -26,13 +33,16 @@ def export_c(
     Args:
         batch_size: examples whose gradients make one update.
         precision: of weights, signals and sums. int8 takes batch size 1 and plain SGD, and fewer rules and bodies.
+        spare_classes: room for so many classes that `fo_add_class` adds on the device, as `fo.add_class` does here. The
+            network needs the statistics of `fo.summarise`, which become constants; in float32.
         options: fields of `TrainingConfig`: `learning_rate`, `momentum`, `weight_decay` and `clip` count, and
             `optimiser` must be sgd.
 
     Raises:
         ValueError: a rule, a body or an option that C cannot hold, with what it can; the folder cannot be written.
     """
-    plan = make_plan(network, batch_size=batch_size, precision=precision, **options)
+    plan = make_plan(network, batch_size=batch_size, precision=precision, spare_classes=spare_classes, **options)
+    require_spare(plan)
     if precision == "int8":
         int8.check(plan)
     source = (emit_int8 if precision == "int8" else emit_float)(plan, identity(plan))

@@ -1,16 +1,27 @@
 """The C file in float32: declarations, the weights, and the functions that a program calls."""
 
 import math
-from collections.abc import Iterable, Iterator
-
-from torch import Tensor
+from collections.abc import Iterator
 
 from forwardonly import rules
 from forwardonly.export.c import parts
 from forwardonly.export.c.blocks import BlockWriter
 from forwardonly.export.c.buffers import Buffers, lay_out
+from forwardonly.export.c.new_class import definitions, new_class_text, scratch
 from forwardonly.export.c.plan import BlockPlan, Plan
-from forwardonly.export.c.text import NAME, SEED, c_name, checks, finite_input, function, number, save_text, wrapped
+from forwardonly.export.c.text import (
+    HEAD,
+    NAME,
+    SEED,
+    c_name,
+    checks,
+    finite_input,
+    function,
+    number,
+    save_text,
+    values,
+    wrapped,
+)
 
 
 def memory_table(plan: Plan) -> dict[str, int]:
@@ -22,12 +33,14 @@ def memory_table(plan: Plan) -> dict[str, int]:
     waiting = plan.group * ((4 if plan.features else 1) * math.prod(plan.network.shape) + 4) if plan.group > 1 else 0
     depth = len(plan.blocks)
     counters = 4 + 8 * depth + 4 * (plan.batch > 1) + 4 * (plan.group > 1) + 4 * plan.contrastive
+    new_class = {"a new class": 4 + 4 * scratch(plan)} if plan.spare else {}
     return {
         "weights": weights,
         "optimiser": optimiser,
         "activations of one block": activations,
         "waiting examples": waiting,
         "losses and counters": counters,
+        **new_class,
     }
 
 
@@ -35,9 +48,11 @@ def emit_float(plan: Plan, identity: bytes) -> str:
     """The text of the C file."""
     buffers = lay_out(plan)
     wanted: set[str] = set() if plan.direct and not plan.config.weight_decay else {"update"}
-    blocks = [BlockWriter(plan, buffers, block, wanted).text() for block in plan.blocks]
+    writers = [BlockWriter(plan, buffers, block, wanted) for block in plan.blocks]
+    blocks = [writer.text() for writer in writers]
     if plan.contrastive:
         wanted |= {"random", "unit_rms"}
+    new_class = [new_class_text(plan, writers)] if plan.spare else []
     functions = parts.text_of(wanted)
     pieces = [
         _declarations(plan, buffers),
@@ -47,7 +62,8 @@ def emit_float(plan: Plan, identity: bytes) -> str:
         _update(plan),
         _learn(plan),
         _predict(plan),
-        save_text(identity, ["weights"], _reset(plan)),
+        *new_class,
+        _save(plan, identity),
         _weights(plan),
     ]
     return "\n".join(pieces)
@@ -69,7 +85,7 @@ def _declarations(plan: Plan, buffers: Buffers) -> str:
         f'#include "{NAME}.h"',
         "",
         "#include <math.h>",
-        *(["#include <stdint.h>"] if plan.contrastive else []),
+        *(["#include <stdint.h>"] if plan.contrastive or plan.spare else []),
         "#include <string.h>",
         "",
         "/* The trained weights, by their names in Python. */",
@@ -104,6 +120,7 @@ def _declarations(plan: Plan, buffers: Buffers) -> str:
         f"#define TARGET {target} /* where gradients are added: {target_why} */",
         *kept,
         f"#define SHARE ({share}) /* times this */",
+        *definitions(plan),
         *([f"#define FO_SEED {SEED}u"] if plan.contrastive else []),
         "",
     ]
@@ -306,7 +323,7 @@ def _predict(plan: Plan) -> str:
         elif weight:
             inner += [
                 f"scores_{k}(memory + ACTIVATION_{k}, own);",
-                "for (int c = 0; c < FO_CLASSES; c++) {",
+                "for (int c = 0; c < CLASSES; c++) {",
                 f"    scores[c] += {share}own[c];",
                 "}",
             ]
@@ -322,8 +339,24 @@ def _predict(plan: Plan) -> str:
         ]
     else:
         lines += ["float own[FO_CLASSES];", "prepare(x, memory + SIGNAL_0);", *inner]
+    if plan.spare:
+        lines += ["for (int c = CLASSES; c < FO_CLASSES; c++) {", "    scores[c] = -INFINITY;", "}"]
     lines.append("return FO_OK;")
     return function("fo_status fo_predict(const fo_input x[FO_INPUTS], float scores[FO_CLASSES])", lines)
+
+
+def _save(plan: Plan, identity: bytes) -> str:
+    """fo_save and fo_load."""
+    if not plan.spare:
+        return save_text(identity, ["weights"], _reset(plan))
+    check = [
+        "int32_t count;",
+        f"memcpy(&count, bytes + {HEAD} + sizeof(weights), sizeof(count));",
+        "if (count < TRAINED || count > FO_CLASSES) {",
+        "    return FO_DAMAGED;",
+        "}",
+    ]
+    return save_text(identity, ["weights", "class_count"], [*_reset(plan)], check)
 
 
 def _reset(plan: Plan) -> list[str]:
@@ -347,16 +380,7 @@ def _weights(plan: Plan) -> str:
                 lines.append("        {")
                 for path in members:
                     lines.append(f"            /* blocks.{block.index}.{path} */")
-                    lines += _values(state[f"blocks.{block.index}.{path}"])
+                    lines += values(state[f"blocks.{block.index}.{path}"])
                 lines.append("        },")
         lines.append("    },")
     return "\n".join([*lines, "};", ""])
-
-
-def _values(tensor: Tensor) -> Iterator[str]:
-    numbers: Iterable[float] = tensor.detach().cpu().contiguous().flatten().tolist()
-    words = [number(each) for each in numbers]
-    for start in range(0, len(words), 8):
-        opening = "            {" if start == 0 else "             "
-        closing = "}," if start + 8 >= len(words) else ","
-        yield opening + ", ".join(words[start : start + 8]) + closing

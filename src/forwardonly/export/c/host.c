@@ -1,6 +1,7 @@
 /* Runs training_step.c on a computer: commands on standard input, answers on standard output.
  *   l LABEL(int32) EXAMPLE     fo_learn    -> status(int32)
  *   p EXAMPLE                  fo_predict  -> status(int32) SCORES(float32)
+ *   a COUNT(int32) EXAMPLES     fo_add_class -> status(int32)
  *   s                          fo_save     -> BYTES
  *   w LENGTH(int32) BYTES      fo_load     -> status(int32)
  *   r RATE(float32)            sets the learning rate
@@ -10,6 +11,7 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static fo_input example[FO_INPUTS];
 static float scores[FO_CLASSES];
@@ -41,6 +43,19 @@ int main(void)
             number = (int32_t)fo_predict(example, scores);
             answer(&number, sizeof(number));
             answer(scores, sizeof(scores));
+#if FO_SPARE_CLASSES
+        } else if (command == 'a') {
+            get(&number, sizeof(number));
+            const size_t size = (size_t)number * sizeof(example);
+            fo_input *examples = malloc(size + 1);
+            if (examples == NULL) {
+                return 1;
+            }
+            get(examples, size);
+            number = (int32_t)fo_add_class(examples, number);
+            free(examples);
+            answer(&number, sizeof(number));
+#endif
         } else if (command == 's') {
             fo_save(bytes);
             answer(bytes, FO_SAVED_BYTES);

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-STATUS = ("ok", "bad input", "bad label", "diverged", "wrong length", "other net", "damaged")
+STATUS = ("ok", "bad input", "bad label", "diverged", "wrong length", "other net", "damaged", "no room")
 """The answers of C, by their numbers."""
 CHUNK = 256  # examples that are sent before their answers are read, fewer than fill a pipe
 
@@ -40,6 +40,7 @@ class Host:
         found = dict(re.findall(r"#define (FO_\w+) (\d+)", header))
         self.inputs, self.classes = int(found["FO_INPUTS"]), int(found["FO_CLASSES"])
         self.blocks, self.saved_bytes = int(found["FO_BLOCKS"]), int(found["FO_SAVED_BYTES"])
+        self.spare = int(found["FO_SPARE_CLASSES"])
         self.type = np.float32 if "typedef float fo_input" in header else np.uint8
         self._folder = tempfile.TemporaryDirectory()
         program = Path(self._folder.name) / "host"
@@ -61,8 +62,19 @@ class Host:
             said += [self._status() for _ in some]
         return said
 
+    def add_class(self, images: np.ndarray) -> str:
+        """Adds a class from examples (B, ...); returns the answer.
+
+        Raises:
+            ValueError: the file was exported without spare classes.
+        """
+        if not self.spare:
+            raise ValueError("The C file has no room for more classes: export it with spare_classes.")
+        self._write(b"a" + np.int32(len(images)).tobytes() + b"".join(map(self._bytes, images)))
+        return self._status()
+
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """The class scores (B, C) of examples (B, ...).
+        """The class scores (B, C) of examples (B, ...); minus infinity of a class that is not there yet.
 
         Raises:
             ValueError: an example is not finite.

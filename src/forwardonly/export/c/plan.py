@@ -151,11 +151,23 @@ class Plan:
     momentum: float
     features: bool
     """Inputs are floats, not bytes."""
+    spare: int = 0
+    """Classes that there is room for besides the network's."""
     precision: Precision = "float32"
 
     @property
     def rule_name(self) -> str:
         return name_in(rules.TABLE, self.network.rule)
+
+    @property
+    def classes(self) -> int:
+        """The most classes that it can have."""
+        return self.network.classes + self.spare
+
+    @property
+    def trained(self) -> int:
+        """The first classes, which were trained and not added."""
+        return getattr(self.network.rule, "summarised", 0) or self.network.classes
 
     @property
     def contrastive(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from forwardonly import rules
 from forwardonly.bodies import Chain
@@ -22,14 +22,16 @@ RULES = ("hyperspherical", "projection", "ff", "channel-static", "backprop")
 LAYERS = "Linear, Conv2d (plain or depthwise), MaxPool2d, BatchNorm and ReLU"
 
 
-def make_plan(network: Network, *, batch_size: int, precision: Precision = "float32", **options: Any) -> Plan:
+def make_plan(
+    network: Network, *, batch_size: int, precision: Precision = "float32", spare_classes: int = 0, **options: Any
+) -> Plan:
     """The plan of a network's training step; `options` are fields of `TrainingConfig`.
 
     Raises:
         ValueError: a rule, a body, an optimiser or an option that C cannot hold, with what it can.
     """
     config = TrainingConfig.resolve(network.rule, given=options)
-    batch = whole_number("batch_size", batch_size, 1)
+    batch, spare = whole_number("batch_size", batch_size, 1), whole_number("spare_classes", spare_classes, 0)
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))} in C, not {precision!r}.")
     if config.optimiser.lower() != "sgd":
@@ -59,7 +61,7 @@ def make_plan(network: Network, *, batch_size: int, precision: Precision = "floa
     require_batch(network, batch)
     blocks, incoming = [], Map(*network.shape)
     for index, block in enumerate(network.row):
-        blocks.append(_block(index, block, incoming, len(network.row)))
+        blocks.append(_block(index, block, incoming, len(network.row), spare))
         incoming = blocks[-1].outgoing
     normed = any(stage.norm for block in blocks for stage in block.stages)
     return Plan(
@@ -71,6 +73,7 @@ def make_plan(network: Network, *, batch_size: int, precision: Precision = "floa
         momentum=MOMENTUM if config.momentum is None else config.momentum,
         features=network.prepare.input == "features",
         precision=precision,
+        spare=spare,
     )
 
 
@@ -89,7 +92,7 @@ def _check_rule(network: Network) -> None:
             raise ValueError("C holds ff with the label in the first features: train with label_placement first.")
 
 
-def _block(index: int, block: Block, incoming: Map, depth: int) -> BlockPlan:
+def _block(index: int, block: Block, incoming: Map, depth: int, spare: int) -> BlockPlan:
     """The plan of one block."""
     stages = _stages(index, block.body, incoming)
     rule, shape = block.rule, stages[-1].passed
@@ -98,7 +101,7 @@ def _block(index: int, block: Block, incoming: Map, depth: int) -> BlockPlan:
         stages=stages,
         rule=rule,
         passes="",
-        parameters={name: tuple(parameter.shape) for name, parameter in block.named_parameters()},
+        parameters={name: _shape(name, parameter, spare) for name, parameter in block.named_parameters()},
         statistics={
             name: tuple(buffer.shape)
             for name, buffer in block.named_buffers()
@@ -112,6 +115,12 @@ def _block(index: int, block: Block, incoming: Map, depth: int) -> BlockPlan:
         plan.head = _convolution(index, "rule.auxiliary.0", rule.auxiliary[0], shape)
         plan.head.relu = True
     return plan
+
+
+def _shape(name: str, parameter: Tensor, spare: int) -> tuple[int, ...]:
+    """The shape of a weight in C: prototypes have room for more classes."""
+    more = spare if name == "rule.prototypes" else 0
+    return (parameter.shape[0] + more, *parameter.shape[1:])
 
 
 def _passes(index: int, block: Block) -> str:

@@ -9,25 +9,31 @@ import torch
 from forwardonly.export.c import int8
 from forwardonly.export.c.header import content_bytes, identity
 from forwardonly.export.c.int8_arithmetic import ONE
+from forwardonly.export.c.new_class import require_spare
 from forwardonly.export.c.plan import Plan, Precision
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.text import HEAD, MAGIC
 from forwardonly.network.network import Network
+from forwardonly.network.new_class import append_class, growing
 
 
-def write_saved(network: Network, *, precision: Precision = "float32") -> bytes:
-    """The network's weights as bytes for `fo_load`.
+def write_saved(network: Network, *, precision: Precision = "float32", spare_classes: int = 0) -> bytes:
+    """The network's weights as bytes for `fo_load`; `spare_classes` as in `export_c`, less those added since.
 
     Raises:
         ValueError: a network that C cannot hold.
     """
-    plan = _plan(network, precision)
+    plan = _plan(network, precision, spare_classes)
     if precision == "int8":
         quantised = int8.quantise(plan)
         content = int8_content(plan, quantised)
     else:
         state = network.state_dict()
-        content = b"".join(state[name].detach().cpu().numpy().astype("<f4").tobytes() for name, _ in _order(plan))
+        content = b"".join(
+            state[name].detach().cpu().numpy().astype("<f4").tobytes().ljust(4 * math.prod(shape), b"\0")
+            for name, shape in _order(plan)
+        )
+        content += network.classes.to_bytes(4, "little") if plan.spare else b""
     return _head(plan, content) + content
 
 
@@ -43,15 +49,17 @@ def int8_content(plan: Plan, quantised: int8.Quantised) -> bytes:
     return biases + weights
 
 
-def read_saved(network: Network, saved: bytes, *, precision: Precision = "float32") -> None:
+def read_saved(network: Network, saved: bytes, *, precision: Precision = "float32", spare_classes: int = 0) -> None:
     """Gives a network the weights that a device saved with `fo_save`.
 
-    In int8 the network must have the weights with which it was exported: they decide what a unit of each tensor is.
+    Classes that were added on the device are added, with their indices for names; `spare_classes` is then that of
+    `export_c`. In int8 the network must have the weights with which it was exported: they decide what a unit of each
+    tensor is.
 
     Raises:
         ValueError: bytes of another length or net, or damaged ones; the network then keeps its weights.
     """
-    plan = _plan(network, precision)
+    plan = _plan(network, precision, spare_classes)
     content, wanted = saved[HEAD:], content_bytes(plan)
     if len(saved) != HEAD + wanted:
         raise ValueError(f"Saved weights of this network have {HEAD + wanted} bytes, not {len(saved)}.")
@@ -59,10 +67,24 @@ def read_saved(network: Network, saved: bytes, *, precision: Precision = "float3
         raise ValueError("The saved weights are those of another network.")
     if saved[:HEAD] != _head(plan, content):
         raise ValueError("The saved weights are damaged: their checksum is another.")
+    if plan.spare:
+        _grow(network, int.from_bytes(content[-4:], "little"), plan)
     state, read = network.state_dict(), _read_int8 if precision == "int8" else _read_float
     with torch.no_grad():
         for name, values in read(plan, content):
-            state[name].copy_(torch.from_numpy(values))
+            state[name].copy_(torch.from_numpy(values[: len(state[name])] if state[name].dim() else values))
+
+
+def _grow(network: Network, classes: int, plan: Plan) -> None:
+    """Makes room for classes that a device has added.
+
+    Raises:
+        ValueError: it has fewer than the network, or more than there is room for.
+    """
+    if not network.classes <= classes <= plan.classes:
+        raise ValueError(f"The saved weights are of {classes} classes, and the network has {network.classes}.")
+    for _ in range(classes - network.classes):
+        append_class(network, [torch.zeros_like(rule.prototypes[0]) for rule in growing(network)])
 
 
 def _read_float(plan: Plan, content: bytes) -> Iterator[tuple[str, np.ndarray]]:
@@ -85,9 +107,11 @@ def _read_int8(plan: Plan, content: bytes) -> Iterator[tuple[str, np.ndarray]]:
         yield name, values.reshape(shape).astype(np.float32)
 
 
-def _plan(network: Network, precision: Precision) -> Plan:
+def _plan(network: Network, precision: Precision, spare: int) -> Plan:
     # Neither batch size nor optimiser matter here.
-    return make_plan(network, batch_size=2, precision=precision, optimiser="sgd")
+    plan = make_plan(network, batch_size=2, precision=precision, spare_classes=spare, optimiser="sgd")
+    require_spare(plan)
+    return plan
 
 
 def _order(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:

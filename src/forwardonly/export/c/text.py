@@ -1,5 +1,9 @@
 """Pieces of C that every exported file has: names, numbers, functions, and the format of saved weights."""
 
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor
+
 from forwardonly.export.c.plan import Plan
 
 NAME = "training_step"
@@ -29,6 +33,16 @@ def function(signature: str, lines: list[str], what: str = "") -> str:
     return "\n".join([*head, signature, "{", *(wrapped(f"    {line}") for line in lines), "}", ""])
 
 
+def values(tensor: Tensor) -> Iterator[str]:
+    """The lines of an array's content, which end with a comma."""
+    numbers: Iterable[float] = tensor.detach().cpu().contiguous().flatten().tolist()
+    words = [number(each) for each in numbers]
+    for start in range(0, len(words), 8):
+        opening = "            {" if start == 0 else "             "
+        closing = "}," if start + 8 >= len(words) else ","
+        yield opening + ", ".join(words[start : start + 8]) + closing
+
+
 def wrapped(line: str, limit: int = 120) -> str:
     """A line of C broken after commas to stay within `limit` columns."""
     if len(line) <= limit:
@@ -42,8 +56,9 @@ def wrapped(line: str, limit: int = 120) -> str:
 
 def checks(plan: Plan, *, label: bool = True) -> list[str]:
     """The lines that refuse a bad example and, in learning, a bad label."""
+    most = "CLASSES" if plan.spare else "FO_CLASSES"
     lines = ["if (!finite_input(x)) {", "    return FO_BAD_INPUT;", "}"] if plan.features else []
-    return [*lines, *(["if (label < 0 || label >= FO_CLASSES) {", "    return FO_BAD_LABEL;", "}"] if label else [])]
+    return [*lines, *([f"if (label < 0 || label >= {most}) {{", "    return FO_BAD_LABEL;", "}"] if label else [])]
 
 
 def finite_input() -> str:
@@ -60,8 +75,8 @@ def finite_input() -> str:
     return "\n" + function("static int finite_input(const fo_input *x)", lines, what)
 
 
-def save_text(identity: bytes, held: list[str], reset: list[str]) -> str:
-    """fo_save and fo_load for the variables `held`; `reset` are lines that follow loading."""
+def save_text(identity: bytes, held: list[str], reset: list[str], check: Sequence[str] = ()) -> str:
+    """fo_save and fo_load for the variables `held`; `check` are lines before loading, `reset` those that follow it."""
     ident = ", ".join(f"0x{byte:02x}" for byte in MAGIC + identity)
     total = " + ".join(f"sizeof({name})" for name in held)
     at, copies, loads = f"bytes + {HEAD}", [], []
@@ -113,7 +128,7 @@ fo_status fo_load(const unsigned char *bytes, size_t length)
     if (memcmp(bytes + 12, numbers, sizeof(numbers)) != 0) {{
         return FO_DAMAGED;
     }}
-{chr(10).join([*loads, *reset])}
+{chr(10).join([*(f"    {line}" for line in check), *loads, *reset])}
     return FO_OK;
 }}
 """

@@ -3,15 +3,15 @@ static void class_goodness(int size, int per_class, float tau, const float *prot
                            float *cosine, float *goodness)
 {
     const float shrink = 1.0f / sqrtf(mean_square(size, features) + 1e-12f);
-    for (int p = 0; p < FO_CLASSES * per_class; p++) {
+    for (int p = 0; p < CLASSES * per_class; p++) {
         const float *own = prototypes + p * size;
         float product = 0.0f;
         for (int i = 0; i < size; i++) {
             product += features[i] * own[i];
         }
-        cosine[p] = product * shrink / sqrtf(mean_square(size, own) + 1e-12f) / (float)size;
+        cosine[p] = product * shrink / prototype_rms(p / per_class, size, own) / (float)size;
     }
-    for (int c = 0; c < FO_CLASSES; c++) {
+    for (int c = 0; c < CLASSES; c++) {
         const float *own = cosine + c * per_class;
         float largest = own[0], sum = 0.0f;
         for (int q = 1; q < per_class; q++) {

@@ -1,5 +1,7 @@
-"""Allocator settings: glibc keeps freed memory. Tested in a process of its own, as they apply to the whole process."""
+"""Settings of a whole process, each tested in one of its own: freed memory is kept, threads wait briefly."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -29,3 +31,18 @@ def test_buffers_that_come_and_go_cost_no_page_faults():
         if told == "False":
             pytest.skip("another C library than glibc")
         assert int(faults) < 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a matter of GNU OpenMP")
+@pytest.mark.parametrize(("own", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_of_a_command_wait_briefly_for_each_other(own, spins):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-m", "forwardonly", "data", "verify", "digits", "--data-dir", "nowhere"],
+        env={**environment, **own, "OMP_DISPLAY_ENV": "VERBOSE"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = re.findall(r"GOMP_SPINCOUNT\s*=\s*'?(\d+)", done.stderr)
+    if not said:
+        pytest.skip("another OpenMP than GNU's")
+    assert said == [spins]
