@@ -372,6 +372,27 @@ def tune_image(results: Results) -> str:
     return table(["", "CIFAR-10, test %", "CIFAR-100, probed, %", "GiB", "seconds"], rows)
 
 
+TRANSFERRED = {
+    "ridge": "linear probe, ridge",
+    "logistic": "linear probe, logistic",
+    "hyperspherical": "`hyperspherical`, two blocks",
+    "backprop": "backprop through the same blocks",
+}
+
+
+def transfer(results: Results) -> str:
+    """What is learned on the features of a frozen network."""
+    sets = [results.timing(name)["arms"] for name in ("transfer/tiny-imagenet", "transfer/cifar-100")]
+    rows = []
+    for arm, words in TRANSFERRED.items():
+        if not all(arm in own for own in sets):
+            continue
+        accuracies = [_spread([100 * share for share in own[arm]["accuracy"]], 2) for own in sets]
+        first = sets[0][arm]
+        rows.append([words, *accuracies, _gib(first), f"{statistics.median(first['seconds']):.0f}"])
+    return table(["", "Tiny-ImageNet, test %", "CIFAR-100, test %", "GiB", "seconds"], rows)
+
+
 def large_model(results: Results) -> str:
     """A sentence on a step of a model larger than its memory."""
     line = results.timing("large-model/llama")
@@ -587,6 +608,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "tune-text": tune_text,
     "tune-memory": tune_memory,
     "tune-image": tune_image,
+    "transfer": transfer,
     "models": models_counted,
     "models-timm": models("timm"),
     "models-hugging-face": models("transformers"),

@@ -1,5 +1,7 @@
 """Transfer: features of a frozen network, computed once, cached on disk, learned from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,13 @@ def test_new_classes_are_learned_on_the_front_of_a_network_trained_on_others(dig
     head = fo.mlp(train.shape, [100], rule=fo.rules.Hyperspherical(classes=4))
     run = fo.fit(head, train, test=test, epochs=20, batch_size=32, precision="fp32")
     assert run.result["test_accuracy"] > 0.9
+
+
+def test_features_are_not_augmented_as_the_images_that_they_are_of(images):
+    rule = fo.rules.Hyperspherical(classes=4)
+    known = replace(images, name="cifar-10")
+    assert fo.training.TrainingConfig.resolve(rule, known).augment is not None
+    assert fo.training.TrainingConfig.resolve(rule, extract(nn.Flatten(), known)).augment is None
 
 
 @pytest.mark.parametrize("blocks", [0, 3])

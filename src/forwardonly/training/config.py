@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from forwardonly.data import Augment, augmentation
+from forwardonly.data import Augment, Features, augmentation
 from forwardonly.data.taking import Data
 from forwardonly.names import check_options, nearest
 from forwardonly.rules import Preset, Rule, training_defaults
@@ -128,8 +128,8 @@ class TrainingConfig:
 
         Args:
             rule: its `training_defaults` are taken, without a delay under the greedy schedule.
-            data: the training images; the augmentation of their data set is taken, and a default batch is at most a
-                sixteenth of them. A stream has no number.
+            data: the training images; the augmentation of their data set is taken, unless they are features, and a
+                default batch is at most a sixteenth of them. A stream has no number.
             given: options by name. None means not given, except for options such as `clip`, which may be None.
 
         Raises:
@@ -143,7 +143,7 @@ class TrainingConfig:
             if value is not None or known[name].default is None:
                 chosen[name] = value
         own = suited(rule, chosen.get("schedule", cls.schedule))
-        if data is not None:
+        if data is not None and not isinstance(data, Features):  # which keep the name of the images that they are of
             own.update(asdict(augmentation(data.name)))
         if isinstance(data, Sized):
             own["batch_size"] = min(own.get("batch_size", cls.batch_size), max(SMALLEST, len(data) // LEAST_STEPS))
