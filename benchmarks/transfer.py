@@ -38,7 +38,7 @@ SIDE = 192
 """Pixels of a side that images are enlarged to."""
 PIXELS = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 """How pixels were standardised when the weights were trained."""
-PROBES = {"ridge": 1e-4, "logistic": 1e-3}
+PROBES = {"ridge": 1e-4, "logistic": 1e-2}
 """The linear probes, and the strength of each penalty."""
 RULES: dict[str, dict[str, Any]] = {"hyperspherical": {"scale": 32.0}, "backprop": {"label_smoothing": 0.1}}
 """The rules of the blocks, and their options."""
