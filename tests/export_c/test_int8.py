@@ -212,9 +212,9 @@ def test_what_is_not_defined_is_refused_before_anything_is_written(case, tmp_pat
 def test_the_command_refuses_int8_for_a_step_as_a_graph(trained_run, tmp_path, capsys):
     capsys.readouterr()
     out = ["--out", str(tmp_path / "o")]
-    words = ["export", str(trained_run), "--format", "onnx", "--what", "training-step", "--precision", "int8", *out]
-    assert cli.main(words) == 2
-    assert "--precision is for a network with --format onnx, or a training step with --format c" in capsys.readouterr().err
+    words = ["export", str(trained_run), "--format", "onnx", "--what", "training-step", "--precision", "int8"]
+    assert cli.main([*words, *out]) == 2
+    assert "--precision is for a network with --format onnx, or a training step with" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
