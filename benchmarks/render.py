@@ -421,7 +421,7 @@ def _faults(arm: Line) -> list[str]:
         (isinstance(onnx, float) and onnx > CLOSE, "ONNX differs"),
         *(
             (fell < blocks, f"{rule} lowers the loss of {fell} of {blocks} blocks")
-            for rule, (fell, blocks) in arm["lowered"].items()
+            for rule, (fell, blocks, _) in arm["lowered"].items()
         ),
     ]
     return [says for wrong, says in found if wrong]
