@@ -1,5 +1,8 @@
 """Where walls stand and what is read there, on models made to show one thing each."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -136,3 +139,30 @@ def test_a_model_that_passes_on_no_batch_is_refused():
 
     with pytest.raises(ValueError, match="leaves one block, trained by backprop: each block is to give a tensor"):
         walls(Folded(), (torch.randn(4, 3, 16),))
+
+
+class Dropping(nn.Module):
+    """Leaves out its middle layer in the training calls that are named, as layer drop does."""
+
+    left_out = ()
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = Layer(), Layer(), Layer()
+        self.calls = -1
+
+    def forward(self, x):
+        self.calls += self.training
+        x = self.one(x)
+        x = x if self.calls in self.left_out else self.two(x)
+        return self.three(x)
+
+
+@pytest.mark.parametrize(("left_out", "fell"), [((0,), 3), ((9,), 3), ((7, 8, 9), 2)])
+def test_the_walk_judges_a_block_by_the_steps_in_which_its_layer_ran(left_out, fell):
+    torch.manual_seed(0)
+    walk = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "models.py"))
+    model = Dropping()
+    network = fo.localize(model, fo.rules.Projection(classes=4), (torch.randn(4, 16),))
+    model.left_out, model.calls = left_out, -1
+    assert walk["lowering"](network, lambda count: (torch.randn(count, 16),), rate=1e-2) == [fell, 3]

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
+
+from forwardonly.export.decompositions import attention
 
 About = Mapping[str, str]
 """What a file says of itself, by key."""
@@ -43,7 +44,7 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
         raise ValueError("ONNX files need more packages: pip install 'forward-only[onnx]'.") from None
     with _quiet(), sdpa_kernel(SDPBackend.MATH):  # attention as it was traced
         if any(node.target is ATTENTION and _axes(node.args[0]) != 4 for node in program.graph.nodes):
-            program = program.run_decompositions({ATTENTION: _attention})
+            program = program.run_decompositions({ATTENTION: attention})
         # Its optimiser drops Adam's epsilon of 1e-8 as if it were zero, which gives 0/0 (onnxscript 0.7.2).
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False
@@ -62,28 +63,6 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
 def _axes(node: Any) -> int:
     """The number of axes of what a node of a graph gives."""
     return len(node.meta["val"].shape)
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Attention (..., T, D) as plain products: the converter takes it of four axes alone, and windows make five."""
-    if enable_gqa:
-        key, value = (of.repeat_interleave(query.shape[-3] // of.shape[-3], -3) for of in (key, value))
-    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-2, -1)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return torch.dropout(scores.softmax(-1), dropout_p, dropout_p > 0) @ value
 
 
 def with_int8_weights(content: bytes) -> bytes:
