@@ -453,14 +453,15 @@ def models(kind: str) -> Callable[[Results], str]:
 
 def models_counted(results: Results) -> str:
     """A sentence for each library on how many of its models are right in everything."""
-    said = []
+    said, first = [], results.timing("models/walk")["config"]["rates"][0]
     for kind, name in (("timm", "of timm's modules"), ("transformers", "families of Hugging Face")):
         arms = list(_models(results, kind).values())
-        right = sum(not _faults(arm) for arm in arms)
+        right = [arm for arm in arms if not _faults(arm)]
+        slow = sum(min(rate for _, _, rate in arm["lowered"].values()) < first for arm in right)
         saved = statistics.median(arm["saved"] for arm in arms if "saved" in arm)
         alone = sum(arm.get("alone") == "yes" for arm in arms)
         said.append(
-            f"- **{right} of {len(arms)} {name}** are right in everything. The median of the bytes saved for backward "
+            f"- **{len(right)} of {len(arms)} {name}** are right in everything, {slow} of them at the lower rate. The median of the bytes saved for backward "
             f"is {saved:.2f} of backprop's, and the blocks of {alone} can be called alone.\n"
         )
     return "".join(said)
