@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import forwardonly as fo
+from forwardonly.network.localize import LargeBlockWarning
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.step import Context
@@ -57,16 +58,40 @@ def walls(model, example, **options):
 
 def test_a_large_stage_is_opened_through_its_only_part():
     found = walls(Staged((1, 3, 1), 4), (torch.randn(4, 16),))
-    assert found == ["one", "two.blocks.0", "two.blocks.1", "two.blocks.2", "three"]
+    assert found == ["one", "two.blocks.0", "two.blocks.1", "two", "three"]
 
 
 def test_half_is_of_the_weights_that_blocks_have_without_the_head():
     found = walls(Staged((1, 3, 1), 1000), (torch.randn(4, 16),))
-    assert found == ["one", "two.blocks.0", "two.blocks.1", "two.blocks.2", "three"]
+    assert found == ["one", "two.blocks.0", "two.blocks.1", "two", "three"]
 
 
 def test_a_stage_with_at_most_half_stays_whole():
     assert walls(Staged((2, 2, 2), 1000), (torch.randn(4, 16),)) == ["one", "two", "three"]
+
+
+class Skip(Stage):
+    """Its only part, and a skip around it."""
+
+    def forward(self, x):
+        return x + self.blocks(x)
+
+
+class Skipped(nn.Module):
+    """A large stage with a skip that carries a weight past all walls in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = Layer(), Skip(3), Layer()
+        self.bias = nn.Parameter(torch.zeros(16))
+
+    def forward(self, x):
+        return self.three(self.two(self.one(x) + self.bias))
+
+
+def test_the_wall_behind_a_stage_stands_where_none_in_it_can():
+    with pytest.warns(LargeBlockWarning):
+        assert walls(Skipped(), (torch.randn(4, 16),)) == ["one", "two", "three"]
 
 
 class Nested(nn.Module):

@@ -239,8 +239,10 @@ def candidates(recording: Recording, blocks: int = 0, most: int = MOST) -> list[
             return walls
         name, wall = pick
         opened.add(name)
-        index, inner = pairs.index(pick), _groups(recording, _to_parts(recording, name)[-1])
-        last = (inner[-1][0], inner[-1][1] if wall == name else wall)
+        path = _to_parts(recording, name)
+        index, inner = pairs.index(pick), _groups(recording, path[-1])
+        # what is around an only part, such as a skip, comes before the wall
+        last = (inner[-1][0], inner[-1][1] if path == [wall] else wall)
         pairs[index : index + 1] = [*inner[:-1], last]
 
 
