@@ -462,8 +462,8 @@ def models_counted(results: Results) -> str:
         alone = sum(arm.get("alone") == "yes" for arm in arms)
         said.append(
             f"- **{len(right)} of {len(arms)} {name}** are right in everything, {slow} of them at the lower rate. "
-            f"The median of the bytes saved for backward is {saved:.2f} of backprop's, and the blocks of {alone} can be "
-            "called alone.\n"
+            f"The median of the bytes saved for backward is {saved:.2f} of backprop's, and the blocks of {alone} can "
+            "be called alone.\n"
         )
     return "".join(said)
 
