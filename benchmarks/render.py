@@ -385,8 +385,6 @@ def transfer(results: Results) -> str:
     sets = [results.timing(name)["arms"] for name in ("transfer/tiny-imagenet", "transfer/cifar-100")]
     rows = []
     for arm, words in TRANSFERRED.items():
-        if not all(arm in own for own in sets):
-            continue
         accuracies = [_spread([100 * share for share in own[arm]["accuracy"]], 2) for own in sets]
         first = sets[0][arm]
         rows.append([words, *accuracies, _gib(first), f"{statistics.median(first['seconds']):.0f}"])
@@ -454,7 +452,7 @@ def models(kind: str) -> Callable[[Results], str]:
 def models_counted(results: Results) -> str:
     """A sentence for each library on how many of its models are right in everything."""
     said = []
-    for kind, name in (("timm", "of timm's modules"), ("transformers", "families of Hugging Face")):
+    for kind, name in (("timm", "modules of timm"), ("transformers", "families of Hugging Face")):
         arms = list(_models(results, kind).values())
         right = sum(not _faults(arm) for arm in arms)
         saved = statistics.median(arm["saved"] for arm in arms if "saved" in arm)
