@@ -204,6 +204,16 @@ def steps(results: Results) -> str:
     return table(["rule", "net", "batch", "threads", "step / backprop", "/ backprop with checkpoints"], rows)
 
 
+def busy(results: Results) -> str:
+    """A training step beside other processes."""
+    rows = []
+    for name in ("step/projection/conv-8/busy-0", "step/projection/conv-8/busy-1", "step/projection/conv-8/busy-2"):
+        line = results.timing(name)
+        ms = [f"{line['arms'][arm]['ms']:.0f}" for arm in ("ours", "backprop")]
+        rows.append([str(line["config"]["busy"]), *ms, f"{line['ratios']['backprop']:.2f}"])
+    return table(["other processes", "ms", "backprop, ms", "step / backprop"], rows)
+
+
 def memory(results: Results) -> str:
     """Peak memory above that of the code, against depth."""
     line = results.timing("memory/projection/conv-32")
@@ -590,6 +600,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "best": best,
     "whole-runs": whole_runs,
     "steps": steps,
+    "busy": busy,
     "memory": memory,
     "processes": processes,
     "parallel-model": parallel_model,
