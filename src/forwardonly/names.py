@@ -90,6 +90,17 @@ def as_words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def one_of(name: str, value: Any, words: Collection[str]) -> str:
+    """`value`, which is one of a few words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
+    return str(value)
+
+
 def _option(name: str, value: Any, hint: Any) -> Any:
     """The value of an option whose type is `hint`; values of types that are not known here are returned as they are."""
     if get_origin(hint) in (Union, UnionType):
@@ -103,9 +114,7 @@ def _option(name: str, value: Any, hint: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if words and isinstance(words[0], str):
-        if not isinstance(value, str) or value not in words:
-            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
-        return str(value)
+        return one_of(name, value, words)
     true_or_false = isinstance(value, bool)
     if hint is int:
         if true_or_false or not isinstance(value, numbers.Integral):

@@ -52,7 +52,7 @@ def add_class(network: Network, images: Any, name: str) -> int:
     inputs = read_inputs(images.images if isinstance(images, Images) else images, network.expected, "the images")
     if len(parts(inputs)[0]) == 0:
         raise ValueError("There are no images to add a class from.")
-    if row[0].summarised and not any(bool(rule.get_buffer("means").any()) for rule in row):
+    if row[0].summarised and not any(rule.has_statistics for rule in row):
         raise ValueError("The network has room for statistics, but none yet: call fo.summarise with its training data.")
 
     def new_prototypes(block: Block, activation: Tensor, _: Signal) -> Tensor:
