@@ -39,7 +39,7 @@ BLOCKS = "blocks must be 'auto', a number, a regular expression or a list of mod
         (lambda: fo.mlp((64,), [8], rule=fo.rules.Projection), A_RULE + "the class Projection."),
         (lambda: fo.build(fo.bodies.MLP(hidden=(8,)), (64,), rule=None), A_RULE + "None."),
         (lambda: fo.mlp(64, [8], rule=RULE), A_SHAPE + "64."),
-        (lambda: fo.mlp("digits", [8], rule=RULE), A_SHAPE + "'digits'."),
+        (lambda: fo.mlp("digits", [8], rule=RULE), "shape must be a whole number, not 'd'."),
         (lambda: fo.mlp((0,), [8], rule=RULE), "shape must be at least 1, not 0."),
         (lambda: fo.mlp((64,), [8], rule=RULE, seed="a"), "seed must be a whole number, not 'a'."),
         (lambda: fo.build("mlp", (64,), rule=RULE), A_BODY + "'mlp'."),

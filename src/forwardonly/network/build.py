@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from forwardonly import bodies, rules
@@ -37,8 +38,7 @@ def build(
     """
     require("body", body, bodies.Body, "a body, such as fo.bodies.MLP(hidden=(100, 100))")
     require_rule(rule)
-    if isinstance(shape, str) or not hasattr(shape, "__iter__"):
-        raise ValueError(f"shape must be the sizes of one example, such as (1, 28, 28), not {shape!r}.")
+    require("shape", shape, (Sequence, np.ndarray), "the sizes of one example, such as (1, 28, 28)")
     shape = [whole_number("shape", size, 1) for size in shape]
     seed = whole_number("seed", seed, 0)
     with torch.random.fork_rng(devices=[]):
