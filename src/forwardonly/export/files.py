@@ -21,7 +21,7 @@ from forwardonly.export.c.plan import Precision
 from forwardonly.export.converters import to_executorch, to_onnx, to_torch_export, with_int8_weights
 from forwardonly.export.step import TrainingStep, example_inputs, input_type, plain_copy, unchecked
 from forwardonly.names import one_of, whole_number
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.network.storage import save, write_atomically
 
 Format = Literal["safetensors", "torch-export", "onnx", "executorch"]
@@ -55,6 +55,7 @@ def export_network(
         ValueError: the folder cannot be written, a package is missing, the converter refuses the network, the network
             has no class scores, or `batch_size` or `precision` is given for another format.
     """
+    require_network(network)
     one_of("precision", precision, get_args(Precision))
     if precision != "float32" and format != "onnx":
         raise ValueError(f"A network as {format} holds float32: precision {precision!r} is for onnx.")

@@ -16,7 +16,7 @@ from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.names import plain, whole_number
 from forwardonly.network.localized import Localized
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.system.cores import cores
 from forwardonly.system.precision import choose_device
 from forwardonly.system.threads import own_number, using
@@ -101,6 +101,7 @@ def fit(
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
     """
+    require_network(network)
     seed = whole_number("seed", seed, 0)
 
     def taken(name: str, data: Any) -> Data:
@@ -121,8 +122,8 @@ def fit(
         config = as_begun(config, folder, device, team)
         if options.get("threads") is None and config.threads is not None and config.threads > cores():
             warnings.warn(
-                f"The run goes on with its {config.threads} threads, to the same bits; this process may use fewer cores, "
-                f"so that threads={cores()} is faster.",
+                f"The run goes on with its {config.threads} threads, to the same bits; this process may use fewer "
+                f"cores, so that threads={cores()} is faster.",
                 RunWarning,
                 stacklevel=2,
             )
