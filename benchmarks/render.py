@@ -503,6 +503,17 @@ def device(title: str, cell: Callable[[Any], str]) -> Callable[[Results], str]:
     return shown
 
 
+def device_new_class(results: Results) -> str:
+    """What a new class costs on the device."""
+    arms = results.timing("device/cortex-m4")["arms"]
+    rows = []
+    for name, words in DEVICE.items():
+        own = arms[f"{name}/new-class"]
+        work, constants = own["instructions_add_class"] / 1e6, own["constants"] / 1000
+        rows.append([words, f"{work:.1f}", f"{constants:.1f}", str(own["stack_bytes"])])
+    return table(["a class from ten examples", "million instructions", "KB of constants", "bytes of stack"], rows)
+
+
 def device_accuracy(results: Results) -> str:
     """Accuracy after training in C, beside Python."""
     rows = []
@@ -604,6 +615,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
         "KB of code (bytes of stack)", lambda arm: f"{arm['code_bytes'] / 1000:.1f} ({arm['stack_bytes']})"
     ),
     "device-work": device("million instructions a step", lambda arm: f"{arm['instructions_learn'] / 1e6:.2f}"),
+    "device-new-class": device_new_class,
     "device-accuracy": device_accuracy,
     "tune-text": tune_text,
     "tune-memory": tune_memory,
