@@ -1,12 +1,12 @@
 """Memory, code and instructions of training steps in C on an emulated Cortex-M4, beside backprop by the same generator.
 
-    python benchmarks/device.py [--net NAME ...] [--out FILE.json]
+    python benchmarks/device.py [--net NAME ...] [--new-class] [--out FILE.json]
 
 Needs arm-none-eabi-gcc with newlib and qemu-system-arm (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi,
 qemu-system-arm). Static memory is what the linker lays out, stack is painted and searched, code is what the linker
 keeps of the step and of the C library, without the board's start and this measurement; instructions are counted by qemu
-(`-icount`). Weights are the initial ones; examples are random. A class is added to the same nets under `hyperspherical`
-without auxiliary convolution, from ten examples.
+(`-icount`). Weights are the initial ones; examples are random. With `--new-class`, a class is added from ten examples
+to the same nets under `hyperspherical` without auxiliary convolution.
 """
 
 import argparse
@@ -189,21 +189,21 @@ def command(words: list[Any], timeout: float = 120) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
+    options.add_argument("--new-class", action="store_true", help="measure fo_add_class, no training steps")
     options.add_argument("--out", type=Path)
     chosen = options.parse_args()
     if lacking := missing_tools():
         sys.exit(lacking)
+    measured = ARMS if not chosen.new_class else (("new-class", "hyperspherical", "float32"),)
     arms: dict[str, dict[str, int]] = {}
     for name in chosen.net:
         net = NETS[name]
-        for arm, rule, precision in ARMS:
-            arms[f"{name}/{arm}"] = measure(net, rule or net.rule, precision)
+        for arm, rule, precision in measured:
+            arms[f"{name}/{arm}"] = measure(net, rule or net.rule, precision, SPARE if chosen.new_class else 0)
             print(f"{name} {arm}: {arms[f'{name}/{arm}']}", file=sys.stderr)
-        arms[f"{name}/new-class"] = measure(net, "hyperspherical", "float32", SPARE)
-        print(f"{name} new class: {arms[f'{name}/new-class']}", file=sys.stderr)
     ratios = {
         f"{name}/{what}": round(arms[f"{name}/float32"][key] / arms[f"{name}/backprop-float32"][key], 4)
-        for name in chosen.net
+        for name in (() if chosen.new_class else chosen.net)
         for what, key in (
             ("memory", "static_bytes"),
             ("activations", ACTIVATIONS),
@@ -211,7 +211,8 @@ def main() -> None:
         )
     }
     core = {"emulator": "qemu mps2-an386 (Cortex-M4)", "compiler": " ".join((*CORE, *BUILD[:2]))}
-    line = {"kind": "device", "command": "python benchmarks/device.py --out FILE", "options": core}
+    command = f"python benchmarks/device.py {'--new-class ' if chosen.new_class else ''}--out FILE"
+    line = {"kind": "device", "command": command, "options": core}
     content = json.dumps({**line, "ratios": ratios, "arms": arms})
     if chosen.out:
         chosen.out.write_text(content + "\n", encoding="utf-8")

@@ -505,7 +505,7 @@ def device(title: str, cell: Callable[[Any], str]) -> Callable[[Results], str]:
 
 def device_new_class(results: Results) -> str:
     """What a new class costs on the device."""
-    arms = results.timing("device/cortex-m4")["arms"]
+    arms = results.timing("device/new-class")["arms"]
     rows = []
     for name, words in DEVICE.items():
         own = arms[f"{name}/new-class"]
