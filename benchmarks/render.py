@@ -429,7 +429,7 @@ def _faults(arm: Line) -> list[str]:
         (isinstance(onnx, float) and onnx > CLOSE, "ONNX differs"),
         *(
             (fell < blocks, f"{rule} lowers the loss of {fell} of {blocks} blocks")
-            for rule, (fell, blocks) in arm["lowered"].items()
+            for rule, (fell, blocks, _) in arm["lowered"].items()
         ),
     ]
     return [says for wrong, says in found if wrong]
@@ -461,15 +461,17 @@ def models(kind: str) -> Callable[[Results], str]:
 
 def models_counted(results: Results) -> str:
     """A sentence for each library on how many of its models are right in everything."""
-    said = []
+    said, first = [], results.timing("models/walk")["config"]["rates"][0]
     for kind, name in (("timm", "modules of timm"), ("transformers", "families of Hugging Face")):
         arms = list(_models(results, kind).values())
-        right = sum(not _faults(arm) for arm in arms)
+        right = [arm for arm in arms if not _faults(arm)]
+        slow = sum(min(rate for _, _, rate in arm["lowered"].values()) < first for arm in right)
         saved = statistics.median(arm["saved"] for arm in arms if "saved" in arm)
         alone = sum(arm.get("alone") == "yes" for arm in arms)
         said.append(
-            f"- **{right} of {len(arms)} {name}** are right in everything. The median of the bytes saved for backward "
-            f"is {saved:.2f} of backprop's, and the blocks of {alone} can be called alone.\n"
+            f"- **{len(right)} of {len(arms)} {name}** are right in everything, {slow} of them at the lower rate. "
+            f"The median of the bytes saved for backward is {saved:.2f} of backprop's, and the blocks of {alone} can "
+            "be called alone.\n"
         )
     return "".join(said)
 

@@ -13,7 +13,7 @@ import torch
 import forwardonly as fo
 from forwardonly import cli
 from forwardonly.export import export_network, export_training_step, input_about, training_step
-from forwardonly.export.decompositions import avg_pool2d_backward, convolution_backward, max_pool2d_backward
+from forwardonly.export.decompositions import attention, avg_pool2d_backward, convolution_backward, max_pool2d_backward
 from forwardonly.export.step import race
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
@@ -235,6 +235,49 @@ def test_attention_with_a_bias_has_onnx_of_any_batch(tmp_path):
     session = onnxruntime.InferenceSession(str(path))
     (scores, *_) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
     np.testing.assert_allclose(scores, net((tokens,)).detach().numpy(), atol=1e-5)
+
+
+class Windows(torch.nn.Module):
+    """Attention (B, windows, heads, tokens, D) within two windows of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.join = torch.nn.Linear(12, 36), torch.nn.Linear(12, 12)
+
+    def forward(self, tokens):
+        q, k, v = self.qkv(tokens).unflatten(1, (2, 3)).unflatten(-1, (3, 3, 4)).permute(3, 0, 1, 4, 2, 5)
+        seen = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return tokens + self.join(seen.transpose(-2, -3).reshape(tokens.shape))
+
+
+def test_attention_over_windows_has_onnx_of_any_batch(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Windows(), Windows())
+    tokens = torch.randn(4, 6, 12)
+    net = fo.localize(model, fo.rules.Projection(classes=3), (tokens[:2],)).eval()
+    (path,) = export_network(net, tmp_path, format="onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    (scores, *_) = session.run(None, {session.get_inputs()[0].name: tokens.numpy()})
+    np.testing.assert_allclose(scores, net((tokens,)).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 0.3},
+        {"is_causal": True},
+        {"attn_mask": torch.tensor([[True, False, True]] * 3)},
+        {"attn_mask": torch.arange(9.0).reshape(3, 3)},
+        {"enable_gqa": True},
+    ],
+    ids=("scale", "causal", "mask", "bias", "groups"),
+)
+def test_attention_as_plain_products_is_pytorchs(options):
+    generator = torch.Generator().manual_seed(0)
+    heads = 2 if "enable_gqa" in options else 4
+    q, k, v = (torch.randn(2, 3, count, 3, 5, generator=generator) for count in (4, heads, heads))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
+    torch.testing.assert_close(attention(q, k, v, **options), expected)
 
 
 def test_the_command_writes_onnx_and_checks_it_on_the_test_set(run, capsys, digits):

@@ -15,9 +15,12 @@ from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from forwardonly.export.decompositions import attention
+
 About = Mapping[str, str]
 """What a file says of itself, by key."""
 
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 TALKATIVE = ("torch.onnx", "torch.utils._pytree", "torchao")
 """Loggers with remarks on optional packages and on the converters' own code."""
 
@@ -40,6 +43,8 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
     except ImportError:
         raise ValueError("ONNX files need more packages: pip install 'forward-only[onnx]'.") from None
     with _quiet(), sdpa_kernel(SDPBackend.MATH):  # attention as it was traced
+        if any(node.target is ATTENTION and _axes(node.args[0]) != 4 for node in program.graph.nodes):
+            program = program.run_decompositions({ATTENTION: attention})
         # Its optimiser drops Adam's epsilon of 1e-8 as if it were zero, which gives 0/0 (onnxscript 0.7.2).
         converted = torch.onnx.export(
             program, dynamo=True, optimize=False, input_names=inputs, output_names=outputs, verbose=False
@@ -53,6 +58,11 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _axes(node: Any) -> int:
+    """The number of axes of what a node of a graph gives."""
+    return len(node.meta["val"].shape)
 
 
 def with_int8_weights(content: bytes) -> bytes:

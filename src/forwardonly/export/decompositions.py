@@ -1,8 +1,8 @@
-"""Gradients of layers as forward operations that every inference runtime supports.
+"""Gradients of layers, and attention, as operations that every inference runtime supports.
 
 PyTorch decomposes most derivatives into plain arithmetic itself; these are the ones that it keeps as operators.
 
-Shapes: B batch, I and O channels in and out, H x W space.
+Shapes: B batch, I and O channels in and out, H x W space, T tokens, D channels of a head.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,28 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
 
 aten = torch.ops.aten
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention (..., T, D), as plain products: ONNX's converter takes four axes alone, and windows make five."""
+    if enable_gqa:
+        key, value = (of.repeat_interleave(query.shape[-3] // of.shape[-3], -3) for of in (key, value))
+    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return torch.dropout(scores.softmax(-1), dropout_p, dropout_p > 0) @ value
 
 
 def convolution_backward(

@@ -10,16 +10,25 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from forwardonly.network.localized import Cut
-from forwardonly.network.reading import Channels, Pool, Reading, layouts_of, mask_of
+from forwardonly.network.reading import Channels, NoBatchError, Pool, Reading, layouts_of, mask_of
 from forwardonly.network.signal import detached, readable, tensors_in
 from forwardonly.network.walled import Arrival, Walled
 from forwardonly.network.walls import Wall, all_trained
 
 
 def cuts_at(
-    model: nn.Module, inputs: Any, walls: Sequence[Wall], channels: Channels | None, each_position: bool
+    model: nn.Module,
+    inputs: Any,
+    walls: Sequence[Wall],
+    channels: Channels | None,
+    each_position: bool,
+    *,
+    strict: bool = False,
 ) -> list[Cut]:
     """What rules read at each wall of a model in evaluation mode.
+
+    A wall whose signal has no axis that is the batch falls, unless it is the last one or `strict`: its weights are the
+    next block's.
 
     Raises:
         ValueError: a signal has no axis that is known to hold the batch or the channels.
@@ -28,23 +37,34 @@ def cuts_at(
     tokens: list[Tensor] = []
     with all_trained(model), torch.enable_grad(), _last_tokens(model, tokens):
         signals, output = _signals(walled, inputs)
-        others = _at_another_size(walled, inputs)
+        counts, others = _at_another_size(walled, inputs)
         averaged = mask_of(inputs) is not None or _texts(inputs)
         pool: Pool = "all" if each_position else "mean" if averaged else "none"
         length = _length_behind_class_token(output, tokens) if pool == "none" else None
-        cuts = []
+        cuts: list[Cut] = []
+        weights: tuple[str, ...] = ()
         for index, wall in enumerate(walls):
+            weights += wall.weights
             try:
-                layouts = layouts_of(signals[index], others[index] if others else None, pool, channels)
+                layouts = layouts_of(signals[index], others[index] if others else None, counts, pool, channels)
             except ValueError as problem:
+                falls = isinstance(problem, NoBatchError) and not strict
+                if falls and wall is not walls[-1]:
+                    continue
                 raise ValueError(f"Block {index}, which ends with {wall.name!r}, cannot be read: {problem}.") from None
-            for number, (layout, own) in enumerate(zip(layouts, readable(signals[index]), strict=True)):
+            for number, (layout, own) in enumerate(zip(layouts, Reading(layouts).tensors(signals[index]), strict=True)):
                 if own.dim() == 3 and own.shape[3 - layout.batch - layout.channels] == length:
                     layouts[number] = replace(layout, pool="class-token")
             reading = Reading(layouts)
             with torch.no_grad():
                 shape = reading(detached(signals[index]), mask_of(inputs)).shape[2 if each_position else 1 :]
-            cuts.append(Cut(wall.name, wall.weights, reading, shape))
+            cuts.append(Cut(wall.name, sorted(weights), reading, shape))
+            weights = ()
+    if len(cuts) == 1 < len(walls):
+        raise ValueError(
+            "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to give a "
+            "tensor of which one axis is the batch. blocks=1 takes it so."
+        )
     return cuts
 
 
@@ -60,8 +80,9 @@ def _signals(walled: Walled, inputs: Any) -> tuple[list[Any], Any]:
     return signals, output
 
 
-def _at_another_size(walled: Walled, inputs: Any) -> list[Any] | None:
-    """The signals for another number of inputs; None if the model takes no other."""
+def _at_another_size(walled: Walled, inputs: Any) -> tuple[set[tuple[int, int]], list[Any] | None]:
+    """The numbers of inputs here and in another batch, and the signals for that one; None if the model takes no
+    other."""
     count = min(len(tensor) for tensor in tensors_in(inputs))
 
     def other(leaf: Any) -> Any:
@@ -69,11 +90,12 @@ def _at_another_size(walled: Walled, inputs: Any) -> list[Any] | None:
             return leaf
         return torch.cat([leaf, leaf]) if count == 1 else leaf[: count - 1]
 
+    counts = {(len(tensor), len(other(tensor))) for tensor in tensors_in(inputs)}
     try:
         with torch.no_grad():
-            return _signals(walled, tree_map(other, inputs))[0]
+            return counts, _signals(walled, tree_map(other, inputs))[0]
     except Exception:  # the batch is not axis 0 of every input, as in graphs
-        return None
+        return counts, None
 
 
 def _texts(inputs: Any) -> bool:

@@ -122,13 +122,14 @@ def localize(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plain = _run(model.eval(), inputs)
-        walls, head = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        walls, head, sizes = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
         if heads == "own" and head is None:
             raise ValueError(
                 "heads='own' needs a model whose output a linear layer gives, such as a causal language model."
             )
         own = head if heads == "own" else None
-        cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token")
+        cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token", strict=blocks != "auto")
+        _warn_of_a_large_block(model, cuts, sizes)
         torch.manual_seed(seed)
         config = _config(source, cuts, rule, form, readout, images, own)
         network = Localized(model, cuts, rule, form, images=images, head=own, readout=readout, config=config)
@@ -166,7 +167,7 @@ def rebuilt(config: Mapping[str, Any], model: nn.Module | None = None) -> Locali
     names = dict(model.named_parameters())
     cuts = []
     for cut in config["cuts"]:
-        reading = Reading([Layout(**layout) for layout in cut["read"]])
+        reading = Reading([Layout(**{"place": place, **layout}) for place, layout in enumerate(cut["read"])])
         missing = next((name for name in cut["weights"] if name not in names), None)
         if missing is not None:
             raise ValueError(f"The model has no weight {missing!r}, which the saved network has: it is another model.")
@@ -213,8 +214,9 @@ def _words(inputs: Any) -> str:
 
 def _walls(
     model: nn.Module, inputs: Any, blocks: int | str | Sequence[str], keep_head: bool, end_to_end: bool
-) -> tuple[list[Wall], str | None]:
-    """The walls of a model, which stand in evaluation and in training, and the name of its head, if it is left out."""
+) -> tuple[list[Wall], str | None, Mapping[str, int]]:
+    """The walls of a model, which stand in evaluation and in training, the name of its head, if it is left out, and how
+    many numbers each trained weight has."""
     evaluating = record(model.eval(), inputs)
     with unchanged(model):
         training = record(model.train(), inputs)
@@ -237,18 +239,21 @@ def _walls(
             "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to learn "
             f"from its own loss alone{', but ' + shared if shared else ''}. blocks=1 takes it so."
         )
+    return walls, head, evaluating.sizes
+
+
+def _warn_of_a_large_block(model: nn.Module, cuts: Sequence[Cut], sizes: Mapping[str, int]) -> None:
     named = dict(model.named_parameters())
-    total = sum(named[name].numel() for wall in walls for name in wall.weights)
-    largest = max(walls, key=lambda wall: sum(evaluating.sizes[name] for name in wall.weights))
-    share = sum(evaluating.sizes[name] for name in largest.weights) / max(total, 1)
-    if len(walls) > 1 and share > TOO_LARGE:
+    total = sum(named[name].numel() for cut in cuts for name in cut.weights)
+    largest = max(cuts, key=lambda cut: sum(sizes[name] for name in cut.weights))
+    share = sum(sizes[name] for name in largest.weights) / max(total, 1)
+    if len(cuts) > 1 and share > TOO_LARGE:
         warnings.warn(
-            f"The block behind {largest.name!r} has {100 * share:.0f} % of the weights: most of the model "
+            f"The block behind {largest.wall!r} has {100 * share:.0f} % of the weights: most of the model "
             "learns by backprop.",
             LargeBlockWarning,
             stacklevel=3,
         )
-    return walls, head
 
 
 def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Sequence[str]) -> list[str]:

@@ -23,12 +23,17 @@ def bytes_of(signal: Signal) -> int:
     return sum(tensor.nbytes for tensor in tensors_in(signal))
 
 
+def floats_in(signal: Signal) -> list[Tensor]:
+    """The tensors of a signal that hold floats, single numbers left out."""
+    return [tensor for tensor in tensors_in(signal) if tensor.is_floating_point() and tensor.dim() > 0]
+
+
 def readable(signal: Signal) -> list[Tensor]:
-    """The tensors of a signal that a rule reads.
+    """The tensors of a signal that a rule reads where nothing says which.
 
     Of a tuple or a dict the first one of floats, where models have their hidden states; of a list all of them.
     """
-    floats = [tensor for tensor in tensors_in(signal) if tensor.is_floating_point() and tensor.dim() > 0]
+    floats = floats_in(signal)
     return floats if isinstance(signal, list) else floats[:1]
 
 

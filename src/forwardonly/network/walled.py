@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from forwardonly.network.block import Block, Judged, is_frozen
 from forwardonly.network.reading import Reading, mask_of
 from forwardonly.network.recurrent import by_name, layers_of, opened
-from forwardonly.network.signal import Signal, detached, readable, replaced
+from forwardonly.network.signal import Signal, detached, replaced
 from forwardonly.network.walls import call
 from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 
@@ -189,7 +189,7 @@ class WalledBlock(Block):
         if isinstance(incoming, Arrival):
             signal = following = incoming.signal
         if isinstance(self.rule, TwoStreamRule):
-            read = readable(signal)
+            read = self.reading.tensors(signal)
             with torch.no_grad():
                 following = replaced(following, read, [self.rule.pass_on(tensor.detach()) for tensor in read])
         return detached(following)

@@ -213,35 +213,50 @@ def before(head: str, recording: Recording) -> Recording:
 def candidates(recording: Recording, blocks: int = 0, most: int = MOST) -> list[Wall]:
     """Walls from the top of the module tree downward.
 
-    Sequences are opened, and so is every module with more than `LARGEST` of the weights; with `blocks`, the heaviest
-    others too, until there are as many walls. Modules without a matrix of weights, and norms, belong to those before.
+    Sequences are opened, and so is every module with more than `LARGEST` of the weights that blocks have; with
+    `blocks`, the heaviest others too, until there are as many walls. Modules without a matrix of weights, and norms,
+    belong to those before.
     """
-    total = sum(recording.sizes.values())
     pairs = _groups(recording, "")
     opened: set[str] = set()
     while True:
         walls, _ = settle([wall for _, wall in pairs], recording)
         weight = {wall.name: sum(recording.sizes[name] for name in wall.weights) for wall in walls}
+        total = sum(weight.values())  # without a head, and what else is behind the last wall
 
-        def wanted(pair: tuple[str, str], weight: Mapping[str, int] = weight) -> bool:
+        def wanted(pair: tuple[str, str], weight: Mapping[str, int] = weight, most: float = LARGEST * total) -> bool:
             name, wall = pair
-            if name in opened or len(_groups(recording, name)) < 2:
+            path = _to_parts(recording, name)
+            if name in opened or not path:
                 return False
-            module = recording.modules[name]
-            sequence = type(module).forward is nn.Sequential.forward or isinstance(module, nn.RNNBase)
-            return sequence or wall not in weight or weight[wall] > LARGEST * total
+            return all(_in_order(recording.modules[each]) for each in path) or wall not in weight or weight[wall] > most
 
         pick = next((pair for pair in pairs if wanted(pair)), None)
         if pick is None and len(walls) < blocks:
-            left = [pair for pair in pairs if pair[0] not in opened and len(_groups(recording, pair[0])) > 1]
+            left = [pair for pair in pairs if pair[0] not in opened and _to_parts(recording, pair[0])]
             pick = max(left, key=lambda pair: weight.get(pair[1], total), default=None)
         if pick is None or len(walls) >= max(most, blocks):
             return walls
         name, wall = pick
         opened.add(name)
-        index, inner = pairs.index(pick), _groups(recording, name)
-        last = (inner[-1][0], inner[-1][1] if wall == name else wall)
+        path = _to_parts(recording, name)
+        index, inner = pairs.index(pick), _groups(recording, path[-1])
+        # what is around an only part, such as a skip, comes before the wall
+        last = (inner[-1][0], inner[-1][1] if path == [wall] else wall)
         pairs[index : index + 1] = [*inner[:-1], last]
+
+
+def _in_order(module: nn.Module) -> bool:
+    """Whether a module calls its parts one after the other and does nothing else."""
+    return type(module).forward is nn.Sequential.forward or isinstance(module, nn.RNNBase)
+
+
+def _to_parts(recording: Recording, name: str) -> list[str]:
+    """A module, and its only part as long as it has one, down to a module of several parts; empty without one."""
+    path = [name]
+    while len(groups := _groups(recording, path[-1])) == 1:
+        path.append(groups[0][0])
+    return path if groups else []
 
 
 def _groups(recording: Recording, name: str) -> list[tuple[str, str]]:
