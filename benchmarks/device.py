@@ -1,11 +1,12 @@
 """Memory, code and instructions of training steps in C on an emulated Cortex-M4, beside backprop by the same generator.
 
-    python benchmarks/device.py [--net NAME ...] [--out FILE.json]
+    python benchmarks/device.py [--net NAME ...] [--new-class] [--out FILE.json]
 
 Needs arm-none-eabi-gcc with newlib and qemu-system-arm (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi,
 qemu-system-arm). Static memory is what the linker lays out, stack is painted and searched, code is what the linker
 keeps of the step and of the C library, without the board's start and this measurement; instructions are counted by qemu
-(`-icount`). Weights are the initial ones; examples are random.
+(`-icount`). Weights are the initial ones; examples are random. With `--new-class`, a class is added from ten examples
+to the same nets under `hyperspherical` without auxiliary convolution.
 """
 
 import argparse
@@ -79,6 +80,7 @@ ARMS: tuple[tuple[str, str | None, Precision], ...] = (
 """Name, rule (None: the net's own) and precision of each arm; backprop keeps the activations of all layers."""
 
 ACTIVATIONS = "activations_of_one_block"
+SPARE = 2  # classes that are added: one is counted, one shows how much stack it takes
 
 
 def missing_tools() -> str | None:
@@ -87,24 +89,29 @@ def missing_tools() -> str | None:
     return f"not installed (Debian packages): {', '.join(lacking)}" if lacking else None
 
 
-def measure(net: Net, rule: str, precision: Precision) -> dict[str, int]:
-    """Figures of one net under one rule: bytes and instructions."""
+def measure(net: Net, rule: str, precision: Precision, spare: int = 0) -> dict[str, int]:
+    """Figures of one net under one rule: bytes and instructions; with room for classes, also those of adding one."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *net.shape), dtype=torch.uint8, generator=generator)
-    own = net.options if rule == net.rule else {}
+    own = net.options if rule == net.rule else {"aux_channels": 0} if rule == "hyperspherical" else {}
     made = fo.rules.make(rule, classes=net.classes, **own)
     if isinstance(net.body, fo.bodies.Body):
         network = fo.build(net.body, net.shape, rule=made)
     else:
         network = assemble(net.body(), net.shape, made)
     network.prepare.fit(images)
+    if spare:
+        fo.summarise(network, (images, torch.arange(len(images)) % net.classes))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = {"optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.0, "weight_decay": 0.0, "clip": None}
-        export_c(network, folder, precision=precision, **given)
+        export_c(network, folder, precision=precision, spare_classes=spare, **given)
         header = (folder / "training_step.h").read_text(encoding="utf-8")
         table = re.findall(r"^ \* +([\d,]+)  (.+)$", header, flags=re.MULTILINE)
         found = {what.partition(";")[0].replace(" ", "_"): int(size.replace(",", "")) for size, what in table}
+        constants = re.search(r"constants take ([\d,]+) bytes more", header)
+        if constants:
+            found["constants"] = int(constants[1].replace(",", ""))
         return {**found, **run(folder)}
 
 
@@ -117,9 +124,20 @@ def run(folder: Path) -> dict[str, int]:
     figures = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", said, flags=re.MULTILINE)}
     if not 3_000_000 <= figures.pop("known") < 3_001_000:
         raise ValueError("The emulator does not count instructions: three million were not seen as such.")
-    return {
+    if figures.pop("added", SPARE) != SPARE:
+        raise ValueError("fo_add_class refused the examples.")
+    sizes = {
         "code_bytes": text - sum(other[".text"] + other[".rodata"] for other in others),
         "static_bytes": data + bss - sum(other[".data"] + other[".bss"] for other in others),
+    }
+    if "add_class" in figures:  # fo_learn has refused labels of classes that were not there yet: its count says nothing
+        return {
+            **sizes,
+            "stack_bytes": figures["stack_add_class"],
+            "instructions_add_class": figures["add_class"],
+        }
+    return {
+        **sizes,
         "stack_bytes": figures["stack_learn"],
         "instructions_learn": figures["learn"],
         "instructions_predict": figures["predict"],
@@ -171,19 +189,21 @@ def command(words: list[Any], timeout: float = 120) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
+    options.add_argument("--new-class", action="store_true", help="measure fo_add_class, no training steps")
     options.add_argument("--out", type=Path)
     chosen = options.parse_args()
     if lacking := missing_tools():
         sys.exit(lacking)
+    measured = ARMS if not chosen.new_class else (("new-class", "hyperspherical", "float32"),)
     arms: dict[str, dict[str, int]] = {}
     for name in chosen.net:
         net = NETS[name]
-        for arm, rule, precision in ARMS:
-            arms[f"{name}/{arm}"] = measure(net, rule or net.rule, precision)
+        for arm, rule, precision in measured:
+            arms[f"{name}/{arm}"] = measure(net, rule or net.rule, precision, SPARE if chosen.new_class else 0)
             print(f"{name} {arm}: {arms[f'{name}/{arm}']}", file=sys.stderr)
     ratios = {
         f"{name}/{what}": round(arms[f"{name}/float32"][key] / arms[f"{name}/backprop-float32"][key], 4)
-        for name in chosen.net
+        for name in (() if chosen.new_class else chosen.net)
         for what, key in (
             ("memory", "static_bytes"),
             ("activations", ACTIVATIONS),
@@ -191,7 +211,8 @@ def main() -> None:
         )
     }
     core = {"emulator": "qemu mps2-an386 (Cortex-M4)", "compiler": " ".join((*CORE, *BUILD[:2]))}
-    line = {"kind": "device", "command": "python benchmarks/device.py --out FILE", "options": core}
+    command = f"python benchmarks/device.py {'--new-class ' if chosen.new_class else ''}--out FILE"
+    line = {"kind": "device", "command": command, "options": core}
     content = json.dumps({**line, "ratios": ratios, "arms": arms})
     if chosen.out:
         chosen.out.write_text(content + "\n", encoding="utf-8")

@@ -513,6 +513,17 @@ def device(title: str, cell: Callable[[Any], str]) -> Callable[[Results], str]:
     return shown
 
 
+def device_new_class(results: Results) -> str:
+    """What a new class costs on the device."""
+    arms = results.timing("device/new-class")["arms"]
+    rows = []
+    for name, words in DEVICE.items():
+        own = arms[f"{name}/new-class"]
+        work, constants = own["instructions_add_class"] / 1e6, own["constants"] / 1000
+        rows.append([words, f"{work:.1f}", f"{constants:.1f}", str(own["stack_bytes"])])
+    return table(["a class from ten examples", "million instructions", "KB of constants", "bytes of stack"], rows)
+
+
 def device_accuracy(results: Results) -> str:
     """Accuracy after training in C, beside Python."""
     rows = []
@@ -574,15 +585,32 @@ def new_class_steps(results: Results) -> str:
 def federated(results: Results) -> str:
     """Federated averaging beside central training."""
     line = results.timing("federated/hyperspherical")
-    names = {"central": "central", "equal": "20 clients, equal parts", "skewed": "20 clients, skewed parts"}
+    names = {
+        "central": "central",
+        "central-longest": "central",
+        "equal": "20 clients, equal parts",
+        "skewed": "20 clients, skewed parts",
+    }
     rows = []
     for arm, words in names.items():
-        own = line["arms"][arm]
-        sent = f"{own['bytes_a_round'] / 1e6:.1f}" if "bytes_a_round" in own else ""
-        behind = f"{line['ratios'][f'points-behind/{arm}']:.2f}" if arm != "central" else ""
-        cells = [str(len(own["each"])), str(own.get("rounds", "")), sent]
+        own, federal = line["arms"][arm], arm in line["config"]["settings"]
+        behind = f"{line['ratios'][f'points-behind/{arm}/central']:.2f}" if federal else ""
+        seen = f"{own['images'] / 60_000:.1f}" if federal else str(line["config"]["epochs"][arm])
+        asked = str(line["config"]["settings"][arm]["asked"]) if federal else ""
+        sent = f"{own['rounds'] * own['bytes_a_round'] / 1e9:.2f}" if federal else ""
+        cells = [seen, asked, str(own.get("rounds", "")), sent, str(len(own["each"]))]
         rows.append([words, f"{own['accuracy']:.2f}", behind, *cells])
-    return table(["", "test %", "points behind", "seeds", "rounds", "MB a round, all clients"], rows)
+    titles = [
+        "",
+        "test %",
+        "points behind",
+        "epochs' images seen",
+        "clients a round",
+        "rounds",
+        "GB sent in all",
+        "seeds",
+    ]
+    return table(titles, rows)
 
 
 PAPERS = (
@@ -615,6 +643,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
         "KB of code (bytes of stack)", lambda arm: f"{arm['code_bytes'] / 1000:.1f} ({arm['stack_bytes']})"
     ),
     "device-work": device("million instructions a step", lambda arm: f"{arm['instructions_learn'] / 1e6:.2f}"),
+    "device-new-class": device_new_class,
     "device-accuracy": device_accuracy,
     "tune-text": tune_text,
     "tune-memory": tune_memory,

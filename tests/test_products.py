@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from forwardonly.ops.norms import mean_square
 from forwardonly.ops.scores import scores_of
 
 
@@ -49,3 +50,19 @@ def test_no_gradient_where_none_is_wanted(parts):
     features, weight, _, _ = parts
     scores_of(features, weight).sum().backward()
     assert features.grad is None and weight.grad is not None
+
+
+def test_networks_of_one_shape_are_computed_as_one():
+    """Products and norms under `torch.func.vmap`, over weights and features: what each gives by itself."""
+
+    def value(features, weight):
+        return (scores_of(features, weight) * mean_square(features)[:, None]).sin().sum()
+
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 6, 5, generator=generator, requires_grad=True)
+    weights = torch.randn(3, 4, 5, generator=generator, requires_grad=True)
+    together = torch.autograd.grad(torch.func.vmap(value)(features, weights).sum(), (features, weights))
+    for k in range(3):
+        alone = torch.autograd.grad(value(features[k], weights[k]), (features, weights))
+        for one, three in zip(alone, together, strict=True):
+            torch.testing.assert_close(three[k], one[k])

@@ -1,4 +1,4 @@
-/* Instructions and stack of fo_learn and fo_predict. qemu counts: with -icount shift=0 an instruction takes a
+/* Instructions and stack of fo_learn, fo_predict and, where there is room for a class, fo_add_class. qemu counts: with -icount shift=0 an instruction takes a
  * nanosecond, and SysTick counts every 40 of them, at 25 MHz. The stack is painted before a call and searched after. */
 #include "training_step.h"
 
@@ -52,6 +52,29 @@ static void predict(void)
     (void)fo_predict(example, scores);
 }
 
+#if FO_SPARE_CLASSES
+#define SHOWN 10 /* examples of a new class */
+static fo_input examples[SHOWN * FO_INPUTS];
+
+static uint32_t added;
+
+static void add_class(void)
+{
+    added += fo_add_class(examples, SHOWN) == FO_OK;
+}
+
+/* Examples that differ less than random ones do, as those of one class. */
+static void draw_class(void)
+{
+    for (int k = 0; k < SHOWN; k++) {
+        draw();
+        for (int i = 0; i < FO_INPUTS; i++) {
+            examples[k * FO_INPUTS + i] = (fo_input)((int)example[i] / 2 + i % 2 * 100);
+        }
+    }
+}
+#endif
+
 /* The bytes of stack that a call takes. */
 static uint32_t __attribute__((noinline)) stack_of(void (*call)(void))
 {
@@ -102,5 +125,11 @@ int main(void)
     }
     say_number("learn", instructions_of(learn, FO_BATCH > 8 ? FO_BATCH : 8 / FO_BATCH * FO_BATCH));
     say_number("predict", instructions_of(predict, 4));
+#if FO_SPARE_CLASSES
+    draw_class();
+    say_number("add_class", instructions_of(add_class, 1));
+    say_number("stack_add_class", stack_of(add_class));
+    say_number("added", added);
+#endif
     return 0;
 }

@@ -83,3 +83,13 @@ def test_the_benchmark_measures_a_net(tmp_path):
     assert local["instructions_learn"] > 2 * weights
     assert local["instructions_predict"] < local["instructions_learn"]
     assert local["activations_of_one_block"] < theirs["activations_of_one_block"]
+
+
+def test_the_benchmark_measures_a_new_class():
+    net = DEVICE.Net(fo.bodies.MLP(hidden=(16, 16)), (1, 8, 8), "projection")
+    found = DEVICE.measure(net, "hyperspherical", "float32", DEVICE.SPARE)
+    assert found["constants"] == 2 * 4 * (16 * 17 + (2 + 10) * 16 + 1)
+    assert found["constants"] < found["code_bytes"] < found["constants"] + 65536 and 0 < found["stack_bytes"] < 4096
+    forward, covariances = 10 * (64 * 16 + 16 * 16), 2 * 10 * 16 * 17  # multiplications and additions
+    assert forward + covariances < found["instructions_add_class"] < 50 * (forward + covariances)
+    assert "instructions_learn" not in found  # labels of classes that are not there yet are refused

@@ -187,14 +187,15 @@ def test_saved_weights_are_read_as_floats():
 
 
 REFUSED = {
-    "objective": ("ff", MLP, {**FF, "objective": "margin"}, {}, "ff on images, with objective threshold"),
+    "objective": ("ff", MLP, {**FF, "objective": "margin"}, {}, "ff but on images, with objective threshold"),
     "clip": ("channel-static", MLP, {}, {"clip": 1.0}, "no clip"),
-    "norm": ("projection", CNN, {}, {"batch_size": 1}, "no batch norm: choose the body mlp, conv or separable"),
+    "norm": ("projection", CNN, {}, {}, r"hold batch norm \(train the body mlp, conv or separable\)\.$"),
+    "all at once": ("hyperspherical", CNN, {}, {"momentum": 0.9}, "hold batch norm .*; an auxiliary .*; more than one"),
     "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose batch_size 1, momentum 0"),
     "decay": ("projection", MLP, {}, HEAVY, "weight_decay 0"),
     "batch": ("projection", MLP, {}, {"batch_size": 2}, "choose batch_size 1"),
-    "smoothing": ("projection", MLP, {"label_smoothing": 0.1}, {}, "no label smoothing"),
-    "prototypes": ("hyperspherical", MLP, {"prototypes_per_class": 2}, {}, "one prototype a class"),
+    "smoothing": ("projection", MLP, {"label_smoothing": 0.1}, {}, "hold label smoothing"),
+    "prototypes": ("hyperspherical", MLP, {"prototypes_per_class": 2}, {}, "several prototypes a class"),
     "head": ("hyperspherical", SEPARABLE, {}, {}, "aux_channels 0"),
     "precision": ("projection", MLP, {}, {"precision": "int4"}, "precision must be one of float32, int8"),
 }

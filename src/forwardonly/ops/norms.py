@@ -24,6 +24,8 @@ def mean_square(activation: Tensor) -> Tensor:
 class _MeanSquare(torch.autograd.Function):
     """One pass over the activation, no float32 copy of it, and the gradient 2 x / D as one product."""
 
+    generate_vmap_rule = True  # torch.func.vmap takes networks of equal shape as one
+
     @staticmethod
     def forward(activation: Tensor) -> Tensor:
         dtype = torch.promote_types(activation.dtype, torch.float32)

@@ -18,6 +18,8 @@ def scores_of(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 class _Scores(torch.autograd.Function):
+    generate_vmap_rule = True  # torch.func.vmap takes networks of equal shape as one
+
     @staticmethod
     def forward(features: Tensor, weight: Tensor) -> Tensor:
         return features.to(weight.dtype) @ weight.T

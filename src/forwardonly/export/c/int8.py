@@ -350,32 +350,35 @@ def xorshift32(state: int) -> Iterator[int]:
 
 
 def check(plan: Plan) -> None:
-    """Raises ValueError unless a plan's network can learn in int8, with what can."""
-    rule = plan.network.rule
-    if isinstance(rule, rules.Hyperspherical) and (rule.prototypes_per_class != 1 or plan.blocks[0].head is not None):
-        raise ValueError("int8 holds hyperspherical with one prototype a class and aux_channels 0.")
-    plain = isinstance(rule, rules.ForwardForward) and rule.objective == "threshold" and rule.size == "rms"
-    if plan.contrastive and (plan.features or not plain):
-        raise ValueError("int8 holds ff on images, with objective threshold and size rms.")
+    """Raises ValueError unless a plan's network can learn in int8, with all that stands in the way and what can."""
+    if reasons := list(dict.fromkeys(_reasons(plan))):
+        raise ValueError(f"A training step in int8 cannot hold {'; '.join(reasons)}.")
+
+
+def _reasons(plan: Plan) -> Iterator[str]:
+    """What a plan has that int8 has not, and what to choose instead; first what takes another run."""
+    rule, config = plan.network.rule, plan.config
+    stages = [(block, stage) for block in plan.blocks for stage in block.stages]
+    if any(stage.norm for _, stage in stages):
+        yield "batch norm (train the body mlp, conv or separable)"
+    elif any(stage.standardise for _, stage in stages):
+        yield "norms under backprop (train another rule)"
+    if isinstance(rule, rules.Hyperspherical):
+        if rule.prototypes_per_class != 1:
+            yield "several prototypes a class (train with prototypes_per_class 1)"
+        if plan.blocks[0].head is not None:
+            yield "an auxiliary convolution (train with aux_channels 0)"
+    if plan.contrastive and (plan.features or rule.objective != "threshold" or rule.size != "rms"):
+        yield "ff but on images, with objective threshold and size rms (train with these)"
     if getattr(rule, "label_smoothing", 0.0):
-        raise ValueError("int8 holds no label smoothing: train without it.")
-    config = plan.config
+        yield "label smoothing (train with label_smoothing 0)"
     if plan.batch != 1 or plan.momentum or config.weight_decay or config.clip is not None:
-        raise ValueError(
-            "int8 learns one example a step by plain sgd: choose batch_size 1, momentum 0, weight_decay 0 and no clip."
-        )
-    for block in plan.blocks:
-        for stage in block.stages:
-            if stage.norm or stage.standardise:
-                which = "batch norm: choose the body mlp, conv or separable" if stage.norm else "norm under backprop"
-                raise ValueError(f"int8 holds no {which}.")
-            taps = 1 if stage.convolution is None else math.prod(stage.convolution.kernel_size)
-            back = 0 if stage is block.stages[0] else stage.outgoing.channels * taps
-            if (
-                max(stage.fan_in, stage.outgoing.size) > LARGEST_FAN_IN
-                or max(stage.incoming.pixels, back) > LARGEST_MAP
-            ):
-                raise ValueError(
-                    f"int8 sums at most {LARGEST_FAN_IN} values forwards and {LARGEST_MAP} backwards; block "
-                    f"{block.index + 1} has more."
-                )
+        yield "more than one example a step by plain sgd (choose batch_size 1, momentum 0, weight_decay 0 and no clip)"
+    for block, stage in stages:
+        taps = 1 if stage.convolution is None else math.prod(stage.convolution.kernel_size)
+        back = 0 if stage is block.stages[0] else stage.outgoing.channels * taps
+        if max(stage.fan_in, stage.outgoing.size) > LARGEST_FAN_IN or max(stage.incoming.pixels, back) > LARGEST_MAP:
+            yield (
+                f"sums of more than {LARGEST_FAN_IN} values forwards or {LARGEST_MAP} backwards, as in block "
+                f"{block.index + 1} (choose fewer channels or smaller inputs)"
+            )
