@@ -20,6 +20,8 @@ from forwardonly.system.memory import memory_bytes
 
 LEARNED, HELD, TESTED, OTHERS = 2000, 500, 1000, (1000, 500)
 """Images that are learned, held out and tested, at most, and those of another set, to see what is forgotten."""
+FEW = 128
+"""Images where memory and time alone are measured: they should be no part of the memory."""
 STRENGTH = 0.003
 """Of the logistic regression that new classifiers start from, as scikit-learn's C."""
 AT_A_TIME = 50
@@ -41,7 +43,8 @@ class Pictures(Task):
         import timm
 
         self.given, self.arm = given, given.arms[0]
-        self.train, self.held, self.test = pictures(given.task, given.side)
+        counts = (LEARNED, TESTED) if given.figures else (FEW, FEW)
+        self.train, self.held, self.test = pictures(given.task, given.side, counts)
         if given.figures:
             self.other = pictures("cifar-100" if given.task == "cifar-10" else "cifar-10", given.side, OTHERS)[::2]
         self.forget_peak()
@@ -52,6 +55,10 @@ class Pictures(Task):
         self.statistics = statistics(self.model)
         if self.arm == "heads":
             self.model.requires_grad_(False)
+        if self.arm == "local" and given.kept_norms:
+            for norm in self.model.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.requires_grad_(False)  # and so it keeps its statistics
 
     def forget_peak(self) -> None:
         """Counts the peak of memory from here, where Linux lets a process do so: reading images is no arm's."""
@@ -176,12 +183,11 @@ class Pictures(Task):
         return torch.cat(parts), images.labels
 
 
-def pictures(
-    name: str, side: int, counts: tuple[int, int] = (LEARNED, TESTED)
-) -> tuple[fo.data.Images, fo.data.Images, fo.data.Images]:
+def pictures(name: str, side: int, counts: tuple[int, int]) -> tuple[fo.data.Images, fo.data.Images, fo.data.Images]:
     """Training, held-out and test images of a set or a folder, each class by its share, of so many pixels a side."""
     known = name in fo.data.NAMES
-    found = fo.data.load(name, validation=HELD, limit=counts[0], image_size=None if known else side)
+    held = min(HELD, counts[0])
+    found = fo.data.load(name, validation=held, limit=counts[0], image_size=None if known else side)
     assert found.validation is not None
     parts = (found.train, found.validation, limited(found.test, counts[1], 0))
     return tuple(replace(part, images=resized(part.images, side)) for part in parts)
