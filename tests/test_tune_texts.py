@@ -130,7 +130,7 @@ def test_a_tuning_whose_blocks_wait_in_files_is_killed_and_goes_on_to_the_same_b
     done = started([*words, *budget, "--json"])
     assert done.returncode == 0, done.stderr
     whole = json.loads(done.stdout)
-    assert whole["plan"]["offload"]
+    assert whole["plan"]["offload"] and whole["peak_memory_bytes"] < (least + 30) * 2**20
     words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "killed")
     for start in range(len(MOMENTS) + 1):
         resume = ["--resume"] if (tmp_path / "killed" / "config.json").exists() else []
