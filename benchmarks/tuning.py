@@ -40,7 +40,13 @@ LINE = (
     *("kind", "task", "steps", "blocks", "budget", "heads_first", "layer_decay"),
     *("side", "kept_norms", "choose", "figures"),
 )
-RATES = {"end-to-end": 1e-4, "checkpointed": 1e-4, "lora": 1e-3, "frozen-half": 1e-4, "local": 1e-3}
+RATES = {
+    "text": {"end-to-end": 1e-4, "checkpointed": 1e-4, "lora": 1e-3, "frozen-half": 1e-4, "local": 1e-3},
+    "image": {
+        **dict.fromkeys(("end-to-end", "checkpointed", "lora", "frozen-half"), 3e-3),
+        **dict.fromkeys(("heads", "joint", "local"), 1e-2),
+    },
+}
 """Learning rates; of `local`, and of all arms on images, that of the read-outs: bodies learn at a tenth of it."""
 BLOCKS = 6
 OF_BLOCKS = ("blocks", "budget", "heads_first", "layer_decay")
@@ -84,7 +90,7 @@ def main() -> None:
     for seed, rate, arm in itertools.product(given.seeds, given.rates, given.arms):
         if arm == "untouched" and seed != given.seeds[0]:
             continue
-        own = {**vars(given), "arm": arm, "seed": seed, "rate": rate or RATES.get(arm, 0.0)}
+        own = {**vars(given), "arm": arm, "seed": seed, "rate": rate or RATES[given.kind].get(arm, 0.0)}
         if key(own) in done:
             continue
         words = ["--arms", arm, "--seeds", str(seed), "--rates", str(own["rate"]), "--steps", str(given.steps)]
