@@ -29,7 +29,9 @@ def main() -> None:
     options.add_argument("--model", choices=MODELS, required=True)
     options.add_argument("--patch", type=int, help="pixels of a patch, if not those of the table")
     options.add_argument("--rule", default="projection")
-    options.add_argument("--blocks", default="auto", help="how many, auto, or names of the modules that end them")
+    options.add_argument(
+        "--blocks", default="auto", help="how many, auto, or a regular expression that the names of their ends match"
+    )
     options.add_argument("--readout", default="sum")
     options.add_argument("--epochs", type=int, default=12)
     options.add_argument("--learning-rate", type=float, default=2e-3)
@@ -45,12 +47,11 @@ def main() -> None:
     train, validation, test = fo.data.load("cifar-10", validation=given.validation, limit=given.images)
     rule = fo.rules.make(given.rule, classes=10, label_smoothing=given.label_smoothing)
     of_model = {**MODELS[given.model], **({"patch_size": given.patch} if given.patch else {})}
-    blocks = given.blocks.split(",") if "," in given.blocks else given.blocks
     network = fo.localize(
         f"timm:{given.model}",
         rule,
         train.images[:2],
-        blocks=int(blocks) if str(blocks).isdigit() else blocks,
+        blocks=int(given.blocks) if given.blocks.isdecimal() else given.blocks,
         readout=given.readout if given.rule != "backprop" else "sum",
         seed=given.seed,
         **of_model,

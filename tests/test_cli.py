@@ -404,6 +404,7 @@ def test_data_fetch_has_nothing_to_do_for_the_digits(forwardonly):
         ("train --validation 100000", r"cannot hold out 100000"),
         ("train --resume", r"runs/digits-hyperspherical-seed0 is not a run folder"),
         ("evaluate", r"RUN is missing"),
+        ("reproduce", r"name one of networkff-mnist, networkff-fashion, .*, cifar-10-fast; see forwardonly reproduce"),
         ("evaluate nowhere", r"nowhere is not a run folder: it has no config.json"),
         ("predict nowhere x.png", r"nowhere is not a run folder"),
         ("data lst", r"action cannot be 'lst': did you mean 'list'\?"),

@@ -200,6 +200,8 @@ def test_int8_weights_are_off_by_half_a_step_at_most_and_take_a_quarter_of_the_b
     np.testing.assert_allclose(given, expected, atol=0.05 * np.abs(expected).max())
     with pytest.raises(ValueError, match="precision 'int8' is for onnx"):
         export_network(net, tmp_path / "other", format="torch-export", precision="int8")
+    with pytest.raises(ValueError, match="precision must be one of float32, int8, not 'int4'"):
+        export_network(net, tmp_path / "other", format="onnx", precision="int4")
 
 
 def test_the_command_writes_int8_weights_and_says_where_it_cannot(run, tmp_path, capsys):

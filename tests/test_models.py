@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 import forwardonly as fo
 from forwardonly import cli
-from forwardonly.network.models import load_weights
+from forwardonly.network.models import _imported, load_weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -183,13 +183,14 @@ def test_a_tuning_that_cannot_be_is_one_sentence(walk, pictures, more, sentence,
     assert sentence in said and "Traceback" not in said
 
 
-def test_colour_weights_read_grey_pictures_by_the_sum_over_colours(walk, tmp_path):
+@pytest.mark.parametrize(("name", "options"), [("resnet10t", {}), ("vit_tiny_patch16_224", {"img_size": 32})])
+def test_colour_weights_read_grey_pictures_by_the_sum_over_colours(walk, tmp_path, name, options):
     import timm
 
     torch.manual_seed(4)
-    colour = timm.create_model("resnet10t", num_classes=0).eval()
+    colour = timm.create_model(name, num_classes=0, **options).eval()
     save_file(colour.state_dict(), tmp_path / "colour.safetensors")
-    grey = timm.create_model("resnet10t", num_classes=0, in_chans=1).eval()
+    grey = timm.create_model(name, num_classes=0, in_chans=1, **options).eval()
     load_weights(grey, tmp_path / "colour.safetensors")
     pixels = torch.rand(2, 1, 32, 32)
     assert torch.allclose(grey(pixels), colour(pixels.expand(-1, 3, -1, -1)), atol=1e-5)
@@ -216,3 +217,17 @@ def test_weights_of_another_model_are_named(walk, pictures, tmp_path, capsys):
     (tmp_path / "text.safetensors").write_text("no weights")
     assert cli.main([*words[:-1], str(tmp_path / "text.safetensors")]) == 2
     assert "is no safetensors file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [
+        ("nosuchpackage", "needs the package nosuchpackage: pip install nosuchpackage"),
+        ("brokenpackage", "The package brokenpackage cannot be imported: it wants another torch"),
+    ],
+)
+def test_a_package_that_is_missing_or_does_not_go_is_named(tmp_path, monkeypatch, package, sentence):
+    (tmp_path / "brokenpackage.py").write_text("raise RuntimeError('it wants another torch')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        _imported(package)

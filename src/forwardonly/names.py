@@ -3,8 +3,10 @@
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +24,7 @@ def name_in(table: Mapping[str, object], thing: object) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The second half of an error sentence: suggests the nearest known name, or lists them."""
-    names = sorted(known)
+    names = sorted(filter(None, known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
@@ -90,6 +92,37 @@ def as_words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def one_of(name: str, value: Any, words: Collection[str]) -> str:
+    """`value`, which is one of a few words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
+    return str(value)
+
+
+def require(name: str, value: Any, kind: type | tuple[type, ...], fits: str) -> None:
+    """Raises ValueError, which says what fits, unless a value is of a kind."""
+    if isinstance(value, kind):
+        return
+    told = repr(value) if value is None or isinstance(value, str | int | float) else type(value).__name__
+    if isinstance(value, type):
+        told = f"the class {value.__name__}"
+    raise ValueError(f"{name} must be {fits}, not {told}.")
+
+
+def as_path(name: str, value: Any) -> Path:
+    """The path of a file or a folder.
+
+    Raises:
+        ValueError: it is none.
+    """
+    require(name, value, (str, os.PathLike), "a path")
+    return Path(value)
+
+
 def _option(name: str, value: Any, hint: Any) -> Any:
     """The value of an option whose type is `hint`; values of types that are not known here are returned as they are."""
     if get_origin(hint) in (Union, UnionType):
@@ -103,9 +136,7 @@ def _option(name: str, value: Any, hint: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if words and isinstance(words[0], str):
-        if not isinstance(value, str) or value not in words:
-            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
-        return str(value)
+        return one_of(name, value, words)
     true_or_false = isinstance(value, bool)
     if hint is int:
         if true_or_false or not isinstance(value, numbers.Integral):

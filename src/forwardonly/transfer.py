@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from forwardonly.data import Features, Images
+from forwardonly.names import require
 from forwardonly.network.network import Network
 from forwardonly.network.signal import main_path
 from forwardonly.network.storage import write_atomically
@@ -68,6 +69,8 @@ def extract(
     Raises:
         ValueError: the extractor's output has another form, or the cache cannot be written.
     """
+    require("extractor", extractor, nn.Module, "a module")
+    require("images", images, Images, "what fo.data.load gives")
     where = choose_device(device)
     chosen = choose_precision(precision, where)
     path = None

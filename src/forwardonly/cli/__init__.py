@@ -23,6 +23,7 @@ from forwardonly.cli.parsing import HELP_ALL, brief, parse
 from forwardonly.cli.screen import Screen
 from forwardonly.names import nearest
 from forwardonly.system.allocator import keep_freed_memory
+from forwardonly.system.cores import quota
 from forwardonly.system.openmp import wait_briefly
 from forwardonly.version import __version__
 
@@ -110,6 +111,8 @@ def _dispatch(argv: list[str]) -> int:
     leads = os.environ.get("RANK", "0") == "0"  # torchrun's first process alone prints
     screen = Screen(quiet=not leads or (options.json and not sys.stderr.isatty()))
     keep_freed_memory()
+    if quota() is not None:  # which PyTorch does not see
+        importlib.import_module("forwardonly.system.threads").heed_quota()
     result = command.run(options, screen)
     if not leads:
         return OK

@@ -15,6 +15,7 @@ from forwardonly.bench.speed import Arm, Work
 from forwardonly.cli.parsing import UNSET, Common, given, own_options
 from forwardonly.cli.screen import Screen
 from forwardonly.names import nearest
+from forwardonly.system import threads
 from forwardonly.system.precision import choose_device
 from forwardonly.training import TrainingConfig
 
@@ -180,18 +181,15 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
         raise ValueError(f"--batch must be at least 1, not {chosen.batch}")
     if chosen.repeats < 7:
         raise ValueError(f"--repeats must be at least 7, for a median to mean something, not {chosen.repeats}")
+    if chosen.threads is not None and chosen.threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {chosen.threads}")
     if chosen.busy < 0:
         raise ValueError(f"--busy is a number of processes, 0 or more, not {chosen.busy}")
-    before = torch.get_num_threads()
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    try:
+    with threads.using(threads.own_number() if chosen.threads is None else chosen.threads):
         with speed.competing(chosen.busy):
             measured = MEASURES[chosen.kind](chosen)
         recorded = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(chosen).items()}
         return {"kind": chosen.kind, **measured, "options": recorded, "machine": speed.machine(chosen_device(chosen))}
-    finally:
-        torch.set_num_threads(before)
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

@@ -184,8 +184,9 @@ def _complaint(box: str, argv: Sequence[str], prog: str) -> str:
     if found := re.match(r"invalid choice '(.*)' for argument '(.+)'. Expected one of \((.*)\)", text):
         choices = re.findall(r"'([^']*)'", found[3])
         return f"{found[2]} cannot be {found[1]!r}: {nearest(found[1], choices)}"
-    if found := re.match(r"Missing from .*?: (\S+)", text):
-        return f"{found[1]} is missing; see {prog} --help"
+    if found := re.match(r"Missing from .*?: (?:\{([^}]*)\}|(\S+))", text):
+        missing = f"name one of {', '.join(re.split(', *', found[1]))}" if found[1] else f"{found[2]} is missing"
+        return f"{missing}; see {prog} --help"
     if found := re.match(r"Error parsing (\S+):", text):
         flag = found[1]
         takes = next((line.removeprefix(f"{flag} ") for line in lines if line.startswith(f"{flag} ")), "something else")

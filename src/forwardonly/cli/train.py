@@ -39,7 +39,9 @@ GROUPS: Mapping[str, Sequence[str]] = {
         *("schedule", "lr_schedule", "final_rate", "warmup", "delay"),
         *("heads_first", "body_rate", "layer_decay"),
     ),
-    "memory_and_processes": ("precision", "device", "memory_budget", "workers", "compile", "checkpoint_every"),
+    "memory_and_processes": (
+        *("precision", "device", "threads", "memory_budget", "workers", "compile", "checkpoint_every"),
+    ),
     "augmentation": ("crop", "flip", "cutout"),
 }
 """The options of `TrainingConfig`, in the groups of the help."""
@@ -58,7 +60,7 @@ EXPERT = frozenset(
         "lr_schedule",
         "final_rate",
     }
-    | {"steps", "warmup", "compile", "checkpoint_every", "cutout", "heads_first", "body_rate", "layer_decay"}
+    | {"steps", "warmup", "threads", "compile", "checkpoint_every", "cutout", "heads_first", "body_rate", "layer_decay"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forwardonly.names import whole_number
+from forwardonly.names import require, whole_number
 from forwardonly.targets import Kind
 
 NO_LABEL = -1
@@ -52,6 +52,7 @@ class Images:
     dtype: ClassVar[torch.dtype] = torch.uint8
 
     def __post_init__(self) -> None:
+        require(f"{self.name}: images", self.images, (Tensor, np.ndarray), "a tensor or an array")
         pixels: Any = self.images
         numbers: Any = self.labels
         if numbers is None:

@@ -23,6 +23,7 @@ from forwardonly.data.pictures import decode, picture_head, quiet_pool, read_ima
 from forwardonly.data.reading import reading
 from forwardonly.data.streams import Indexed, as_it_is
 from forwardonly.data.targets import Names
+from forwardonly.system.cores import cores
 
 LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
 SHARE = 0.5  # of the machine's memory that a folder may take decoded, before it is decoded as it goes by
@@ -176,7 +177,7 @@ def read_streamed(
     root = Path(folder).expanduser()
     if not os.path.isdir(root):
         raise ValueError(f"{root} is not a folder of images.")
-    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    workers = min(8, cores()) if workers is None else workers
     found = list_folder(root, fewest=fewest)
     name = root.resolve().name
     shape = _shape(found.files, image_size)

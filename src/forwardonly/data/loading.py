@@ -10,7 +10,7 @@ from forwardonly.data.formats import read_npz, split_test
 from forwardonly.data.images import Images, Set, Splits, hold_out, limited, require_contrast, require_every_class
 from forwardonly.data.known import read_known
 from forwardonly.data.sources import SOURCES, source
-from forwardonly.names import whole_number
+from forwardonly.names import require, whole_number
 
 
 def load(
@@ -36,6 +36,7 @@ def load(
     What was assumed and passed over is in `train.notes`, a sentence each. Raises ValueError, one sentence, for anything
     wrong with the name, the files or the numbers in them, and for training images that are all alike.
     """
+    require("name_or_path", name_or_path, (str, os.PathLike), "the name of a data set, a folder or an .npz file")
     name, validation = str(name_or_path), whole_number("validation", validation, 0)
     seed = whole_number("seed", seed, 0)
     limit = None if limit is None else whole_number("limit", limit, 1)

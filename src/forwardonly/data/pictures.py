@@ -22,6 +22,7 @@ from forwardonly.data.images import Images
 from forwardonly.data.reading import UnreadableError, reading
 from forwardonly.data.seeing import DARK, Seen, as_seen, in_mode, is_grey, upright_size
 from forwardonly.data.sources import NAMED_BY_NUMBER, TINY
+from forwardonly.system.cores import cores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,7 +125,7 @@ def decode(
 @contextmanager
 def quiet_pool() -> Iterator[ThreadPoolExecutor]:
     """Threads that decode; Pillow's warnings of metadata and of sizes, which are checked here, are not shown."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, cores())) as pool:
         warnings.simplefilter("ignore")
         yield pool
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from forwardonly.data.examples import Examples
 from forwardonly.data.images import Splits
-from forwardonly.names import whole_number
+from forwardonly.names import as_path, whole_number
 
 LENGTH = 128
 """Tokens of a row."""
@@ -45,7 +45,11 @@ def texts(
     Raises:
         ValueError: there is no such folder, no text in it, or too little for one row beside those held out.
     """
-    path = Path(path).expanduser()
+    path = as_path("path", path).expanduser()
+    if not callable(encode):
+        raise ValueError(
+            f"encode must be a function from a text to token ids, such as tokenizer.encode, not {encode!r}."
+        )
     length, validation = whole_number("length", length, 1), whole_number("validation", validation, 0)
     found, passed = _texts(path, seed)
     if not found:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from forwardonly.network.storage import read_history, read_result, write_json
+from forwardonly.system.cores import cores
 
 RECORD = "command.json"
 PAUSE = 0.5  # seconds between polls of the running processes
@@ -84,7 +85,7 @@ def run_all(
     for job in jobs:
         _claim(job)
     pending = [job for job in jobs if not job.finished]
-    threads = max(1, len(os.sched_getaffinity(0)) // at_once) if hasattr(os, "sched_getaffinity") else 1
+    threads = max(1, cores() // at_once)
     running: list[tuple[Job, subprocess.Popen[str]]] = []
     try:
         while pending or running:

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -17,10 +17,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from forwardonly.export.c.plan import Precision
 from forwardonly.export.converters import to_executorch, to_onnx, to_torch_export, with_int8_weights
 from forwardonly.export.step import TrainingStep, example_inputs, input_type, plain_copy, unchecked
-from forwardonly.names import whole_number
-from forwardonly.network.network import Network
+from forwardonly.names import one_of, whole_number
+from forwardonly.network.network import Network, require_network
 from forwardonly.network.storage import save, write_atomically
 
 Format = Literal["safetensors", "torch-export", "onnx", "executorch"]
@@ -36,7 +37,7 @@ def export_network(
     *,
     format: Format,
     batch_size: int | None = None,
-    precision: Literal["float32", "int8"] = "float32",
+    precision: Precision = "float32",
 ) -> list[Path]:
     """Writes a network for prediction to a folder. Returns its files.
 
@@ -54,6 +55,8 @@ def export_network(
         ValueError: the folder cannot be written, a package is missing, the converter refuses the network, the network
             has no class scores, or `batch_size` or `precision` is given for another format.
     """
+    require_network(network)
+    one_of("precision", precision, get_args(Precision))
     if precision != "float32" and format != "onnx":
         raise ValueError(f"A network as {format} holds float32: precision {precision!r} is for onnx.")
     if batch_size is not None and format != "executorch":
@@ -62,14 +65,11 @@ def export_network(
         save(network, folder)
         return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
     network.require_classes()
+    count, axes = 2, {0: Dim("batch", min=1)}
     if format == "executorch":
-        network = plain_copy(network)
-        inputs, axes = (
-            example_inputs(network, whole_number("batch_size", 1 if batch_size is None else batch_size, 1)),
-            {},
-        )
-    else:
-        inputs, axes = example_inputs(network, 2), {0: Dim("batch", min=1)}
+        network, axes = plain_copy(network), {}
+        count = whole_number("batch_size", 1 if batch_size is None else batch_size, 1)
+    inputs = example_inputs(network, count)
     with _evaluating(network):
         shapes = (tree_map(lambda tensor: axes, inputs),)
         program = torch.export.export(_Scores(network), (inputs,), dynamic_shapes=shapes)

@@ -24,7 +24,7 @@ from forwardonly.export import decompositions
 from forwardonly.export.optimisers import OptimiserSpecs, PlainUpdate, State, first_state, optimiser_specs
 from forwardonly.names import whole_number
 from forwardonly.network.block import is_frozen
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.rules import ContrastiveRule
 from forwardonly.training.batch import Batch
 from forwardonly.training.compatibility import require_batch
@@ -71,6 +71,7 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
         ValueError: invalid options, an optimiser other than sgd, adam and adamw, dropout, or layers whose derivative
             cannot be written as forward operations.
     """
+    require_network(network)
     config = TrainingConfig.resolve(network.rule, given=options)
     batch_size = _check(network, batch_size)
     network = plain_copy(network)

@@ -14,7 +14,7 @@ from forwardonly.data.inputs import Inputs, each
 from forwardonly.data.matching import named_as
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.measure.metrics import TALLIES
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.system.precision import autocast, choose_precision
 
 AT_A_TIME = 1000  # images
@@ -48,6 +48,7 @@ def evaluate(
         ValueError: no images, a class that is not one of the network's, images of another shape than its own, or a
             network that learns without labels.
     """
+    require_network(network)
     network.require_classes()
     data = take(images, network.expected, classes=classes, columns=columns, name="the data to evaluate on")
     if isinstance(data, Images) and len(data) == 0:

@@ -17,8 +17,8 @@ from forwardonly.data.images import limited
 from forwardonly.data.matching import named_as
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.measure.readers import KINDS, Reader, middle
-from forwardonly.names import whole_number
-from forwardonly.network.network import Network
+from forwardonly.names import one_of, whole_number
+from forwardonly.network.network import Network, require_network
 from forwardonly.ops.pooling import grid_pool
 from forwardonly.rules.base import unit_rms
 from forwardonly.system.precision import autocast, choose_precision
@@ -102,6 +102,7 @@ def probe(
         ValueError: images without labels, of one class or of another shape than the network's, a share that leaves a
             class without an image, or an option out of range.
     """
+    require_network(network)
     _check(network, train, test, method, blocks, labels_share)
     grid, batch_size = whole_number("grid", grid, 1), whole_number("batch_size", batch_size, 1)
     kept = round(len(train) * labels_share)
@@ -181,7 +182,6 @@ def _check(network: Network, train: Images, test: Images | None, method: str, bl
     if len(train.labels.unique()) < 2:
         raise ValueError("A probe needs labelled images of two classes or more.")
     for value, allowed, what in ((method, get_args(Method), "method"), (blocks, get_args(Blocks), "blocks")):
-        if value not in allowed:
-            raise ValueError(f"{what} must be one of {', '.join(allowed)}, not {value!r}.")
+        one_of(what, value, allowed)
     if not 0 < labels_share <= 1:
         raise ValueError(f"labels_share is a share from above 0 to 1, not {labels_share}.")

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from forwardonly import bodies, rules
-from forwardonly.names import name_in, nearest, refuse_unknown
+from forwardonly.names import name_in, nearest, refuse_unknown, require, whole_number
 from forwardonly.network.block import Block
 from forwardonly.network.network import Network
 from forwardonly.network.prepare import Input
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import Signal
+from forwardonly.rules.base import require_rule
 
 
 def build(
@@ -32,8 +34,13 @@ def build(
     state does not change.
 
     Raises:
-        ValueError: the body's options do not fit such images.
+        ValueError: the body's options do not fit such images, or something is of another kind than it must be.
     """
+    require("body", body, bodies.Body, "a body, such as fo.bodies.MLP(hidden=(100, 100))")
+    require_rule(rule)
+    require("shape", shape, (Sequence, np.ndarray), "the sizes of one example, such as (1, 28, 28)")
+    shape = [whole_number("shape", size, 1) for size in shape]
+    seed = whole_number("seed", seed, 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = _config(body, shape, rule, readout, standardise)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from forwardonly.names import name_in, nearest
+from forwardonly.names import name_in, nearest, require, whole_number
 from forwardonly.network import models
 from forwardonly.network.build import rule_of
 from forwardonly.network.cuts import cuts_at
@@ -25,6 +25,7 @@ from forwardonly.network.signal import detached, same, tensors_in, to_device
 from forwardonly.network.walled import Walled, unchanged
 from forwardonly.network.walls import Recording, Wall, balanced, before, candidates, head_of, record, settle
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
+from forwardonly.rules.base import require_rule
 
 TOO_LARGE = 0.6
 """Share of the weights that are trained and in one block above which it is said."""
@@ -84,6 +85,9 @@ def localize(
             wall can stand there, two blocks would share weights, a weight is not float32, a signal cannot be read, or
             the model has no head that could read every block.
     """
+    require("model", model, (nn.Module, str), "a module, or a name such as 'timm:resnet18'")
+    require_rule(rule)
+    seed = whole_number("seed", seed, 0)
     if heads not in ("new", "own"):
         raise ValueError(f"heads is 'new' or 'own', not {heads!r}.")
     if heads == "own" and (type(rule) is not Projection or rule.targets != "token" or keep_head):
@@ -254,7 +258,8 @@ def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Seq
         return [wall.name for wall in found]
     if isinstance(blocks, int):
         if not 1 <= blocks <= len(found):
-            raise ValueError(f"The model can be cut into 1 to {len(found)} blocks, not {blocks}.")
+            most = f"1 to {len(found)} blocks" if len(found) > 1 else "one block alone"
+            raise ValueError(f"The model can be cut into {most}, not {blocks}.")
         return balanced(found, recording.sizes, blocks)
     if isinstance(blocks, str):
         try:
@@ -265,6 +270,7 @@ def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Seq
         if not names:
             raise ValueError(f"blocks {blocks!r} matches no module that the model calls once.")
     else:
+        require("blocks", blocks, (list, tuple), "'auto', a number, a regular expression or a list of module names")
         names = list(blocks)
         for name in names:
             if name not in recording.modules:

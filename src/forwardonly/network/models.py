@@ -3,7 +3,7 @@
 Only libraries that build a model from data are known: no code of a saved file is run.
 """
 
-import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -184,10 +184,11 @@ def load_weights(model: nn.Module, file: Path) -> None:
             f"{file} is no safetensors file ({problem}): write a state dict as one by safetensors.torch.save_file."
         ) from None
     own = model.state_dict()
-    first, *_ = (*dict(model.named_parameters()), "")
-    if first in given and given[first].dim() == 4 and own[first].shape[1] == 1:
+    parameters = dict(model.named_parameters())
+    first = next((name for name, weight in parameters.items() if weight.dim() == 4), None)
+    if first in given and parameters[first].shape[1] == 1:
         given[first] = given[first].sum(1, keepdim=True)
-    head = set(list(dict(model.named_parameters()))[-2:])  # a classifier is the last layer, of any number of classes
+    head = set(list(parameters)[-2:])  # a classifier is the last layer, of any number of classes
     fits = {name: weight for name, weight in given.items() if name in own and own[name].shape == weight.shape}
     for name, weight in own.items():
         if name not in fits and name not in head and not name.endswith("num_batches_tracked"):
@@ -228,9 +229,11 @@ def _imported(package: str) -> Any:
     """A package that is not ours to require.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: it is not installed, or cannot be imported.
     """
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"A {package} model needs the package {package}: pip install {package}.")
     try:
         return importlib.import_module(package)
-    except ImportError:
-        raise ValueError(f"A {package} model needs the package {package}: pip install {package}.") from None
+    except Exception as problem:  # of a package that it needs, or of two that do not go together
+        raise ValueError(f"The package {package} cannot be imported: {_first_line(problem)}.") from None

@@ -16,6 +16,7 @@ from forwardonly.bodies import Stem
 from forwardonly.bodies.dropout import drops
 from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
 from forwardonly.data.taking import Columns, take
+from forwardonly.names import require
 from forwardonly.network.block import Block, refuse_shared_weights
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
@@ -384,6 +385,11 @@ def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:
     network.walk(incoming, at)
     goodness = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
     return [block.contrastive_rule.loss(*own, goodness) for block, own in zip(blocks, streams, strict=True)]
+
+
+def require_network(network: Any) -> None:
+    """Raises ValueError unless it is a network of ours."""
+    require("network", network, Network, "what fo.mlp, fo.build, fo.localize or fo.load gives")
 
 
 def _tensor(images: Any) -> Tensor:

@@ -18,7 +18,7 @@ from forwardonly.data.matching import named_as
 from forwardonly.data.taking import Columns, take
 from forwardonly.names import name_in
 from forwardonly.network.block import Block
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.network.signal import Signal
 
 AT_A_TIME = 1000  # images
@@ -52,7 +52,7 @@ def add_class(network: Network, images: Any, name: str) -> int:
     inputs = read_inputs(images.images if isinstance(images, Images) else images, network.expected, "the images")
     if len(parts(inputs)[0]) == 0:
         raise ValueError("There are no images to add a class from.")
-    if row[0].summarised and not any(bool(rule.get_buffer("means").any()) for rule in row):
+    if row[0].summarised and not any(rule.has_statistics for rule in row):
         raise ValueError("The network has room for statistics, but none yet: call fo.summarise with its training data.")
 
     def new_prototypes(block: Block, activation: Tensor, _: Signal) -> Tensor:
@@ -150,6 +150,7 @@ def growing(network: Network) -> list[rules.Hyperspherical]:
     Raises:
         ValueError: of another kind than one that can add classes.
     """
+    require_network(network)
     row = [block.rule for block in network.row if isinstance(block.rule, rules.Hyperspherical)]
     if len(row) < len(network.row):
         raise ValueError(f"The rule {name_in(rules.TABLE, network.rule)} cannot add a class: only hyperspherical can.")

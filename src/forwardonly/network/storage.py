@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from forwardonly.names import as_path
 from forwardonly.network.build import from_config as built
 from forwardonly.network.localize import rebuilt
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.system import mapped
 
 CONFIG = "config.json"
@@ -52,7 +53,8 @@ def save(network: Network, folder: str | Path, **more: Any) -> None:
     Raises:
         ValueError: the folder cannot be written, or the network was built by hand and has no config.
     """
-    folder = Path(folder)
+    require_network(network)
+    folder = as_path("folder", folder)
     if not network.config:
         raise ValueError(
             "This network was built by hand, so no config can rebuild it: save its state_dict() instead, "
@@ -92,7 +94,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Network:
     Raises:
         ValueError: a file is missing, damaged, or not written by this library; or the model is missing or another one.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     config = read_config(folder)
     if not config["network"]:
         raise ValueError(
@@ -167,7 +169,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is not one that this version of the library wrote.
     """
-    path = Path(folder) / CONFIG
+    path = as_path("folder", folder) / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from forwardonly.names import check_options
+from forwardonly.names import check_options, require
 from forwardonly.ops.norms import mean_square
 from forwardonly.rules.own_head import OwnHead
 from forwardonly.targets import IGNORED, OBJECTIVES, Kind
@@ -154,6 +154,11 @@ class OnePassRule(Rule):
             kept = labels.flatten() != IGNORED
             activation, labels = activation.flatten(0, 1)[kept], labels.flatten()[kept]
         return self.loss(activation, labels), None
+
+
+def require_rule(rule: Any) -> None:
+    """Raises ValueError unless it is a rule."""
+    require("rule", rule, Rule, "a rule, such as fo.rules.make('projection', classes=10)")
 
 
 def float32(activation: Tensor) -> Tensor:

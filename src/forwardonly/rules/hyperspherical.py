@@ -111,6 +111,11 @@ class Hyperspherical(OnePassRule):
         """How many of the last classes have prototypes of any length."""
         return self.classes - self.summarised if self.summarised else 0
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether there are statistics of classes, and not only room for them, as in a network built from a config."""
+        return bool(self.summarised) and bool(self.get_buffer("means").any())
+
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
         return margin_loss(self.scores(activation), labels, self.scale, self.margin)
 
@@ -125,9 +130,8 @@ class Hyperspherical(OnePassRule):
         features, old = self.features(activation).float(), self.prototypes.detach()
         if self.summarised:
             old = old[: self.summarised, 0]
-            return fitted_prototype(features, old, fitting(old, self.get_buffer("within"), self.get_buffer("means")))[
-                None
-            ]
+            fit = fitting(old, self.get_buffer("within"), self.get_buffer("means"))
+            return fitted_prototype(features, old, fit)[None]
         count, old = self.prototypes_per_class, old.flatten(0, 1)
         parts = [features[min(index, len(features) - 1) :: count] for index in range(count)]
         return old.norm(dim=1).mean() * torch.stack([new_prototype(part, old) for part in parts])

@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from torch import Tensor
 
 from forwardonly.data import InMemory, read_adapted
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.serve.limits import BodyLimit
 from forwardonly.version import __version__
 
@@ -41,6 +41,7 @@ class Limits:
 
 def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Limits | None = None) -> FastAPI:
     """The ASGI application around a network whose classes have these names; `name` is its title."""
+    require_network(network)
     network.require_classes()
     limits = limits or Limits()
     network = network.eval()

@@ -15,7 +15,7 @@ LEAST_STEPS, SMALLEST = 16, 8
 """A default batch leaves at least LEAST_STEPS steps in an epoch, unless it would have fewer than SMALLEST images."""
 
 RESUMABLE = frozenset(
-    {"device", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
+    {"device", "threads", "checkpoint_every", "validate_every", "diagnose", "memory_budget", "workers", "compile"}
     | {"precision", "epochs", "steps"}  # the trainer compares what they mean
 )
 """Options that a resumed run may have other values of, because they do not decide what it learns."""
@@ -81,6 +81,10 @@ class TrainingConfig:
     """Compile each block's forward and backward pass. It takes up to a minute at the start: for long runs on a GPU."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """Threads of a CPU that share each operation; by default PyTorch's number, at most the cores that the process may
+    use. The order of sums, and so the last bits, depend on it: a resumed run keeps its number.
+    """
     validate_every: int = 1
     """Epochs between measurements of accuracy on the validation images."""
     diagnose: bool = False
@@ -114,6 +118,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} is a factor above 0, at most 1, not {getattr(self, name)}.")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, not {self.threads}.")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"final_rate is a share of the highest rate, from 0 to 1, not {self.final_rate}.")
         if self.memory_budget is not None:

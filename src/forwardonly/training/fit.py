@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.names import plain, whole_number
 from forwardonly.network.localized import Localized
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
+from forwardonly.system.cores import cores
 from forwardonly.system.precision import choose_device
+from forwardonly.system.threads import own_number, using
 from forwardonly.training import compatibility, strategies
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.distributed.team import Team
@@ -99,6 +101,7 @@ def fit(
         Interrupted: Ctrl-C; the step was finished and, with `out` and one process, a checkpoint written.
         LostPeer: another process of the team died or hangs.
     """
+    require_network(network)
     seed = whole_number("seed", seed, 0)
 
     def taken(name: str, data: Any) -> Data:
@@ -117,9 +120,19 @@ def fit(
     device = team.device(choose_device(config.device))
     if resume and folder is not None:
         config = as_begun(config, folder, device, team)
+        if options.get("threads") is None and config.threads is not None and config.threads > cores():
+            warnings.warn(
+                f"The run goes on with its {config.threads} threads, to the same bits; this process may use fewer "
+                f"cores, so that threads={cores()} is faster.",
+                RunWarning,
+                stacklevel=2,
+            )
+    if config.threads is None and team.alone:
+        config = replace(config, threads=own_number())
     setting = compatibility.Setting(config, network, device, team, train)
     with (
         _emitted(setting),
+        nullcontext() if config.threads is None else using(config.threads),
         torch.enable_grad(),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
     ):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from forwardonly.data.targets import Names, read_targets
 from forwardonly.names import whole_number
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.system.precision import choose_precision
 from forwardonly.training import compatibility
 from forwardonly.training.batch import Batch
@@ -34,6 +34,7 @@ class Online:
     """
 
     def __init__(self, network: Network, *, seed: int = 0, **options: Any):
+        require_network(network)
         self.network = network
         self.seed = whole_number("seed", seed, 0)
         self.config = TrainingConfig.resolve(network.rule, given=options)

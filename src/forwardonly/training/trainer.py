@@ -380,9 +380,15 @@ def _finite(weight: Tensor) -> bool:
 
 
 def as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: Team) -> TrainingConfig:
-    """The config with the arithmetic of the run in `folder`, where `auto` would mean another one on this device."""
-    then = run_folder.precision_of(folder) if team.leads else None
-    then = team.broadcast({"precision": then}, device)["precision"]
-    if config.precision != "auto" or then not in ("fp32", "bf16") or then == choose_precision("auto", device):
-        return config
-    return replace(config, precision=then)
+    """The config with the arithmetic of the run in `folder`, where it leaves it open.
+
+    That is the precision, where `auto` would mean another one on this device, and the number of threads of a process
+    that is alone.
+    """
+    precision, threads = run_folder.arithmetic_of(folder) if team.leads else (None, None)
+    precision = team.broadcast({"precision": precision}, device)["precision"]
+    if config.precision == "auto" and precision in ("fp32", "bf16") and precision != choose_precision("auto", device):
+        config = replace(config, precision=precision)
+    if config.threads is None and team.alone and isinstance(threads, int) and threads > 0:
+        config = replace(config, threads=threads)
+    return config

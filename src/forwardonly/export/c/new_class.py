@@ -20,9 +20,11 @@ def require_spare(plan: Plan) -> None:
     rule = plan.network.rule
     if plan.precision == "int8" and (plan.spare or plan.trained < plan.network.classes):
         raise ValueError("int8 has no prototypes of any length, which added classes have: export in float32.")
-    if plan.spare and not isinstance(rule, rules.Hyperspherical):
+    if not plan.spare:
+        return
+    if not isinstance(rule, rules.Hyperspherical):
         raise ValueError("Only hyperspherical can add a class: leave spare_classes at 0.")
-    if plan.spare and not (getattr(rule, "summarised", 0) and bool(rule.get_buffer("means").any())):
+    if not rule.has_statistics:
         raise ValueError("Spare classes need statistics of the others: call fo.summarise(network, train) first.")
 
 

@@ -10,9 +10,9 @@ from forwardonly import rules
 from forwardonly.bodies import Chain
 from forwardonly.bodies.dropout import drops
 from forwardonly.export.c.plan import BlockPlan, Map, Plan, Precision, Stage
-from forwardonly.names import name_in, whole_number
+from forwardonly.names import name_in, one_of, whole_number
 from forwardonly.network.block import Block, is_frozen
-from forwardonly.network.network import Network
+from forwardonly.network.network import Network, require_network
 from forwardonly.ops.norms import instance_norm
 from forwardonly.training.compatibility import require_batch
 from forwardonly.training.config import TrainingConfig
@@ -30,10 +30,10 @@ def make_plan(
     Raises:
         ValueError: a rule, a body, an optimiser or an option that C cannot hold, with what it can.
     """
+    require_network(network)
     config = TrainingConfig.resolve(network.rule, given=options)
     batch, spare = whole_number("batch_size", batch_size, 1), whole_number("spare_classes", spare_classes, 0)
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))} in C, not {precision!r}.")
+    one_of("precision", precision, get_args(Precision))
     if config.optimiser.lower() != "sgd":
         raise ValueError(f"A training step in C learns with sgd, not with {config.optimiser}: choose optimiser sgd.")
     if network.in_place:

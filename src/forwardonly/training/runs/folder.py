@@ -72,9 +72,11 @@ def go_on(folder: Path, config: Mapping[str, Any]) -> None:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
 
 
-def precision_of(folder: Path) -> str | None:
-    """The arithmetic in which the run in a folder computes, if its config says so."""
-    return read_config(folder).get("precision") if (folder / CONFIG).exists() else None
+def arithmetic_of(folder: Path) -> tuple[Any, Any]:
+    """The precision and the number of threads of the run in a folder, None where its config does not say them."""
+    config = read_config(folder) if (folder / CONFIG).exists() else {}
+    training = config.get("training")
+    return config.get("precision"), training.get("threads") if isinstance(training, dict) else None
 
 
 def refuse_changes(folder: Path, then: Any, now: Any, where: str = "") -> None:
