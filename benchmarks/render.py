@@ -368,18 +368,46 @@ def tune_memory(results: Results) -> str:
     )
 
 
+PICTURED = {
+    "untouched": "untouched",
+    "heads": "untouched, read after every block",
+    "end-to-end": "end to end",
+    "joint": "end to end, read after every block",
+    "lora": "LoRA",
+    "frozen-half": "lower half frozen",
+    "local": "local, blocks by `auto`",
+}
+
+
 def tune_image(results: Results) -> str:
-    """A convolutional model tuned in several ways."""
-    arms = results.timing("tuning/image/cifar-10")["arms"]
+    """A convolutional model tuned in several ways, on two tasks."""
+    tasks = [results.timing(name)["arms"] for name in ("tuning/image/cifar-10", "tuning/image/solar-cells")]
     rows = []
-    for arm, name in TUNED.items():
+    for arm, name in PICTURED.items():
+        if (first := tasks[0].get(arm)) is None:
+            continue
+        cells = [
+            _spread([100 * share for share in task[arm][figure]], 1) if arm in task else ""
+            for task in tasks
+            for figure in ("accuracy", "other_accuracy")
+        ]
+        work = "" if arm == "untouched" else f"{statistics.median(first['processor_seconds']):.0f}"
+        rows.append([name, *cells, work])
+    return table(["", "CIFAR-10", "CIFAR-100, probed", "solar cells", "CIFAR-10, probed", "seconds"], rows)
+
+
+def tune_image_memory(results: Results) -> str:
+    """Memory of a step of a convolutional model at its own size."""
+    arms = results.timing("tuning/image/memory")["arms"]
+    whole = arms["end-to-end"]["peak_memory_bytes"][0]
+    rows = []
+    for arm, name in {**PICTURED, "checkpointed": "end to end, with checkpoints"}.items():
         if arm in arms:
             own = arms[arm]
-            cells = [_spread([100 * share for share in own[figure]], 1) for figure in ("accuracy", "other_accuracy")]
-            cost = ["", ""] if arm == "untouched" else [_gib(own), f"{statistics.median(own['seconds']):.0f}"]
-            name = "local, blocks by `auto`" if arm == "local" else name
-            rows.append([name, *cells, *cost])
-    return table(["", "CIFAR-10, test %", "CIFAR-100, probed, %", "GiB", "seconds"], rows)
+            saved = f"{own['saved_bytes'][0] / 2**20:.0f}" if "saved_bytes" in own else ""
+            peak = own["peak_memory_bytes"][0]
+            rows.append([name, saved, f"{peak / 2**20:.0f}", f"{peak / whole:.2f}"])
+    return table(["", "saved for backward, MiB", "peak of the process, MiB", "share"], rows)
 
 
 TRANSFERRED = {
@@ -648,6 +676,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "tune-text": tune_text,
     "tune-memory": tune_memory,
     "tune-image": tune_image,
+    "tune-image-memory": tune_image_memory,
     "transfer": transfer,
     "models": models_counted,
     "models-timm": models("timm"),

@@ -135,6 +135,24 @@ def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
     assert len(again.row) == len(whole.row) >= 4
 
 
+def test_frozen_norms_stay_as_they_were_also_when_a_tuning_goes_on(walk, pictures, tmp_path, capsys):
+    import timm
+
+    weights = tmp_path / "weights.safetensors"
+    torch.manual_seed(3)
+    model = timm.create_model("resnet10t", num_classes=0, zero_init_last=False)  # or nothing behind a 0 would learn
+    save_file(model.state_dict(), weights)
+    words = ["tune", "--model", "timm:resnet10t", "--weights", str(weights), "--data", str(pictures)]
+    words += ["--batch-size", "12", "--precision", "fp32", "--freeze", "bn", "--heads-first", "0", "--out"]
+    assert cli.main([*words, str(tmp_path / "run"), "--epochs", "1"]) == 0
+    assert cli.main(["tune", "--resume", "--out", str(tmp_path / "run"), "--epochs", "2"]) == 0
+    tuned = fo.unlocalize(fo.load(tmp_path / "run")).state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(tuned[name], weight) == ("bn" in name), name
+    assert cli.main(["tune", "--resume", "--out", str(tmp_path / "run"), "--epochs", "3", "--freeze", "conv"]) == 2
+    assert "freeze" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -147,6 +165,14 @@ def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
             "There is no file of weights none.safetensors",
         ),
         (["--model", "timm:resnet10t", "--weights", "random", "--blocks", "99"], "can be cut into 1 to"),
+        (
+            ["--model", "timm:resnet10t", "--weights", "random", "--freeze", "lstm"],
+            "--freeze 'lstm' matches no weight of the model, such as 'conv1.0.weight'",
+        ),
+        (
+            ["--model", "timm:resnet10t", "--weights", "random", "--freeze", "("],
+            "--freeze '(' is no regular expression: ",
+        ),
         (["--model", "timm:resnet10t"], "There are no pretrained weights of timm:resnet10t to be had: "),
         (["--model", "hf:somebody/model"], "somebody/model is no folder here, and cannot be fetched from the Hugging"),
     ],

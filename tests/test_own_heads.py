@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import forwardonly as fo
+from forwardonly.system import mapped
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
+from forwardonly.training.memory import budget
 from forwardonly.training.memory.offload import Offload
 from forwardonly.training.step import Context, train_step_in_place
 from forwardonly.training.update import Update
@@ -186,3 +188,13 @@ def test_blocks_that_read_a_head_which_another_trains_are_not_called_alone(tied)
     network = made(Language(tied))
     network.emit()
     assert network.in_place == tied and ("tied to weights that a block trains" in network.stays_because) == tied
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_plan_counts_a_head_in_a_file_for_each_block_that_borrows_it(tied):
+    model = Language(tied)
+    head = model.head.weight
+    head.data = mapped.Arena().copy(head.data)
+    counted = [sum(budget._borrowed(block).values()) for block in made(model).row]
+    own = head.nbytes
+    assert counted == ([0, own, own, own] if tied else [own] * 4)

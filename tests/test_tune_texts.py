@@ -1,7 +1,12 @@
 """`forwardonly tune` on text files, with a small language model and its tokenizer in a folder."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,17 +20,20 @@ WORDS = "the block learns from its own loss and no gradient crosses a wall so me
 
 @pytest.fixture(scope="module")
 def folder(walk, tmp_path_factory):
+    return llama(tmp_path_factory.mktemp("model"), width=32)
+
+
+def llama(path, width):
     """A Hugging Face folder: a Llama of four layers, and a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    path = tmp_path_factory.mktemp("model")
     words = ["<end>", "<unknown>", *sorted(set(WORDS.split()))]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(path)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4, "num_attention_heads": 4}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes, tie_word_embeddings=True)).save_pretrained(path)
     return path
 
@@ -92,6 +100,49 @@ def test_a_killed_tuning_goes_on_to_the_same_bits(folder, notes, prose, tmp_path
     assert all(torch.equal(whole[name], short[name]) for name in whole)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "short")]
     assert results[0]["before"] == results[1]["before"]
+
+
+MOMENTS = ("in-an-epoch", "half-a-checkpoint", "final-evaluation")
+TESTS = Path(__file__).parent
+DYING = f"""
+import runpy
+library = runpy.run_path({str(TESTS.parent / "benchmarks" / "models.py")!r})["declare_torchvision_operators"]()
+runpy.run_path({str(TESTS / "parallel" / "moments.py")!r}, run_name="__main__")
+"""
+
+
+def started(words, moments=(), start=0):
+    """The command in a process of its own, which dies by SIGKILL at the moment of this start."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FORWARDONLY_START": str(start), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", DYING, ",".join(moments), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_tuning_whose_blocks_wait_in_files_is_killed_and_goes_on_to_the_same_bits(walk, notes, prose, tmp_path):
+    model = llama(tmp_path / "model", width=448)
+    words = words_of(model, notes, tmp_path / "whole", "--blocks", "4", "--epochs", "2", "--checkpoint-every", "2")
+    words += ["--other", str(prose), "--batch-size", "8", "--validation", "10"]
+    refused = started([*words, "--memory-budget", "1MiB"]).stderr
+    found = re.search(r"smallest memory budget that it fits in is (\d+)MiB", refused)
+    assert found is not None, refused
+    least = int(found[1])
+    budget = ["--memory-budget", f"{least + 30}MiB"]  # all four blocks would take some 100 more
+    done = started([*words, *budget, "--json"])
+    assert done.returncode == 0, done.stderr
+    whole = json.loads(done.stdout)
+    assert whole["plan"]["offload"] and whole["peak_memory_bytes"] < (least + 30) * 2**20
+    words[words.index(str(tmp_path / "whole"))] = str(tmp_path / "killed")
+    for start in range(len(MOMENTS) + 1):
+        resume = ["--resume"] if (tmp_path / "killed" / "config.json").exists() else []
+        done = started([*words, *budget, *resume, "--json"], MOMENTS, start)
+        assert done.returncode == (-9 if start < len(MOMENTS) else 0), done.stderr
+    killed = json.loads(done.stdout)
+    assert killed["plan"]["offload"]
+    assert killed["validation_cross_entropy"] == whole["validation_cross_entropy"]
+    weights, expected = (fo.load(tmp_path / name).state_dict() for name in ("killed", "whole"))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    assert killed["before"] == whole["before"] and killed["measured"] == whole["measured"]
+    assert not list((tmp_path / "killed").rglob(".*"))
 
 
 def test_what_was_tuned_is_tuned_again(folder, notes, tmp_path):

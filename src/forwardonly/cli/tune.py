@@ -1,6 +1,7 @@
 """`forwardonly tune`: cuts a model that has learned before into blocks, and trains it on other images or texts."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from forwardonly.cli.parsing import UNSET, given
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.data.texts import LENGTH
 from forwardonly.network import models
+from forwardonly.network.localized import Localized
 from forwardonly.network.readout import Kind
 from forwardonly.network.storage import CONFIG, from_config, read_config, read_history
 
@@ -52,6 +54,8 @@ class Tune(training.Train, Model):
     """What a timm model starts from: pretrained weights, fetched by timm; a safetensors file; or random ones."""
     blocks: str = "auto"
     """Where blocks end: auto, a number of blocks, or a regular expression that modules' names match."""
+    freeze: Annotated[str | None, UNSET, tyro.conf.DisallowNone] = None
+    """Weights that stay as they are: a regular expression that their names match, such as bn for batch norms."""
     data: str = "digits"
     """A data set's name, a folder of images with a directory a class, or an .npz file; for language, text files."""
     validation: int = 0
@@ -160,19 +164,24 @@ class Tune(training.Train, Model):
         weights = self.weights
         if weights not in (PRETRAINED, RANDOM):
             weights = str(Path(weights).expanduser().resolve())
-        cut = {"model": model, "weights": weights, "blocks": self.blocks}
+        cut = {"model": model, "weights": weights, "blocks": self.blocks, "freeze": self.freeze}
         return {**cut, "other": other, "length": self.length, "tokenizer": tokenizer}
 
     def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
         """The model with its weights, cut; of a resumed run as it was, for the checkpoint has the weights.
 
         Raises:
-            ValueError: there is no such model, a weight does not fit it, or it cannot be cut so.
+            ValueError: there is no such model, a weight does not fit it, it cannot be cut so, or no weight is to be
+                frozen.
         """
         if self.resume and self.out is not None and (self.out / CONFIG).exists():
-            return from_config(read_config(self.out)["network"])
+            network = from_config(read_config(self.out)["network"])
+            assert isinstance(network, Localized)
+            self._freeze(network.model)
+            return network
         blocks: int | str = int(self.blocks) if self.blocks.isdecimal() else self.blocks
         model, source, (mean, std) = self._model(train)
+        self._freeze(model)
         if mean is not None and len(mean) != train.shape[0]:
             mean = std = None
         text = self.words is not None
@@ -189,6 +198,20 @@ class Tune(training.Train, Model):
             seed=self.seed,
             source=source,
         )
+
+    def _freeze(self, model: nn.Module) -> None:
+        """Freezes the weights that `freeze` names; norms whose weights are all frozen keep their statistics too."""
+        if self.freeze is None:
+            return
+        try:
+            chosen = [weight for name, weight in model.named_parameters() if re.search(self.freeze, name)]
+        except re.error as problem:
+            raise ValueError(f"--freeze {self.freeze!r} is no regular expression: {problem}") from None
+        if not chosen:
+            names = [name for name, _ in model.named_parameters()]
+            raise ValueError(f"--freeze {self.freeze!r} matches no weight of the model, such as {names[0]!r}")
+        for weight in chosen:
+            weight.requires_grad_(False)
 
     def _model(self, train: fo.data.Images) -> tuple[nn.Module, dict[str, Any], Statistics]:
         """The model with its weights, how it is built again, and the statistics of the pixels that it learned from."""
@@ -212,7 +235,8 @@ class Tune(training.Train, Model):
 
     def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         data = saved["data"]
-        return {name: data[name] for name in ("model", "weights", "blocks", "other", "length")}
+        kept = {name: data[name] for name in ("model", "weights", "blocks", "other", "length")}
+        return {**kept, "freeze": data.get("freeze")}
 
 
 def _of_run(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any], Statistics]:

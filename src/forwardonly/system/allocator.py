@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from typing import Any
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # glibc's <malloc.h>
 
@@ -14,8 +15,14 @@ def return_freed_memory() -> bool:
     """
     done = _mallopt({MMAP_THRESHOLD: 1 << 16, TRIM_THRESHOLD: 1 << 16, TOP_PAD: 0})
     if done:
-        ctypes.CDLL(None).malloc_trim(0)
+        trim()
     return done
+
+
+def trim() -> None:
+    """Returns what is free in the heap, also between what is used, as glibc does not by itself."""
+    if (own := _glibc("malloc_trim")) is not None:
+        own(0)
 
 
 def keep_freed_memory() -> bool:
@@ -31,5 +38,10 @@ def keep_freed_memory() -> bool:
 
 
 def _mallopt(values: dict[int, int]) -> bool:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = _glibc("mallopt")
     return mallopt is not None and all(mallopt(key, value) for key, value in values.items())
+
+
+def _glibc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -166,7 +166,7 @@ class Trainer:
             raise NonFiniteLoss(f"The loss of block {block} became {value} in epoch {epoch}, step {step}: {instead}")
         for index, block in enumerate(self.session.network.row):
             mapped.release()  # the block before, if it is in a file
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in block.parameters()):
+            if not all(map(_finite, block.parameters())):
                 raise NonFiniteLoss(
                     f"A weight of block {index} became NaN or infinite in epoch {epoch}, by step "
                     f"{self.progress.step - 1}: {instead}"
@@ -372,6 +372,11 @@ class Trainer:
             with figures.kept(result, figures.AFTER, "writing the run"):
                 run_folder.finish(self.folder, session.network, progress.history, result, self._digest())
         return result
+
+
+def _finite(weight: Tensor) -> bool:
+    """Whether all its values are finite, by its extremes: `isfinite` of it would take more memory than it does."""
+    return weight.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
 
 
 def as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: Team) -> TrainingConfig:

@@ -23,6 +23,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.signal import bytes_of, tensors_in
 from forwardonly.network.walled import unchanged
 from forwardonly.rules import ContrastiveRule
+from forwardonly.rules.own_head import OwnHead
 from forwardonly.system import mapped
 from forwardonly.system.allocator import return_freed_memory
 from forwardonly.system.memory import AllocatedBytes, memory_bytes, parse_bytes, peak_memory_bytes
@@ -197,17 +198,28 @@ def _ways_in_place(network: Localized, job: Job) -> list[tuple[MemoryPlan, int]]
         sum(weight.nbytes * (slots if weight.requires_grad else 1) for weight in block.parameters())
         for block in network.row
     ]
+    borrowed = [_borrowed(block) for block in network.row]
     mapped.release()
     if device.type == "cpu":
         return_freed_memory()  # of the trials
     weights = [weight for block in network.row for weight in block.parameters() if not mapped.holds(weight)]
     in_memory = sum(weight.nbytes for weight in weights)
     before = RESERVE + (memory_bytes(device) - in_memory if device.type == "cpu" else job.held) + step
+    trained = {id(weight) for block in network.row for weight in block.parameters()}
+    beside = {key: size for read in borrowed for key, size in read.items() if key not in trained}
+    alone = max(own + sum(read.values()) for own, read in zip(resident, borrowed, strict=True))
     predicted = max(1, min(AT_A_TIME, batch))
     return [
-        (MemoryPlan(None, False, predicted), before + sum(resident)),
-        (MemoryPlan(None, len(resident) > 1, predicted), before + job.on_device * max(resident)),
+        (MemoryPlan(None, False, predicted), before + sum(resident) + sum(beside.values())),
+        (MemoryPlan(None, len(resident) > 1, predicted), before + job.on_device * alone),
     ]
+
+
+def _borrowed(block: Block) -> dict[int, int]:
+    """Bytes of the weights in files that the block reads and another or none trains, such as the model's head."""
+    own = {id(weight) for weight in block.parameters()}
+    read = [weight for part in block.rule.modules() if isinstance(part, OwnHead) for weight in part.borrowed]
+    return {id(weight): weight.nbytes for weight in read if id(weight) not in own and mapped.holds(weight)}
 
 
 def _peak_in_place(network: Localized, batch: Batch, precision: Precision) -> int:

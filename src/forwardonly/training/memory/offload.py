@@ -18,6 +18,7 @@ from forwardonly.network.block import Block
 from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network
 from forwardonly.system import mapped
+from forwardonly.system.allocator import trim
 from forwardonly.training.update import Update
 
 
@@ -122,11 +123,12 @@ class FileStore:
         """Does nothing, as `load`."""
 
     def unload(self) -> None:
-        """Releases the block's memory after it has computed."""
+        """Releases the block's memory after it has computed, and what its step has left free in the heap."""
         for tensor in tensors_of(self.block, self.update):
             if not mapped.holds(tensor):
                 tensor.data = self.arena.copy(tensor.data)
         mapped.release()
+        trim()
 
 
 class HostStore:
