@@ -1,4 +1,4 @@
-"""Settings of a whole process, each tested in one of its own: freed memory is kept, threads wait briefly."""
+"""What holds of a whole process, each tested in one of its own: memory is kept and its own, threads wait briefly."""
 
 import os
 import re
@@ -46,3 +46,22 @@ def test_threads_of_a_command_wait_briefly_for_each_other(own, spins):
     if not said:
         pytest.skip("another OpenMP than GNU's")
     assert said == [spins]
+
+
+NARROW = """
+import torch, forwardonly as fo
+pixels = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+images = fo.data.Images(pixels, torch.arange(32) % 4, tuple("abcd"), "random")
+for body in (fo.bodies.ResNet18(width=0.06), fo.bodies.ResNet56(width=0.3)):
+    net = fo.build(body, images.shape, rule=fo.rules.Projection(classes=4))
+    fo.fit(net, images, epochs=3, batch_size=16, precision="fp32")
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a matter of glibc")
+def test_narrow_residual_networks_write_into_no_memory_but_their_own():
+    """As PyTorch's strided 1 x 1 convolution does, on some processors."""
+    environment = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "5", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", NARROW], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["done"], done.stderr[-500:]
