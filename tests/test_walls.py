@@ -191,3 +191,22 @@ def test_the_walk_judges_a_block_by_the_steps_in_which_its_layer_ran(left_out, f
     network = fo.localize(model, fo.rules.Projection(classes=4), (torch.randn(4, 16),))
     model.left_out, model.calls = left_out, -1
     assert walk["lowering"](network, lambda count: (torch.randn(count, 16),), rate=1e-2) == [fell, 3]
+
+
+class Residual(nn.Module):
+    """A wide layer pair with a skip that has weights, as the last stage of a small ResNet."""
+
+    def __init__(self, width, wide):
+        super().__init__()
+        self.first, self.second = nn.Linear(width, wide), nn.Linear(wide, wide)
+        self.skip = nn.Linear(width, wide)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))) + self.skip(x)
+
+
+@pytest.mark.filterwarnings("ignore::forwardonly.network.localize.LargeBlockWarning")
+@pytest.mark.parametrize("blocks", [2, 3, 4])
+def test_a_number_of_blocks_is_kept_where_a_skip_goes_around_the_evenest_wall(blocks):
+    model = nn.Sequential(Layer(), Layer(), nn.Sequential(Residual(16, 64)), nn.Linear(64, 3))
+    assert len(walls(model, torch.randn(4, 16), blocks=blocks)) == blocks

@@ -4,6 +4,7 @@ Where walls can stand is seen in one forward pass (`walls.py`), and what rules r
 The model then runs as it was written; a wall is a hook that detaches what passes it.
 """
 
+import itertools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -232,6 +233,12 @@ def _walls(
         blocks = 1
     names = _chosen(found, evaluating, blocks)
     walls = _standing(names, evaluating, training, strict=not isinstance(blocks, int) and blocks != "auto")
+    while isinstance(blocks, int) and len(walls) < blocks < len(found):  # a skip may go around a wall that was chosen
+        if len(fewer := _without_fallen(found, names, walls)) == len(found):
+            break
+        found = fewer
+        names = _chosen(found, evaluating, blocks)
+        walls = _standing(names, evaluating, training, strict=False)
     if len(walls) == 1 and blocks != 1:
         _, fallen = settle(list(evaluating.ends), evaluating)
         shared = next((_tied(weight, evaluating) for weight in fallen.values() if weight), "")
@@ -284,6 +291,15 @@ def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Seq
                 raise ValueError(f"No wall can stand behind {name!r}: the model does not call it exactly once.")
     last = found[-1].name
     return sorted({*names, last}, key=order.index)
+
+
+def _without_fallen(found: Sequence[Wall], names: Sequence[str], standing: Sequence[Wall]) -> list[Wall]:
+    """The candidates without the first one of these names that does not stand; its weights are the next one's."""
+    kept = {wall.name for wall in standing}
+    for index, (wall, after) in enumerate(itertools.pairwise(found)):
+        if wall.name in names and wall.name not in kept:
+            return [*found[:index], Wall(after.name, (*wall.weights, *after.weights)), *found[index + 2 :]]
+    return list(found)
 
 
 def _tied(weight: str, recording: Recording) -> str:
