@@ -1,5 +1,7 @@
-/* Instructions and stack of fo_learn, fo_predict and, where there is room for a class, fo_add_class. qemu counts: with -icount shift=0 an instruction takes a
- * nanosecond, and SysTick counts every 40 of them, at 25 MHz. The stack is painted before a call and searched after. */
+/* Instructions and stack of fo_learn, fo_predict and, where there is room for a class, fo_add_class.
+ *
+ * qemu counts: with -icount shift=0 an instruction takes a nanosecond, and SysTick counts every 40 of them, at 25 MHz.
+ * The stack is painted before a call and searched after. */
 #include "training_step.h"
 
 #include <stdint.h>
