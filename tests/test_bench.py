@@ -7,11 +7,15 @@ import torch
 
 import forwardonly as fo
 from forwardonly.bench import depth, speed, start
-from forwardonly.bench.naive import NaiveForwardForward
+from forwardonly.bench.naive import NaiveChannels, NaiveForwardForward
 from forwardonly.cli import main
 from forwardonly.network import block
 from forwardonly.training import TrainingConfig
+from forwardonly.training.batch import Batch
 from forwardonly.training.feed import train_label_classifier
+from forwardonly.training.step import Context
+from forwardonly.training.strategies import whole_step
+from forwardonly.training.update import Update
 
 QUICK = ["--batch", "8", "--size", "8", "--threads", "1", "--precision", "fp32", "--json"]
 START = {"rule": "hyperspherical", "hidden": (8,), "batch": 16, "device": "cpu", "threads": 1}
@@ -188,6 +192,31 @@ def test_the_naive_step_is_a_step_of_the_rule():
     streams = network.row[0].rule.streams(network.row[0](network.present(images, labels, wrong=wrong)))
     assert torch.allclose(streams.positive, good, rtol=1e-3)
     assert torch.allclose(streams.negative, bad, rtol=1e-3)
+
+
+def test_the_plain_loop_of_learnable_channels_takes_the_steps_of_the_rule():
+    """Same weights, same images: the losses of three steps, each after an update."""
+    rule = fo.rules.ChannelLearnable(classes=3)
+    body = fo.bodies.TinyCNN(width=0.03, dropout=0.0)
+    config = TrainingConfig(optimiser="adamw", learning_rate=0.02, weight_decay=0.01, clip=1.0, precision="fp32")
+    work = speed.Work(rule=rule, body=body, shape=(3, 8, 8), batch=12, config=config)
+    naive = NaiveChannels(3, 3, width=0.03, dropout=0.0, rate=0.02)
+    network = work.network()
+    for learner, convolution in zip(network.row, naive.convolutions, strict=True):
+        (own,) = [weight for weight in learner.parameters() if weight.dim() == 4]
+        convolution.weight.data.copy_(own)
+    images, labels = work.images()
+    updates = [Update(learner, config) for learner in network.row]
+    for _ in range(3):
+        ours = whole_step(network, updates, Batch(network.prepare(images), labels), Context("fp32"))
+        assert torch.allclose(ours, torch.tensor(naive.step(images, labels)), rtol=1e-4)
+
+
+def test_a_plain_loop_stands_beside_learnable_channels_on_their_authors_net(capsys):
+    words = ("step", "--rule", "channel-learnable", "--body", "tinycnn", "--width", "0.05")
+    result = bench(capsys, *words, *QUICK)
+    arms = result["arms"]
+    assert result["plain_ratio"] == pytest.approx(arms["ours"]["ms"] / arms["plain-loop"]["ms"])
 
 
 def test_other_processes_compute_beside_the_arms_and_are_gone_afterwards(monkeypatch):

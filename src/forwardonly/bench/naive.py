@@ -1,21 +1,24 @@
-"""Forward-Forward as the usual public scripts implement it: a baseline for benchmarks, not a way to train.
-
-Its inefficiencies are deliberate: images are prepared one by one on the host, the two streams are two passes through
-each layer, a loss is read back after each step, and each layer runs a second time after its update to feed the next
-one. Its equations are those of the `ff` rule with uniform negatives (Hinton 2022, arXiv 2212.13345), by default with
-that rule's sharpness and label value. With the scripts' own (`sharpness=1, label=None, size="length"`, Adam at 0.03) it
-learns far more slowly, which would not be a comparison of loops.
-"""
+"""Rules as plain loops have them, in float32: baselines for benchmarks, not a way to train."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from forwardonly.bodies import tinycnn
 
 
 class NaiveForwardForward:
-    """Layers of ReLU units, each with its own Adam.
+    """Forward-Forward as the usual public scripts implement it: layers of ReLU units, each with its own Adam.
+
+    Its inefficiencies are deliberate: images are prepared one by one on the host, the two streams are two passes
+    through each layer, a loss is read back after each step, and each layer runs a second time after its update to feed
+    the next one. Its equations are those of the `ff` rule with uniform negatives (Hinton 2022, arXiv 2212.13345), by
+    default with that rule's sharpness and label value. With the scripts' own (`sharpness=1, label=None,
+    size="length"`, Adam at 0.03) it learns far more slowly, which would not be a comparison of loops.
 
     Args:
         sizes: features of the input, then units of each layer.
@@ -53,7 +56,7 @@ class NaiveForwardForward:
         for layer, optimiser in zip(self.layers, self.optimisers, strict=True):
             good, bad = (torch.relu(layer(stream)).square().mean(1) for stream in (positive, negative))
             margins = torch.cat([self.THRESHOLD - good, bad - self.THRESHOLD])
-            loss = nn.functional.softplus(margins, beta=self.sharpness).mean()
+            loss = F.softplus(margins, beta=self.sharpness).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -91,3 +94,62 @@ class NaiveForwardForward:
         """Each example (B, D) divided by its size."""
         length = stream.norm(dim=1, keepdim=True) + 1e-4
         return stream / length * (stream.shape[1] ** 0.5 if self.size == "rms" else 1.0)
+
+
+class NaiveChannels:
+    """Learnable channel-class assignment (arXiv 2606.09928) on TinyCNN, by PyTorch's own operations alone.
+
+    Each block computes its maps once, is updated by an AdamW of its own with its gradient clipped to a norm of 1, and
+    hands its normalised maps on. The equations are those of the rule `channel-learnable`, without its options for short
+    runs.
+
+    Args:
+        channels: of the images.
+        classes: number of classes.
+        width: factor on the channels of TinyCNN.
+        dropout: share of each block's outputs that is dropped.
+        rate: learning rate.
+    """
+
+    MEAN, MAXIMUM, MINIMUM = 0.94, 0.06, -0.05
+    SMOOTHING, ENTROPY = 0.1, 1e-2  # the orthogonality term's weight is 0 in the first epoch
+
+    def __init__(
+        self, channels: int, classes: int, width: float = 1.0, dropout: float = 0.1, rate: float = 0.02
+    ) -> None:
+        self.dropout = dropout
+        sizes = [channels, *(round(width * fan_out) for fan_out, _, _ in tinycnn.PLAN)]
+        self.pooled = [pool for _, _, pool in tinycnn.PLAN]
+        self.convolutions = [
+            nn.Conv2d(fan_in, fan_out, side, padding=side // 2, bias=False)
+            for fan_in, fan_out, (_, side, _) in zip(sizes, sizes[1:], tinycnn.PLAN, strict=False)
+        ]
+        self.votes = [nn.Parameter(torch.full((fan_out, classes), 0.5)) for fan_out in sizes[1:]]
+        self.temperatures = [nn.Parameter(torch.tensor(10.0).log()) for _ in self.votes]
+        self.weights: Sequence[list[nn.Parameter]] = [
+            [*convolution.parameters(), votes, temperature]
+            for convolution, votes, temperature in zip(self.convolutions, self.votes, self.temperatures, strict=True)
+        ]
+        self.optimisers = [torch.optim.AdamW(weights, lr=rate) for weights in self.weights]
+
+    def step(self, images: Tensor, labels: Tensor) -> list[float]:
+        """One training step on uint8 images (B, C, H, W). Returns the losses of the blocks."""
+        signal = images.float() / 255
+        signal = F.layer_norm(signal, signal.shape[1:])
+        losses = []
+        for index, convolution in enumerate(self.convolutions):
+            maps = convolution(F.avg_pool2d(signal, 2) if self.pooled[index] else signal)
+            maps = F.dropout(torch.relu(maps), self.dropout)
+            each = maps.flatten(2)
+            score = self.MEAN * each.mean(2) + self.MAXIMUM * each.amax(2) + self.MINIMUM * each.amin(2)
+            assignment = torch.softmax(self.votes[index] / self.temperatures[index].exp().clamp(0.1, 100), 1)
+            entropy = -(assignment * assignment.clamp_min(1e-8).log()).sum(1).mean()
+            error = F.cross_entropy(score @ assignment, labels, label_smoothing=self.SMOOTHING)
+            loss = error + self.ENTROPY * entropy
+            self.optimisers[index].zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.weights[index], 1.0)
+            self.optimisers[index].step()
+            losses.append(loss.item())
+            signal = F.instance_norm(maps.detach())
+        return losses

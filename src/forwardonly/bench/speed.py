@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from forwardonly.bench.naive import NaiveForwardForward
-from forwardonly.bodies import MLP, Body, Chain
+from forwardonly.bench.naive import NaiveChannels, NaiveForwardForward
+from forwardonly.bodies import MLP, Body, Chain, TinyCNN
 from forwardonly.network.build import build
 from forwardonly.network.network import Network
 from forwardonly.rules import Backprop, Rule
@@ -178,6 +178,14 @@ def naive_step(work: Work) -> Arm:
     """One step of Forward-Forward as the usual public scripts implement it, on the host in float32."""
     assert isinstance(work.body, MLP)
     naive = NaiveForwardForward([math.prod(work.shape), *work.body.hidden], work.rule.classes)
+    images, labels = (tensor.cpu() for tensor in work.images())
+    return lambda: naive.step(images, labels)
+
+
+def naive_channels_step(work: Work) -> Arm:
+    """One step of learnable channels on TinyCNN as a plain loop, on the host in float32."""
+    assert isinstance(work.body, TinyCNN)
+    naive = NaiveChannels(work.shape[0], work.rule.classes, work.body.width, work.body.dropout)
     images, labels = (tensor.cpu() for tensor in work.images())
     return lambda: naive.step(images, labels)
 

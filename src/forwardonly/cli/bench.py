@@ -230,6 +230,8 @@ def _step(chosen: Any) -> dict[str, Any]:
     if work.batch >= speed.MICRO_BATCHES:
         arms["backprop-accumulated"] = speed.accumulated_step(work)
     arms["forward"] = speed.forward_pass(work)
+    if (chosen.rule, chosen.body) == ("channel-learnable", "tinycnn"):
+        arms["plain-loop"] = speed.naive_channels_step(work)
     seconds = speed.alternate(arms, repeats=chosen.repeats, device=work.device)
     ours, theirs = (
         min(seconds[name] for name in seconds if name in (side, f"{side}-compiled")) for side in ("ours", "backprop")
@@ -237,6 +239,7 @@ def _step(chosen: Any) -> dict[str, Any]:
     return {
         "step_ratio": ours / theirs,
         "checkpointed_ratio": ours / seconds["backprop-checkpointed"],
+        **({"plain_ratio": ours / seconds["plain-loop"]} if "plain-loop" in seconds else {}),
         "arms": _rates(seconds, chosen.batch),
     }
 
@@ -344,6 +347,7 @@ RATIOS = {
     "cached_ratio": "images a second, from our cache / Pillow and DataLoader",
     "step_ratio": "a step, ours / backprop",
     "checkpointed_ratio": "a step, ours / backprop with checkpointing",
+    "plain_ratio": "a step, ours / a plain loop of the rule in float32",
     "saved_ratio": "bytes saved for backward, deepest / shallowest",
     "peak_ratio": "peak memory at the deepest, above what the code alone takes, ours / backprop",
     "checkpointed_peak_ratio": "the same / backprop with checkpointing",
