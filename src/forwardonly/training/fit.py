@@ -77,7 +77,8 @@ def fit(
             tables; a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs,
             targets), or a function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches
             and those of an iterable go by as they are. Under a rule without labels, `fo.data.Images(images)` is enough.
-        validation: images, or other data, to report accuracy on after each epoch.
+        validation: images, or other data, to report accuracy on after each epoch, and of a model that `localize` cut
+            before the first step too, in the result as `before`.
         test: images, or other data, to report accuracy on once, at the end.
         other: data of another kind, to see what a pretrained network forgets: figures on it are in each row as
             `other_...`, and those before the first step, with the validation's, in the result as `before`. Of images
