@@ -1,6 +1,7 @@
 """The report of a tuning: an HTML page in the run's folder, with the untouched model beside each epoch."""
 
 import platform
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -29,6 +30,7 @@ LISTED = 24
 """Epochs in the table; of more, so many evenly spaced ones."""
 WIDE = 90
 """Letters of a line of the command."""
+OPTION, UNBROKEN = re.compile(r"--\w+ [A-Z]+"), r'<code style="white-space: nowrap">\g<0></code>'
 SETTINGS = ("rule", "epochs", "batch_size", "optimiser", "learning_rate", "heads_first", "body_rate", "layer_decay")
 
 
@@ -77,7 +79,7 @@ def _body(
         f"<p>{blocks}, {result['epochs']} epochs, trained in {result['seconds']:.1f} s.{tested}</p>",
         *(f"<p>{escape(note)}</p>" for note in result.get("notes", ())),
         "<h2>The task, and what is forgotten</h2>",
-        *(f'<p class="faint">{escape(sentence)}</p>' for sentence in _explained(history, result)),
+        *(f'<p class="faint">{OPTION.sub(UNBROKEN, escape(sentence))}</p>' for sentence in _explained(history, result)),
     ]
     columns, rows = measured(before, [history[index] for index in _spaced(len(history), LISTED)])
     cards = [card("untouched, and after each epoch", table(columns, rows))] if rows else []
@@ -194,7 +196,7 @@ def _in_lines(words: Sequence[str]) -> str:
 
 
 def _grid(cards: Sequence[str]) -> str:
-    return f'<div class="grid">{"".join(cards)}</div>'
+    return f'<div class="grid" style="align-items: start">{"".join(cards)}</div>' if cards else ""
 
 
 def _spaced(count: int, most: int) -> list[int]:
