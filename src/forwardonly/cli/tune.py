@@ -167,11 +167,19 @@ class Tune(training.Train, Model):
         """Texts by the model's own tokenizer.
 
         Raises:
-            ValueError: it has none, or there is too little text.
+            ValueError: it has none, or one of more tokens than the model knows, or there is too little text.
         """
         tokenizer = models.tokenizer(self._tokenizer)
         end = tokenizer.eos_token_id
-        return fo.data.texts(path, tokenizer.encode, length=self.length, validation=validation, end=end)
+        splits = fo.data.texts(path, tokenizer.encode, length=self.length, validation=validation, end=end)
+        parts = [part for part in splits if part is not None and len(part)]
+        largest = max(int(tokens.max()) for part in parts for tokens in (part.images, part.labels))
+        if self.words is not None and largest >= self.words:
+            raise ValueError(
+                f"The tokenizer in {self._tokenizer} gives token {largest}, and the model knows {self.words}, from 0 "
+                "on: it is that of another model."
+            )
+        return splits
 
     def make_rule(self, train: fo.data.Images) -> fo.rules.Rule:
         if self.words is None:

@@ -109,7 +109,19 @@ def _hugging_face(path: Path) -> nn.Module:
     causal = vocabulary(path) is not None
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     model: nn.Module
-    model, about = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    options = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    told = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its table of weights, of which a sentence below says the first
+    try:
+        model, about = kind.from_pretrained(path, **options)
+    finally:
+        transformers.logging.set_verbosity(told)
+    if other := sorted(about["mismatched_keys"]):
+        name, found, expected = other[0]
+        sizes = [" x ".join(map(str, shape)) for shape in (expected, found)]
+        raise ValueError(
+            f"The weights in {path} do not fit its config.json: {name!r} of {sizes[0]} is of {sizes[1]} there."
+        )
     if causal and (missing := sorted(about["missing_keys"])):
         raise ValueError(
             f"The weights in {path} do not fit its config.json: {missing[0]!r} is missing, so it would be random."

@@ -201,7 +201,9 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
         require_contrast(train)
         if network.labelled:
             train.require_labels()
-        low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind == "class" else (0, 0)
+        low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind in ("class", "token") else (0, 0)
+        if train.kind == "token":
+            low = max(low, 0)  # positions that are not to be predicted are below
         if network.labelled and not 0 <= low <= high < network.classes:
             raise ValueError(
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
