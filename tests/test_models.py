@@ -171,7 +171,7 @@ def test_frozen_norms_stay_as_they_were_also_when_a_tuning_goes_on(walk, picture
         ),
         (
             ["--model", "timm:resnet10t", "--weights", "random", "--freeze", "("],
-            "--freeze '(' is no regular expression: ",
+            "--freeze '(' is not a regular expression: ",
         ),
         (["--model", "timm:resnet10t"], "There are no pretrained weights of timm:resnet10t to be had: "),
         (["--model", "hf:somebody/model"], "somebody/model is no folder here, and cannot be fetched from the Hugging"),
