@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from forwardonly.experiments import figures
 from forwardonly.experiments.report import card, document, table
@@ -82,7 +82,8 @@ def _body(
         *(f'<p class="faint">{OPTION.sub(UNBROKEN, escape(sentence))}</p>' for sentence in _explained(history, result)),
     ]
     columns, rows = measured(before, [history[index] for index in _spaced(len(history), LISTED)])
-    cards = [card("untouched, and after each epoch", table(columns, rows))] if rows else []
+    width: Literal["", "double"] = "double" if len(columns) > 3 else ""
+    cards = [card("untouched, and after each epoch", table(columns, rows), width=width)] if rows else []
     parts.append(_grid([*cards, *_curves(before, history)]))
     parts.append(f"<h2>Block by block</h2>{_grid(_blocks(history, result, depth))}")
     costs = card("time and memory", table(["of the whole run", ""], _costs(result)))
