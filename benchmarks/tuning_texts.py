@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tuning_tasks import Task, computing, in_files
 
 import forwardonly as fo
+from forwardonly.network import models
 
 LENGTH, BATCH, HELD = 128, 4, 48
 """Tokens of a row, rows of a step, rows that a loss is measured on."""
@@ -23,14 +24,12 @@ class Text(Task):
 
     def __init__(self, given):
         super().__init__()
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         self.given = given
         with in_files(given.budget):
-            self.model = AutoModelForCausalLM.from_pretrained(given.model, local_files_only=True)
+            self.model = models.build(f"hf:{given.model}", {})
         self.model.get_input_embeddings().weight.requires_grad_(False)
         self.model.config.use_cache = False
-        tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=True)
+        tokenizer = models.tokenizer(given.model)
         texts = {"python": python_sources, "manual": manual_pages}[given.task]
         count = HELD + given.steps * BATCH
         rows = rows_of(tokenizer, texts(), 3 * count)

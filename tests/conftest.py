@@ -2,6 +2,7 @@
 
 import runpy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,27 @@ def walk() -> Any:
         found["library"] = found["declare_torchvision_operators"]()
         pytest.importorskip("timm")
     return found
+
+
+@pytest.fixture(scope="session")
+def llama(walk: Any) -> Callable[..., Path]:
+    """A function that writes a Hugging Face folder: a Llama of four layers, and a tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    def write(path: Path, text: str, *, width: int) -> Path:
+        words = ["<end>", "<unknown>", *sorted(set(text.split()))]
+        known = models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unknown>")
+        tokenizer = Tokenizer(known)
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(path)
+        torch.manual_seed(0)
+        sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4}
+        config = LlamaConfig(vocab_size=len(words), num_attention_heads=4, tie_word_embeddings=True, **sizes)
+        LlamaForCausalLM(config).save_pretrained(path)
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -206,6 +206,10 @@ def test_what_did_not_come_out_well_is_said_after(accuracy, blocks, readout, sen
     assert all(sentence in text for sentence, text in zip(sentences, found, strict=True))
 
 
+def test_a_test_image_or_three_say_nothing_of_the_network():
+    assert cautions.after({"test_accuracy": 0.0, "block_accuracy": [1.0]}, images([0, 1, 1]), "sum", "luck") == []
+
+
 def test_the_command_says_them_and_keeps_them(elsewhere, capsys):
     rng = np.random.default_rng(0)
     np.savez("noise.npz", x=rng.integers(0, 256, (40, 6, 6)), y=np.arange(40) % 10)

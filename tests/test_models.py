@@ -171,7 +171,7 @@ def test_frozen_norms_stay_as_they_were_also_when_a_tuning_goes_on(walk, picture
         ),
         (
             ["--model", "timm:resnet10t", "--weights", "random", "--freeze", "("],
-            "--freeze '(' is no regular expression: ",
+            "--freeze '(' is not a regular expression: ",
         ),
         (["--model", "timm:resnet10t"], "There are no pretrained weights of timm:resnet10t to be had: "),
         (["--model", "hf:somebody/model"], "somebody/model is no folder here, and cannot be fetched from the Hugging"),
@@ -194,6 +194,23 @@ def test_colour_weights_read_grey_pictures_by_the_sum_over_colours(walk, tmp_pat
     load_weights(grey, tmp_path / "colour.safetensors")
     pixels = torch.rand(2, 1, 32, 32)
     assert torch.allclose(grey(pixels), colour(pixels.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_a_classifier_of_other_classes_is_left_out_and_nothing_else(walk, tmp_path):
+    import timm
+
+    given = timm.create_model("resnet10t", num_classes=7).state_dict()
+    save_file(given, tmp_path / "seven.safetensors")
+    for classes in (0, 3):
+        model = timm.create_model("resnet10t", num_classes=classes)
+        load_weights(model, tmp_path / "seven.safetensors")
+        own = {name: weight for name, weight in model.state_dict().items() if not name.startswith("fc.")}
+        assert all(torch.equal(given[name], weight) for name, weight in own.items())
+    model = timm.create_model("resnet10t", num_classes=0)
+    last = list(dict(model.named_parameters()))[-1]  # there is no classifier behind it
+    save_file({name: weight for name, weight in given.items() if name != last}, tmp_path / "less.safetensors")
+    with pytest.raises(ValueError, match=f"its weight '{last}' of 512 is missing there"):
+        load_weights(model, tmp_path / "less.safetensors")
 
 
 def test_weights_of_another_model_are_named(walk, pictures, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Standard error where it is no terminal: a line at the start, one an epoch, and one every 30 seconds."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,17 @@ def test_a_long_epoch_says_how_it_goes():
     assert said[1] == "step 10 of 100, about 10 min left"
     assert [int(line.split()[1]) for line in said] == list(range(5, 101, 5))
     assert said[-1] == "step 100 of 100, about 0 s left"
+
+
+def test_what_takes_long_before_the_first_step_is_not_silent(monkeypatch):
+    monkeypatch.setattr("forwardonly.cli.screen.SECONDS_OF_SILENCE", 0.0)
+    screen, lines = screen_of(Clock())
+    with screen.progress("projection on notes", "96 rows") as draw:
+        while not lines():
+            time.sleep(0.001)
+        draw(StepEvent(1, 2))
+        draw(StepEvent(2, 2, row(0)))
+    assert lines() == ["projection on notes: 96 rows", "epoch 1: loss 0.500, 1.0 s"]
 
 
 def test_an_epochs_line_counts_as_one():

@@ -1,5 +1,6 @@
 """`forwardonly tune` on text files, with a small language model and its tokenizer in a folder."""
 
+import gc
 import json
 import os
 import re
@@ -13,29 +14,16 @@ import torch
 
 import forwardonly as fo
 from forwardonly import cli
+from forwardonly.network import models
+from forwardonly.system import mapped
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # other libraries' own warnings
 WORDS = "the block learns from its own loss and no gradient crosses a wall so memory is flat in depth"
 
 
 @pytest.fixture(scope="module")
-def folder(walk, tmp_path_factory):
-    return llama(tmp_path_factory.mktemp("model"), width=32)
-
-
-def llama(path, width):
-    """A Hugging Face folder: a Llama of four layers, and a tokenizer of whole words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = ["<end>", "<unknown>", *sorted(set(WORDS.split()))]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(path)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4, "num_attention_heads": 4}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes, tie_word_embeddings=True)).save_pretrained(path)
-    return path
+def folder(llama, tmp_path_factory):
+    return llama(tmp_path_factory.mktemp("model"), WORDS, width=32)
 
 
 @pytest.fixture
@@ -118,8 +106,8 @@ def started(words, moments=(), start=0):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_tuning_whose_blocks_wait_in_files_is_killed_and_goes_on_to_the_same_bits(walk, notes, prose, tmp_path):
-    model = llama(tmp_path / "model", width=448)
+def test_a_tuning_whose_blocks_wait_in_files_is_killed_and_goes_on_to_the_same_bits(llama, notes, prose, tmp_path):
+    model = llama(tmp_path / "model", WORDS, width=448)
     words = words_of(model, notes, tmp_path / "whole", "--blocks", "4", "--epochs", "2", "--checkpoint-every", "2")
     words += ["--other", str(prose), "--batch-size", "8", "--validation", "10"]
     refused = started([*words, "--memory-budget", "1MiB"]).stderr
@@ -154,12 +142,16 @@ def test_what_was_tuned_is_tuned_again(folder, notes, tmp_path):
     assert cli.main(words_of(tmp_path / "second", notes, tmp_path / "third", "--epochs", "1")) == 0
 
 
-def test_bad_input_is_one_sentence(folder, notes, tmp_path, capsys):
+def test_bad_input_is_one_sentence(llama, folder, notes, tmp_path, capsys):
+    few = llama(tmp_path / "few", "the block", width=32)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, few)
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*token*"))
     (tmp_path / "short.txt").write_text("the block")
     cases = [
         (words_of(bare, notes, tmp_path / "run"), f"{bare} has no tokenizer"),
+        (words_of(few, notes, tmp_path / "run"), "and the model knows 4, from 0 on: it is that of another model"),
         (words_of(folder, tmp_path / "none", tmp_path / "run"), "There is no folder or file"),
         (words_of(folder, tmp_path / "short.txt", tmp_path / "run"), "too few for a row of 9"),
         (words_of(folder, notes, tmp_path / "run", "--rule", "hyperspherical"), "does not learn tokens"),
@@ -230,6 +222,10 @@ def test_damaged_folders_and_wrong_names_are_one_sentence(folder, notes, tmp_pat
         (_damaged(folder, tmp_path / "4", "model.safetensors", cut), "cannot be built"),
         (_damaged(folder, tmp_path / "5", "model.safetensors", strange), "is missing, so it would be random"),
         (_damaged(folder, tmp_path / "6", "tokenizer.json", b"{"), "has no tokenizer"),
+        (
+            _damaged(folder, tmp_path / "7", "config.json", json.dumps({**config, "intermediate_size": 50}).encode()),
+            "do not fit its config.json: 'model.layers.0.mlp.down_proj.weight' of 32 x 50 is of 32 x 64 there",
+        ),
         (tmp_path / "none", "has no config.json of a Hugging Face model"),
         (notes, "has no config.json of a Hugging Face model"),
     ]
@@ -243,6 +239,31 @@ def test_damaged_folders_and_wrong_names_are_one_sentence(folder, notes, tmp_pat
     assert "A model is a module, or a name" in capsys.readouterr().err
     assert cli.main(words_of(folder, notes, tmp_path / "run", "--weights", "some.safetensors")) == 2
     assert "--weights are those of a timm model" in capsys.readouterr().err
+
+
+def test_the_report_shows_the_losses_and_each_blocks_perplexity(folder, notes, prose, tmp_path, capsys):
+    words = words_of(folder, notes, tmp_path / "run", "--validation", "10", "--epochs", "2", "--blocks", "2")
+    assert cli.main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    page = (tmp_path / "run" / "report.html").read_text()
+    for name, row in zip(("untouched", "epoch 1", "epoch 2"), [result["before"], *result["measured"]], strict=True):
+        cells = f"{100 * row['validation_accuracy']:.2f} %</td><td>{row['validation_cross_entropy']:.4f}"
+        assert f"<td>{name}</td><td>{cells}</td>" in page
+    assert f"<td>network</td><td>{result['validation_perplexity']:.4f}</td>" in page
+    assert "--other DATA" in page and "--validation N" not in page
+
+
+def test_within_a_budget_no_part_of_the_weights_file_stays_mapped(llama, tmp_path):
+    """A norm's weights, too small for a file of their own, would keep the whole file of weights in memory."""
+    model = llama(tmp_path, WORDS, width=448)
+    with mapped.Building(mapped.Arena()):
+        built = models.build(f"hf:{model}", {})
+    gc.collect()
+    assert sum(mapped.holds(weight) for weight in built.parameters()) > 20
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux lists a process's maps")
+    assert str(model / "model.safetensors") not in maps.read_text()
 
 
 def test_nothing_is_held_out_unless_asked_for(folder, notes, tmp_path):

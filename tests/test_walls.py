@@ -142,6 +142,38 @@ def test_of_a_tuple_the_tensor_with_the_batch_is_read(tmp_path):
     assert torch.equal(again.scores(inputs), network.eval().scores(inputs))
 
 
+def test_what_is_shown_of_a_tuple_is_the_tensor_with_the_batch():
+    """As `Network.read` gives it, and as the features of `fo.Front`."""
+    model, inputs = Patches(patches_alone=False), (torch.randn(4, 3, 16),)
+    network = fo.localize(model, fo.rules.Projection(classes=2), inputs).eval()
+    signal, expected = (inputs[0].flatten(0, 1), inputs[0].mean(1)), []
+    with torch.no_grad():
+        for block in model.eval().blocks:
+            signal = block(signal)
+            expected.append(signal[1])
+    shown = network.read(network.prepare(inputs))
+    assert all(torch.equal(*pair) for pair in zip(shown, expected, strict=True))
+    assert torch.equal(fo.Front(network, 2)(inputs), expected[1])
+
+
+class TimesFirst(nn.Module):
+    """(B, T, 16) through layers that take times first, as older models of sequences do."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = Layer(), Layer(), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.head(self.two(self.one(x.transpose(0, 1))).mean(0))
+
+
+def test_what_is_shown_has_the_batch_in_front():
+    inputs = (torch.randn(4, 3, 16),)
+    network = fo.localize(TimesFirst(), fo.rules.Projection(classes=2), inputs).eval()
+    assert [layout.batch for block in network.row for layout in block.reading.layouts] == [1, 1]
+    assert [tuple(own.shape) for own in network.read(network.prepare(inputs))] == [(4, 3, 16)] * 2
+
+
 def test_a_wall_without_the_batch_falls_and_is_refused_by_name():
     model, inputs = Patches(patches_alone=True), (torch.randn(4, 3, 16),)
     network = fo.localize(model, fo.rules.Projection(classes=2), inputs)

@@ -4,6 +4,7 @@ import difflib
 import math
 import numbers
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -101,6 +102,18 @@ def one_of(name: str, value: Any, words: Collection[str]) -> str:
     if not isinstance(value, str) or value not in words:
         raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}.")
     return str(value)
+
+
+def regular_expression(name: str, text: str) -> re.Pattern[str]:
+    """The compiled expression of an option.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return re.compile(text)
+    except re.error as problem:
+        raise ValueError(f"{name} {text!r} is not a regular expression: {problem}.") from None
 
 
 def require(name: str, value: Any, kind: type | tuple[type, ...], fits: str) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from forwardonly.data import Features, Images
 from forwardonly.names import require
 from forwardonly.network.network import Network
-from forwardonly.network.signal import main_path
 from forwardonly.network.storage import write_atomically
 from forwardonly.system.precision import autocast, choose_device, choose_precision
 
@@ -36,7 +35,7 @@ class Front(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         incoming = self.network.alone(self.network.prepare(images))
-        passed = self.network.each(incoming, lambda *seen: main_path(seen[2]), self.blocks)
+        passed = self.network.each(incoming, lambda block, activation, passed: block.shown(passed), self.blocks)
         return passed[-1]
 
 

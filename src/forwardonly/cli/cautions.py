@@ -12,6 +12,7 @@ from forwardonly.training.session import steps_per_epoch
 
 HANDFUL = 5  # images of a class, of which fewer are hardly enough to learn from
 STEPS_AN_EPOCH, STEPS = 10, 500  # fewer of both are few
+FEWEST_TESTS = 4  # test images, of which fewer say nothing
 MARGIN = 0.005  # by which the network may be below its best block without a word
 
 
@@ -49,11 +50,13 @@ def _of_steps(train: Images, config: TrainingConfig) -> list[str]:
 def after(result: Mapping[str, Any], test: Images, readout: str, advice: str) -> list[str]:
     """Sentences on a result that is no better than guessing, and on a network that is worse than one of its blocks.
 
+    A few test images say neither.
+
     `advice` says what to try against the first.
     """
     accuracy, blocks = result["test_accuracy"], result["block_accuracy"]
     said: list[str] = []
-    if accuracy is None or blocks is None or not len(test):
+    if accuracy is None or blocks is None or len(test) < FEWEST_TESTS:
         return said
     counts = torch.bincount(test.labels, minlength=len(test.classes))
     share, largest = float(counts.max()) / len(test), test.classes[int(counts.argmax())]

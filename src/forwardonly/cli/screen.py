@@ -72,8 +72,9 @@ class Screen:
     def progress(self, title: str, about: str = "") -> Iterator[Callable[["training.StepEvent"], None]]:
         """A progress bar, updated by the function that it yields.
 
-        Without a terminal, lines: one at the start with what `about` says of the work, one per epoch, and one whenever
-        there was none for 30 seconds, with an estimate of the time that is left.
+        Without a terminal, lines: one at the start with what `about` says of the work, by the first step or after three
+        seconds, one per epoch, and one whenever there was none for 30 seconds, with an estimate of the time that is
+        left.
         """
         columns = (
             TextColumn("{task.description}"),
@@ -84,17 +85,22 @@ class Screen:
         )
         watched = self.console.is_terminal
         pace = None if watched else _Pace(self.clock)
-        opening = f"{title}: {about}" if about else title  # said by the first step: before it a mistake may end the run
+        opening = [f"{title}: {about}" if about else title]
+
+        def begin() -> None:
+            """Says once what begins; not at once, as a mistake may end the run before its first step."""
+            with contextlib.suppress(IndexError):
+                self.say(opening.pop())
+
+        late = threading.Timer(SECONDS_OF_SILENCE, begin)  # a plan of memory, and measuring before a tuning, take time
         with Progress(
             *columns, console=self.console, transient=True, redirect_stdout=False, disable=not watched
         ) as bar:
             task = bar.add_task(title, latest="")
 
             def draw(event: "training.StepEvent") -> None:
-                nonlocal opening
-                if opening and not watched:
-                    self.say(opening)
-                    opening = ""
+                if not watched:
+                    begin()
                 bar.update(task, completed=event.step, total=event.steps)
                 if event.row is not None:
                     bar.update(task, latest=_epoch(event.row))
@@ -108,7 +114,12 @@ class Screen:
                 if due or event.row is not None:
                     pace.said()
 
-            yield draw
+            if not watched:
+                late.start()
+            try:
+                yield draw
+            finally:
+                late.cancel()
 
     @contextlib.contextmanager
     def batch(self, title: str) -> Iterator[Callable[["Standing"], None]]:

@@ -237,8 +237,13 @@ def _made(kind: Any, values: Mapping[str, Any]) -> Any:
 
 def training_options(chosen: Any) -> dict[str, Any]:
     """The options of `TrainingConfig` that were given, or that the resumed run has."""
-    values = {name: value for group in GROUPS for name, value in asdict(getattr(chosen, group)).items()}
+    values = all_training_options(chosen)
     return {name: values[name] for name in chosen.given}
+
+
+def all_training_options(chosen: Any) -> dict[str, Any]:
+    """Every option of `TrainingConfig` with the value that the help shows, or that was given."""
+    return {name: value for group in GROUPS for name, value in asdict(getattr(chosen, group)).items()}
 
 
 def run(chosen: Any, screen: Screen) -> dict[str, Any]:
@@ -263,6 +268,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     extra = {"data": {**_data(chosen, train.classes), **chosen.noted(), "notes": list(train.notes)}}
     news = [
         *train.notes,
+        *getattr(other, "notes", ()),
         *cautions.before(train, test, config, labelled=rule.labelled and train.kind == "class"),
     ]  # said once the run has been found fit to start or to go on
     if chosen.resume:

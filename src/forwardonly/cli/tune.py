@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,22 +15,18 @@ from torch import nn
 import forwardonly as fo
 from forwardonly.cli import train as training
 from forwardonly.cli.parsing import UNSET, given
-from forwardonly.cli.screen import Screen, percent
+from forwardonly.cli.screen import Screen
+from forwardonly.data.adapting import adapted
 from forwardonly.data.texts import LENGTH
+from forwardonly.experiments import tuning
+from forwardonly.names import as_words, regular_expression
 from forwardonly.network import models
 from forwardonly.network.localized import Localized
 from forwardonly.network.readout import Kind
-from forwardonly.network.storage import CONFIG, from_config, read_config, read_history
-
-FIGURES = {
-    "validation_accuracy": "validation",
-    "validation_cross_entropy": "validation loss",
-    "other_accuracy": "other data",
-    "other_probe_accuracy": "other data, probed",
-    "other_cross_entropy": "other data, loss",
-}
-"""Figures of the table, as far as a run has them, and their names there."""
-
+from forwardonly.network.storage import from_config, read_config, read_history
+from forwardonly.training.runs import checkpoint
+from forwardonly.training.runs.figures import AFTER
+from forwardonly.training.runs.figures import kept as failing_softly
 
 Statistics = tuple[Sequence[float], Sequence[float]] | tuple[None, None]
 """Mean and deviation of the pixels, for each channel; or not known."""
@@ -129,8 +125,7 @@ class Tune(training.Train, Model):
         return Path(noted)
 
     def load(self) -> fo.data.Splits:
-        if self._folder is None:
-            models.parts_of(self.model or "")  # a wrong name is told before data are read
+        self._refuse()
         return super().load() if self.words is None else self._texts(self.data, self.validation)
 
     def load_other(self, train: fo.data.Images) -> Any:
@@ -138,18 +133,53 @@ class Tune(training.Train, Model):
             return None
         if self.words is not None:
             return self._texts(self.other, 0).train
-        size = train.shape[-1] if os.path.isdir(Path(self.other).expanduser()) and _is_path(self.other) else None
-        return fo.data.load(self.other, data_dir=self.data_dir, image_size=size).test
+        path = _absolute(self.other)
+        size = train.shape[-1] if path is not None and os.path.isdir(path) else None
+        learned = path is not None and path == _absolute(self.data)
+        other, _ = fo.data.load_test(self.other, data_dir=self.data_dir, image_size=size, whole=not learned)
+        return adapted(other, train.shape)
+
+    def _refuse(self) -> None:
+        """Refuses what is known to be wrong before data are read or the model is built.
+
+        Raises:
+            ValueError: no model has that name, there is no file of weights, or an expression is none.
+        """
+        if self._folder is None:
+            models.parts_of(self.model or "")
+            if self._file is not None and not self._goes_on and not self._file.is_file():
+                raise ValueError(f"There is no file of weights {self.weights}.")
+        for name in ("blocks", "freeze"):
+            if (text := getattr(self, name)) is not None:
+                regular_expression(f"--{name}", text)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a run is resumed that has a checkpoint; one that was killed before it starts again."""
+        return self.resume and self.out is not None and checkpoint.exists(self.out)
+
+    @property
+    def _file(self) -> Path | None:
+        """The file of weights that a timm model starts from, if it does."""
+        return None if self.weights in (PRETRAINED, RANDOM) else Path(self.weights).expanduser()
 
     def _texts(self, path: str, validation: int) -> fo.data.Splits:
         """Texts by the model's own tokenizer.
 
         Raises:
-            ValueError: it has none, or there is too little text.
+            ValueError: it has none, or one of more tokens than the model knows, or there is too little text.
         """
         tokenizer = models.tokenizer(self._tokenizer)
         end = tokenizer.eos_token_id
-        return fo.data.texts(path, tokenizer.encode, length=self.length, validation=validation, end=end)
+        splits = fo.data.texts(path, tokenizer.encode, length=self.length, validation=validation, end=end)
+        parts = [part for part in splits if part is not None and len(part)]
+        largest = max(int(tokens.max()) for part in parts for tokens in (part.images, part.labels))
+        if self.words is not None and largest >= self.words:
+            raise ValueError(
+                f"The tokenizer in {self._tokenizer} gives token {largest}, and the model knows {self.words}, from 0 "
+                "on: it is that of another model."
+            )
+        return splits
 
     def make_rule(self, train: fo.data.Images) -> fo.rules.Rule:
         if self.words is None:
@@ -159,22 +189,25 @@ class Tune(training.Train, Model):
     def noted(self) -> dict[str, Any]:
         kind = "" if self._run is not None else "hf:"
         model = self.model if self._folder is None else f"{kind}{self._folder.resolve()}"
-        other = self.other and str(Path(self.other).expanduser().resolve()) if _is_path(self.other) else self.other
+        other = _absolute(self.other)
         tokenizer = None if self.words is None else str(self._tokenizer.resolve())
-        weights = self.weights
-        if weights not in (PRETRAINED, RANDOM):
-            weights = str(Path(weights).expanduser().resolve())
+        weights = self.weights if self._file is None else str(self._file.resolve())
         cut = {"model": model, "weights": weights, "blocks": self.blocks, "freeze": self.freeze}
-        return {**cut, "other": other, "length": self.length, "tokenizer": tokenizer}
+        return {
+            **cut,
+            "other": self.other if other is None else str(other),
+            "length": self.length,
+            "tokenizer": tokenizer,
+        }
 
     def build(self, train: fo.data.Images, rule: fo.rules.Rule) -> fo.Network:
-        """The model with its weights, cut; of a resumed run as it was, for the checkpoint has the weights.
+        """The model with its weights, cut; of a run that goes on as it was, for its checkpoint has the weights.
 
         Raises:
             ValueError: there is no such model, a weight does not fit it, it cannot be cut so, or no weight is to be
                 frozen.
         """
-        if self.resume and self.out is not None and (self.out / CONFIG).exists():
+        if self.out is not None and self._goes_on:
             network = from_config(read_config(self.out)["network"])
             assert isinstance(network, Localized)
             self._freeze(network.model)
@@ -203,10 +236,7 @@ class Tune(training.Train, Model):
         """Freezes the weights that `freeze` names; norms whose weights are all frozen keep their statistics too."""
         if self.freeze is None:
             return
-        try:
-            chosen = [weight for name, weight in model.named_parameters() if re.search(self.freeze, name)]
-        except re.error as problem:
-            raise ValueError(f"--freeze {self.freeze!r} is no regular expression: {problem}") from None
+        chosen = [weight for name, weight in model.named_parameters() if re.search(self.freeze, name)]
         if not chosen:
             names = [name for name, _ in model.named_parameters()]
             raise ValueError(f"--freeze {self.freeze!r} matches no weight of the model, such as {names[0]!r}")
@@ -226,11 +256,11 @@ class Tune(training.Train, Model):
         source = {"name": name, "options": options}
         if self.weights == RANDOM:
             return models.build(name, options), source, UNKNOWN
-        if self.weights == PRETRAINED:
+        if self._file is None:
             model = models.pretrained(name, options)
         else:
             model = models.build(name, options)
-            models.load_weights(model, Path(self.weights))
+            models.load_weights(model, self._file)
         return model, source, models.statistics(model) or UNKNOWN
 
     def as_saved(self, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,39 +294,46 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
     if not chosen.model:
         raise ValueError("name the model to tune, as --model timm:resnet18, --model hf:FOLDER or --model RUN")
     result = training.run(chosen, screen)
-    kept = ("epoch", *FIGURES)
+    kept = ("epoch", *tuning.FIGURES)
     history = read_history(Path(result["run"]))
     result["measured"] = [{name: row[name] for name in kept if name in row} for row in history]
+    if os.environ.get("RANK", "0") == "0":
+        with failing_softly(result, AFTER, "writing the report"):
+            result["report"] = str(tuning.write(Path(result["run"]), result, command(chosen)))
     return result
+
+
+def command(chosen: Any) -> list[str]:
+    """The words of the command line that repeats a tuning, also one that was resumed, in a new folder."""
+    plain = options(["--rule", chosen.rule, "--data", chosen.data])
+    here = {"json", "resume", "out", "log", "stages", "body"}
+    words = {own.name: getattr(chosen, own.name) for own in fields(Tune) if own.name not in here}
+    words = {name: value for name, value in words.items() if value != getattr(Tune, name) or name == "data"}
+    of_rule, usual = asdict(chosen.rule_options), asdict(plain.rule_options)
+    words |= {f"rule.{name}": value for name, value in of_rule.items() if value != usual[name]}
+    usual = training.all_training_options(plain)
+    given = training.training_options(chosen)
+    words |= {name: value for name, value in given.items() if name == "batch_size" or value != usual[name]}
+    return ["forwardonly", "tune", *as_words({name: value for name, value in words.items() if value is not None})]
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
     """The figures of each epoch beside those of the untouched model, and the folder of the run."""
-    rows = [result["before"], *result["measured"]] if "before" in result else []
-    known = [name for name in FIGURES if any(name in row for row in rows)]
-    if known:
-        names = ["untouched", *(f"epoch {row['epoch'] + 1}" for row in result["measured"])]
-        cells = [[_cell(name, row.get(name)) for name in known] for row in rows]
-        screen.table(
-            "task and what is forgotten",
-            ["", *map(FIGURES.__getitem__, known)],
-            [[name, *own] for name, own in zip(names, cells, strict=True)],
-        )
+    columns, rows = tuning.measured(result.get("before"), result["measured"])
+    if rows:
+        screen.table("task and what is forgotten", columns, rows)
     if result["test_accuracy"] is not None:
         training.show(result, screen)
-        return
-    training.show_work(result, screen)
-    screen.say(f"saved in {result['run']}; use it from Python, as fo.load({result['run']!r})")
+    else:
+        training.show_work(result, screen)
+        screen.say(f"saved in {result['run']}; use it from Python, as fo.load({result['run']!r})")
+    if "report" in result:
+        screen.say(f"report: {result['report']}")
 
 
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return percent(value) if name.endswith("accuracy") else f"{value:.4f}"
-
-
-def _is_path(name: str | None) -> bool:
-    return name is not None and name not in fo.data.NAMES
+def _absolute(name: str | None) -> Path | None:
+    """The absolute path of a folder or file; None of a known set's name."""
+    return None if name is None or name in fo.data.NAMES else Path(name).expanduser().resolve()
 
 
 def options(argv: Sequence[str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forwardonly.data.images import Images
 from forwardonly.data.pictures import MAX_PIXELS, Picture, fitted, look, pictures, quiet_pool
 from forwardonly.data.seeing import DARK, EIGHT_BITS
 
@@ -56,16 +57,14 @@ def read_adapted(
     def adapt(index: int) -> str:
         file = files[index]
         seen = look(file, most_pixels, height if height == width else None)
-        size, grey = seen.size, seen.image.mode == "L"
+        size = seen.size
         fits = size == (width, height)
         if not fits and height != width:
             raise ValueError(
                 f"{file}: it is {size[0]} x {size[1]} pixels, it must be {width} x {height}: "
                 "only to squares can images be resized"
             )
-        adapted = [] if fits else [f"resized from {size[0]} x {size[1]} to {width} x {height}"]
-        if grey != (channels == 1):
-            adapted.append("grey made RGB" if grey else "colour made grey")
+        adapted = _changes(size, seen.image.mode == "L", shape)
         if exact and adapted:
             raise ValueError(f"{file}: it would have to be {', '.join(adapted)}, which --exact forbids")
         pixels[index] = fitted(seen.image, file, shape, None if fits else height)
@@ -76,3 +75,33 @@ def read_adapted(
     with quiet_pool() as pool:
         notes = list(pool.map(adapt, range(len(files))))
     return torch.from_numpy(pixels), notes
+
+
+def adapted(images: Images, shape: tuple[int, int, int]) -> Images:
+    """Images (N, c, h, w) in the colour and size (C, H, W) of others, with a note of the changes.
+
+    They are changed as `read_adapted` changes files: where the size differs, to squares alone. Images that cannot be
+    made so are returned as they are.
+    """
+    from PIL import Image
+
+    channels, height, width = shape
+    grey = images.shape[0] == 1
+    if images.shape == shape or {channels, images.shape[0]} - {1, 3} or height != width:
+        return images
+    size = images.shape[2], images.shape[1]
+    pixels = np.empty((len(images), *shape), np.uint8)
+    for index, own in enumerate(images.images.permute(0, 2, 3, 1).numpy()):
+        picture = Image.fromarray(own[:, :, 0] if grey else own)
+        pixels[index] = fitted(picture, InMemory(images.name, b""), shape, None if size == (width, height) else height)
+    note = f"{images.name}: {', '.join(_changes(size, grey, shape))}"
+    return replace(images, images=torch.from_numpy(pixels), notes=(*images.notes, note))
+
+
+def _changes(size: tuple[int, int], grey: bool, shape: tuple[int, int, int]) -> list[str]:
+    """What is changed in a picture of (width, height) to have another shape, in words."""
+    channels, height, width = shape
+    changed = [] if size == (width, height) else [f"resized from {size[0]} x {size[1]} to {width} x {height}"]
+    if grey != (channels == 1):
+        changed.append("grey made RGB" if grey else "colour made grey")
+    return changed

@@ -67,6 +67,10 @@ class Block(nn.Module):
             passed = self.rule.pass_on(activation.detach())
         return passed if self.join is None else self.join(passed, incoming)
 
+    def shown(self, passed: Signal) -> Tensor:
+        """The tensor (B, ...) of what the block passes on that readers of the network see."""
+        return main_path(passed)
+
     @property
     def whole(self) -> nn.Module:
         """What holds the weights and the buffers of the block."""

@@ -5,7 +5,6 @@ The model then runs as it was written; a wall is a hook that detaches what passe
 """
 
 import itertools
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from forwardonly.names import name_in, nearest, require, whole_number
+from forwardonly.names import name_in, nearest, regular_expression, require, whole_number
 from forwardonly.network import models
 from forwardonly.network.build import rule_of
 from forwardonly.network.cuts import cuts_at
@@ -274,10 +273,7 @@ def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Seq
             raise ValueError(f"The model can be cut into {most}, not {blocks}.")
         return balanced(found, recording.sizes, blocks)
     if isinstance(blocks, str):
-        try:
-            wanted = re.compile(blocks)
-        except re.error as problem:
-            raise ValueError(f"blocks {blocks!r} is not a regular expression: {problem}.") from None
+        wanted = regular_expression("blocks", blocks)
         names = [name for name in order if wanted.fullmatch(name)]
         if not names:
             raise ValueError(f"blocks {blocks!r} matches no module that the model calls once.")

@@ -109,7 +109,19 @@ def _hugging_face(path: Path) -> nn.Module:
     causal = vocabulary(path) is not None
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     model: nn.Module
-    model, about = kind.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    options = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    told = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its table of weights, of which a sentence below says the first
+    try:
+        model, about = kind.from_pretrained(path, **options)
+    finally:
+        transformers.logging.set_verbosity(told)
+    if other := sorted(about["mismatched_keys"]):
+        name, found, expected = other[0]
+        sizes = [" x ".join(map(str, shape)) for shape in (expected, found)]
+        raise ValueError(
+            f"The weights in {path} do not fit its config.json: {name!r} of {sizes[0]} is of {sizes[1]} there."
+        )
     if causal and (missing := sorted(about["missing_keys"])):
         raise ValueError(
             f"The weights in {path} do not fit its config.json: {missing[0]!r} is missing, so it would be random."
@@ -188,7 +200,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     first = next((name for name, weight in parameters.items() if weight.dim() == 4), None)
     if first in given and parameters[first].shape[1] == 1:
         given[first] = given[first].sum(1, keepdim=True)
-    head = set(list(parameters)[-2:])  # a classifier is the last layer, of any number of classes
+    head = _classifier_of(model)
     fits = {name: weight for name, weight in given.items() if name in own and own[name].shape == weight.shape}
     for name, weight in own.items():
         if name not in fits and name not in head and not name.endswith("num_batches_tracked"):
@@ -196,6 +208,17 @@ def load_weights(model: nn.Module, file: Path) -> None:
             found = f"of {' x '.join(map(str, given[name].shape))}" if name in given else "missing"
             raise ValueError(f"{file} does not fit the model: its weight {name!r} of {shape} is {found} there.")
     model.load_state_dict(fits, strict=False)
+
+
+def _classifier_of(model: nn.Module) -> set[str]:
+    """Names of the weights of a model's classifier, which may be of any number of classes; none where it has none."""
+    ask = getattr(model, "get_classifier", None)  # of timm's models
+    if ask is None:
+        return set(list(dict(model.named_parameters()))[-2:])
+    found = ask()
+    layers = [own for own in (found if isinstance(found, tuple | list) else [found]) if isinstance(own, nn.Module)]
+    of_it = {id(weight) for layer in layers for weight in layer.parameters()}
+    return {name for name, weight in model.named_parameters() if id(weight) in of_it}
 
 
 def source_of(model: nn.Module) -> dict[str, Any] | None:

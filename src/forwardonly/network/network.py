@@ -22,7 +22,7 @@ from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
-from forwardonly.network.signal import Signal, main_path
+from forwardonly.network.signal import Signal
 from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule, UnlabelledRule
 from forwardonly.targets import OBJECTIVES
 
@@ -254,7 +254,7 @@ class Network(nn.Module):
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """Every block's output for images under a neutral label: the label classifier's input."""
-        return self.each(self.alone(prepared), lambda block, activation, passed: main_path(passed))
+        return self.each(self.alone(prepared), lambda block, activation, passed: block.shown(passed))
 
     def alone(self, prepared: Any) -> Any:
         """The first block's input for prepared images as such: under a neutral label, where labels are embedded."""

@@ -38,7 +38,7 @@ def readable(signal: Signal) -> list[Tensor]:
 
 
 def main_path(signal: Signal) -> Tensor:
-    """The tensor of a signal that a body receives, and that readers of a network see."""
+    """The tensor of a signal that a body receives."""
     return signal if isinstance(signal, Tensor) else readable(signal)[0]
 
 

@@ -169,6 +169,10 @@ class WalledBlock(Block):
         self._passing = signal, following
         return self.reading(signal, mask)
 
+    def shown(self, passed: Signal) -> Tensor:
+        """As of any block: the first tensor that its rule reads, with the batch in front."""
+        return self.reading.tensors(passed)[0].movedim(self.reading.layouts[0].batch, 0)
+
     @property
     def whole(self) -> nn.Module:
         """As of any block, where it has been emitted: the model's own modules are not the block's."""

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 ARENA = 2**28  # bytes of one file; the number of open files is limited
 LARGE = 2**18  # bytes from which `Building` maps a tensor
+TOUCHED = 2**26  # bytes of tensors after which `Building` drops its maps from memory
 
 _maps: "weakref.WeakKeyDictionary[mmap.mmap, int]" = weakref.WeakKeyDictionary()
 """Every map with its address; a map lives as long as a tensor in it."""
@@ -71,13 +72,16 @@ class Building(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.device.type == "cpu" and result.nbytes >= LARGE:
             self._touched += result.nbytes  # initial values, which some models draw when all weights are there
-        if func in (torch.nn.functional.linear, torch.conv2d, torch.empty) or self._touched > ARENA:
+        if func in (torch.nn.functional.linear, torch.conv2d, torch.empty) or self._touched > TOUCHED:
             release()
             self._touched = 0
-        makes = func in (torch.empty, torch.Tensor.to) and result.device.type == "cpu" and result.nbytes >= LARGE
-        if makes and not holds(result):
-            return self.arena.empty_like(result) if func is torch.empty else self.arena.copy(result)
-        return result
+        if func not in (torch.empty, torch.Tensor.to) or result.device.type != "cpu":
+            return result
+        if result.nbytes < LARGE:  # a part of a file of weights would keep all of it mapped
+            return result.clone() if func is torch.Tensor.to else result
+        if holds(result):
+            return result
+        return self.arena.empty_like(result) if func is torch.empty else self.arena.copy(result)
 
 
 def release() -> None:

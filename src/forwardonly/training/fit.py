@@ -77,7 +77,8 @@ def fit(
             tables; a torch `Dataset` or `DataLoader`; Hugging Face `datasets`; any iterable of batches (inputs,
             targets), or a function that makes one, which needs `steps=` if it has no length. A `DataLoader`'s batches
             and those of an iterable go by as they are. Under a rule without labels, `fo.data.Images(images)` is enough.
-        validation: images, or other data, to report accuracy on after each epoch.
+        validation: images, or other data, to report accuracy on after each epoch, and of a model that `localize` cut
+            before the first step too, in the result as `before`.
         test: images, or other data, to report accuracy on once, at the end.
         other: data of another kind, to see what a pretrained network forgets: figures on it are in each row as
             `other_...`, and those before the first step, with the validation's, in the result as `before`. Of images
@@ -200,7 +201,9 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
         require_contrast(train)
         if network.labelled:
             train.require_labels()
-        low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind == "class" else (0, 0)
+        low, high = (int(bound) for bound in train.labels.aminmax()) if train.kind in ("class", "token") else (0, 0)
+        if train.kind == "token":
+            low = max(low, 0)  # positions that are not to be predicted are below
         if network.labelled and not 0 <= low <= high < network.classes:
             raise ValueError(
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."

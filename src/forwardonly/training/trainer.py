@@ -17,6 +17,7 @@ from forwardonly.data.matching import digest
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME
+from forwardonly.network.localized import Localized
 from forwardonly.system import mapped
 from forwardonly.system.precision import choose_precision
 from forwardonly.training.config import RESUMABLE, TrainingConfig
@@ -190,13 +191,17 @@ class Trainer:
         return row
 
     def look_before(self) -> None:
-        """Measures the network before its first step, if the run looks for what is forgotten.
+        """Measures a model that `localize` cut before its first step, and any network that may forget other data.
 
         Raises:
             ValueError: it cannot be measured on the other data, which is better known before a run than after it.
         """
         progress = self.progress
-        if self.other is None or progress.before or progress.history or progress.step > 0:
+        if progress.before or progress.history or progress.step > 0:
+            return
+        if self.other is None:
+            if isinstance(self.session.network, Localized):
+                figures.measure(progress.before, self.session, self.validation, None, self.at_a_time)
             return
         try:
             found = figures.of_other(self.session, self.other, self.at_a_time)
@@ -360,8 +365,9 @@ class Trainer:
         """The final result with the `extra` figures; writes it and the network to the run folder."""
         session, progress = self.session, self.progress
         result = {**figures.result_of(session, progress.seconds, self.validation, test, self.at_a_time), **extra}
-        if self.other is not None:
+        if progress.before:
             result["before"] = progress.before
+        if self.other is not None:
             figures.remember(result, session, self.other, self.at_a_time)
         for text in (
             *figures.unmoved(session, progress.history, self.summed_losses),
