@@ -352,8 +352,9 @@ def tune_text(results: Results) -> str:
         if arm == "checkpointed":  # to the bit, which is tested
             cells = ["as above"] * len(cells)
         cost = ["", ""] if arm == "untouched" else [_gib(first), f"{statistics.median(first['seconds']):.0f}"]
-        rows.append([name.format(blocks=first.get("blocks")), *cells, *cost])
-    return table(["", "Python sources", "prose", "manual pages", "prose", "GiB", "seconds"], rows)
+        saved = f"{first['saved_bytes'][0] / 2**20:.0f}" if "saved_bytes" in first else ""
+        rows.append([name.format(blocks=first.get("blocks")), *cells, saved, *cost])
+    return table(["", "Python sources", "prose", "manual pages", "prose", "saved, MiB", "GiB", "seconds"], rows)
 
 
 def tune_memory(results: Results) -> str:
@@ -365,8 +366,8 @@ def tune_memory(results: Results) -> str:
     shares = [peak / statistics.median(arms[arm]["peak_memory_bytes"]) for arm in ("end-to-end", "lora")]
     return (
         f"Six blocks of the same model in files, within a budget of 1230 MiB: the process peaked at {peak / 2**20:.0f} "
-        f"MiB. That is {shares[0]:.2f} of end to end and {shares[1]:.2f} of LoRA with checkpoints, for a loss of "
-        f"{own['loss'][0]:.2f} on Python sources.\n"
+        f"MiB. That is {shares[0]:.2f} of end to end and {shares[1]:.2f} of LoRA with checkpoints. For the backward pass "
+        f"it saves {own['saved_bytes'][0] / 2**20:.0f} MiB. Its loss on Python sources is {own['loss'][0]:.2f}.\n"
     )
 
 
