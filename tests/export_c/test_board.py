@@ -10,7 +10,7 @@ import pytest
 import forwardonly as fo
 from forwardonly.export import export_c, write_saved
 from forwardonly.export.c.host import Host
-from forwardonly.export.c.int8 import Int8Learner, Quantised
+from forwardonly.export.c.int8 import Int8Learner
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.saved import int8_content
 
@@ -58,7 +58,7 @@ def test_int8_learns_the_same_bits(rule, tmp_path):
         python.learn(image, label)
     saved = on_the_board(tmp_path)
     assert saved != write_saved(net, precision="int8")
-    assert saved[20:] == int8_content(python.plan, Quantised(python.weights, python.errors, python.exponents))
+    assert saved[20:] == int8_content(python.plan, python.held)
 
 
 @pytest.mark.parametrize("rule", NETS)

@@ -11,7 +11,8 @@ from forwardonly import cli
 from forwardonly.export import export_c, read_saved, write_saved
 from forwardonly.export.c import int8, int8_arithmetic
 from forwardonly.export.c.host import Host
-from forwardonly.export.c.int8 import Int8Learner, Quantised
+from forwardonly.export.c.int8 import Int8Learner
+from forwardonly.export.c.int8_weights import is_bias
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.saved import int8_content
 
@@ -70,18 +71,53 @@ def learner(net):
     ],
 )
 def test_c_is_python_bit_for_bit(compiler, rule, options, body, data, tmp_path):
-    net = build(rule, body, data, **options)
-    export_c(net, tmp_path, precision="int8", **SMALL_STEP)
-    images, python = data.images.numpy(), learner(net)
-    with Host(tmp_path, compiler=compiler, flags=sanitised(compiler)) as host:
+    learn_alike(compiler, build(rule, body, data, **options), data, 200, tmp_path)
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("compiler", "rule", "options", "body", "data", "batch", "clip"),
+    [
+        ("gcc", "projection", OPTIONS["projection"], SEPARABLE, random_images((3, 15, 16)), 4, None),
+        ("gcc", "channel-static", {}, MLP, random_images(FLAT), 1, 0.05),
+        ("gcc", "projection", OPTIONS["projection"], CNN, random_images(MAPS), 3, None),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("gcc", "hyperspherical", {}, MLP, random_images(FLAT), 7, 0.5),
+                ("gcc", "ff", FF, MLP, random_images(FLAT), 3, None),
+                ("gcc", "backprop", {}, MLP, random_images(FLAT), 5, 1.0),
+                ("gcc", "channel-static", {}, SEPARABLE, random_images((3, 15, 16)), 1, 1.0),
+                ("gcc", "hyperspherical", OPTIONS["hyperspherical"], CNN, random_images(MAPS), 1, None),
+                ("gcc", "ff", FF, CNN, random_images(MAPS), 2, None),
+                ("gcc", "channel-static", {}, CNN, random_images(MAPS), 4, 1.0),
+                ("gcc", "ff", FF, CNN, random_images(MAPS), 1, None),
+                ("clang", "hyperspherical", OPTIONS["hyperspherical"], CONV, random_images((2, 7, 6)), 16, 0.1),
+                ("clang", "ff", BARE, SEPARABLE, random_images((3, 15, 16)), 2, 1.0),
+                ("clang", "projection", OPTIONS["projection"], CNN, random_images(MAPS), 2, 0.5),
+            )
+        ),
+    ],
+)
+def test_batches_clipping_and_batch_norm_are_pythons_bit_for_bit(
+    compiler, rule, options, body, data, batch, clip, tmp_path
+):
+    learn_alike(compiler, build(rule, body, data, **options), data, 12 * batch, tmp_path, batch=batch, clip=clip)
+
+
+def learn_alike(compiler, net, data, steps, folder, *, batch=1, clip=None):
+    """C learns what Python learns, and scores as Python scores; also in the middle of a batch."""
+    given = {**SMALL_STEP, "batch_size": batch, "clip": clip}
+    export_c(net, folder, precision="int8", **given)
+    images, python = data.images.numpy(), Int8Learner(make_plan(net, precision="int8", **given))
+    with Host(folder, compiler=compiler, flags=sanitised(compiler)) as host:
         start = host.save()
         assert start == write_saved(net, precision="int8")
-        for steps in (1, 200):
-            train_in_c(host, data, 1, steps)
-            for i in np.arange(steps) % len(data):
+        for count in (batch, steps, 1):
+            train_in_c(host, data, 1, count)
+            for i in np.arange(count) % len(data):
                 python.learn(images[i], int(data.labels[i]))
-            learned = Quantised(python.weights, python.errors, python.exponents)
-            assert host.save()[20:] == int8_content(python.plan, learned)
+            assert host.save()[20:] == int8_content(python.plan, python.held)
             assert np.array_equal(host.scores(images[:10]), [python.scores(image) for image in images[:10]])
         assert host.save() != start
         assert host.close() == 0
@@ -105,7 +141,7 @@ def test_a_step_is_that_of_the_floats_up_to_rounding(rule, body):
     theirs = net.eval()(data.images).numpy()
     assert np.corrcoef(scores.ravel(), theirs.ravel())[0, 1] > 0.98
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    fine = {name: values(python, name) for name in python.weights}
+    fine = {name: values(python, name) for name in python.held.weights}
     python.learn(data.images[0].numpy(), int(data.labels[0]))
     online.learn(data.images[:1], data.labels[:1])
     for name, old in before.items():
@@ -135,23 +171,23 @@ def test_streams_learn_one_after_the_other_under_ff(options):
 
 def values(python, name):
     """A weight or bias as floats, its error included."""
-    unit = 2.0 ** -(python.exponents[name] + 8)
-    if int8.is_bias(name):
-        return python.weights[name] * unit / 2**int8_arithmetic.ONE
-    return (256 * python.weights[name] + python.errors[name]) * unit
+    unit = 2.0 ** -(python.held.exponents[name] + 8)
+    if is_bias(name):
+        return python.held.weights[name] * unit / 2**int8_arithmetic.ONE
+    return (256 * python.held.weights[name] + python.held.errors[name]) * unit
 
 
 def test_small_updates_add_up():
     """Error feedback: a thousand steps of a hundredth of a unit move a weight by ten units."""
     python = learner(build("projection", MLP, random_images(FLAT)))
     name = "blocks.0.body.1.weight"
-    python.weights[name][:] = 20
-    python.errors[name][:] = 0
+    python.held.weights[name][:] = 20
+    python.held.errors[name][:] = 0
     for _ in range(1000):
-        python._move(name, np.full(python.weights[name].shape, 256 * 10 // 1000, np.int64))
-    assert set(np.unique(256 * python.weights[name] + python.errors[name])) == {256 * 20 - 2000}
-    python._move(name, np.full(python.weights[name].shape, 256 * 500, np.int64))
-    assert set(np.unique(python.weights[name])) == {-127}
+        python.held.move(name, np.full(python.held.weights[name].shape, 256 * 10 // 1000, np.int64))
+    assert set(np.unique(256 * python.held.weights[name] + python.held.errors[name])) == {256 * 20 - 2000}
+    python.held.move(name, np.full(python.held.weights[name].shape, 256 * 500, np.int64))
+    assert set(np.unique(python.held.weights[name])) == {-127}
 
 
 def test_rounding_is_to_the_nearest_halves_up():

@@ -13,13 +13,17 @@ from forwardonly.export.c.text import (
     HEAD,
     NAME,
     SEED,
+    batch_state,
     c_name,
     checks,
+    finish_batch,
     finite_input,
     function,
+    learn_text,
     number,
     save_text,
     values,
+    waiting_bytes,
     wrapped,
 )
 
@@ -30,15 +34,14 @@ def memory_table(plan: Plan) -> dict[str, int]:
     weights = 4 * (plan.parameter_count + plan.statistics_count)
     optimiser = 4 * plan.parameter_count * (bool(plan.momentum) + plan.keeps_gradient)
     activations = 4 * (buffers.memory + buffers.fan_in) + buffers.winners
-    waiting = plan.group * ((4 if plan.features else 1) * math.prod(plan.network.shape) + 4) if plan.group > 1 else 0
     depth = len(plan.blocks)
-    counters = 4 + 8 * depth + 4 * (plan.batch > 1) + 4 * (plan.group > 1) + 4 * plan.contrastive
+    counters = 4 + 8 * depth + 4 * (plan.batch > plan.group) + 4 * (plan.group > 1) + 4 * plan.contrastive
     new_class = {"a new class": 4 + 4 * scratch(plan)} if plan.spare else {}
     return {
         "weights": weights,
         "optimiser": optimiser,
         "activations of one block": activations,
-        "waiting examples": waiting,
+        "waiting examples": waiting_bytes(plan),
         "losses and counters": counters,
         **new_class,
     }
@@ -106,12 +109,7 @@ def _declarations(plan: Plan, buffers: Buffers) -> str:
         lines.append(f"static float sums[{buffers.fan_in}]; /* of a convolution's gradient */")
     if buffers.winners:
         lines.append(f"static unsigned char winners[{buffers.winners}]; /* places of maxima */")
-    if plan.group > 1:
-        lines.append(f"static fo_input waiting[{plan.group}][FO_INPUTS]; /* examples of the batch to come */")
-        lines.append(f"static int waiting_labels[{plan.group}];")
-        lines.append("static int count_waiting;")
-    if plan.batch > 1:
-        lines.append("static int seen; /* examples of this batch that were learned */")
+    lines += batch_state(plan)
     lines += [
         "static float losses[FO_BLOCKS]; /* sums over this batch */",
         f"float fo_learning_rate = {number(plan.config.learning_rate)};",
@@ -278,34 +276,8 @@ def _learn(plan: Plan) -> str:
         step += ["if (!isfinite(loss)) {", "    return FO_DIVERGED;", "}", f"losses[{k}] += loss{share};"]
         if block.index < len(plan.blocks) - 1 and block.passes:
             step.append(f"pass_{k}({plan.rows});")
-    finish = ["end_batch();"] if not plan.direct or plan.config.weight_decay else []
-    each = "losses[k]" if plan.batch == group else f"losses[k] / {number(plan.batch)}"
-    finish += [
-        "for (int k = 0; k < FO_BLOCKS; k++) {",
-        f"    fo_loss[k] = {each};",
-        "    losses[k] = 0.0f;",
-        "}",
-    ]
-    if plan.batch == group:
-        step += finish
-    else:
-        step += ["seen++;", "if (seen == FO_BATCH) {", *(f"    {line}" for line in finish), "    seen = 0;", "}"]
-    step.append("return FO_OK;")
-    signature = "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)"
-    if group == 1:
-        return function(signature, checks(plan) + step)
-    queue = [
-        "memcpy(waiting[count_waiting], x, sizeof(waiting[0]));",
-        "waiting_labels[count_waiting] = label;",
-        "count_waiting++;",
-        f"if (count_waiting < {group}) {{",
-        "    return FO_OK;",
-        "}",
-        "count_waiting = 0;",
-        "return learn_waiting();",
-    ]
-    text = function("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
-    return text + function(signature, checks(plan) + queue)
+    step += finish_batch(plan, ["end_batch();"] if not plan.direct or plan.config.weight_decay else [])
+    return learn_text(plan, [*step, "return FO_OK;"])
 
 
 def _predict(plan: Plan) -> str:
@@ -363,7 +335,7 @@ def _reset(plan: Plan) -> list[str]:
     """Lines that follow loading: what the optimiser holds belongs to other weights."""
     lines = ["    memset(&velocity, 0, sizeof(velocity));"] if plan.momentum else []
     lines += ["    count_waiting = 0;"] if plan.group > 1 else []
-    lines += ["    seen = 0;"] if plan.batch > 1 else []
+    lines += ["    seen = 0;"] if plan.batch > plan.group else []
     return [*lines, "    memset(losses, 0, sizeof(losses));"]
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from forwardonly.export.c import float_emit, int8_emit
-from forwardonly.export.c.int8 import quantise
+from forwardonly.export.c.int8_weights import quantise
 from forwardonly.export.c.new_class import constant_bytes
 from forwardonly.export.c.plan import BlockPlan, Plan
 from forwardonly.export.c.text import HEAD

@@ -106,6 +106,10 @@ class BlockPlan:
     grid: int = 1
     """Windows a side of the pooling in front of the read-out."""
 
+    def name(self, path: str) -> str:
+        """The name in the network's state dict of a weight of the block."""
+        return f"blocks.{self.index}.{path}"
+
     @property
     def incoming(self) -> Map:
         return self.stages[0].incoming
@@ -174,9 +178,18 @@ class Plan:
         return self.rule_name == "ff"
 
     @property
+    def normed(self) -> bool:
+        """Whether a batch norm compares examples."""
+        return any(stage.norm for block in self.blocks for stage in block.stages)
+
+    @property
     def rows(self) -> int:
-        """Signals that go through a block together in training: in float32 both streams of a contrastive rule."""
-        return self.group * (2 if self.contrastive and self.precision == "float32" else 1)
+        """Signals that go through a block together in training.
+
+        These are both streams of a contrastive rule, but in int8 without batch norm, where they learn one by one.
+        """
+        together = self.contrastive and (self.precision == "float32" or self.normed)
+        return self.group * (2 if together else 1)
 
     @property
     def parameter_count(self) -> int:
@@ -195,3 +208,8 @@ class Plan:
     def keeps_gradient(self) -> bool:
         """Whether gradients have memory of their own. Momentum alone needs none: they are added to the velocity."""
         return self.config.clip is not None or (self.batch > 1 and not self.momentum)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether int8 adds steps up before it takes them."""
+        return self.keeps_gradient or self.rows > 1

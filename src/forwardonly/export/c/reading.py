@@ -58,8 +58,7 @@ def make_plan(
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     if frozen and not is_frozen(network):
         raise ValueError(f"C trains all weights, and {frozen[0]} is frozen: unfreeze it with requires_grad_().")
-    if precision != "int8":  # which has no batch norm at all, as its own check says
-        require_batch(network, batch)
+    require_batch(network, batch)
     blocks, incoming = [], Map(*network.shape)
     for index, block in enumerate(network.row):
         blocks.append(_block(index, block, incoming, len(network.row), spare))
