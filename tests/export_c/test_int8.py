@@ -131,26 +131,37 @@ def test_the_header_says_the_static_memory(rule, body, tmp_path):
 
 
 @pytest.mark.parametrize("rule", OPTIONS)
-@pytest.mark.parametrize("body", [MLP, SEPARABLE])
-def test_a_step_is_that_of_the_floats_up_to_rounding(rule, body):
-    """Scores, and the direction of one step of every weight, beside autograd of the stated loss."""
+@pytest.mark.parametrize(
+    ("body", "batch", "clip"),
+    [(MLP, 1, None), (SEPARABLE, 1, None), (MLP, 5, None), (MLP, 1, 0.1), (SEPARABLE, 3, 0.1), (CNN, 12, None)],
+)
+def test_a_step_is_that_of_the_floats_up_to_rounding(rule, body, batch, clip):
+    """Scores, and the direction and length of one step of every weight, beside autograd of the stated loss."""
     data = random_images(FLAT if body is MLP else MAPS)
     net = build(rule, body, data, **OPTIONS[rule])
-    python, online = learner(net), fo.training.Online(net, precision="fp32", **SMALL_STEP)
+    given = {**SMALL_STEP, "learning_rate": 0.2, "clip": clip}
+    python = Int8Learner(make_plan(net, batch_size=batch, precision="int8", **given))
+    online = fo.training.Online(net, precision="fp32", **given)
     scores = np.array([python.scores(image) for image in data.images.numpy()])
     theirs = net.eval()(data.images).numpy()
     assert np.corrcoef(scores.ravel(), theirs.ravel())[0, 1] > 0.98
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     fine = {name: values(python, name) for name in python.held.weights}
-    python.learn(data.images[0].numpy(), int(data.labels[0]))
-    online.learn(data.images[:1], data.labels[:1])
+    for image, label in zip(data.images[:batch].numpy(), data.labels[:batch], strict=True):
+        python.learn(image, int(label))
+    online.learn(data.images[:batch], data.labels[:batch])
     for name, old in before.items():
         if name in fine:
             step = (values(python, name) - fine[name]).ravel()
             wanted = (net.state_dict()[name] - old).numpy().ravel()
             along = step @ wanted / (np.linalg.norm(step) * np.linalg.norm(wanted))
-            assert along > 0.9, name
+            assert along > (0.85 if body is CNN else 0.9), name  # through four roundings, by the same statistics
             assert np.linalg.norm(step) == pytest.approx(np.linalg.norm(wanted), rel=0.25), name
+    for name, running in python.held.running.items():
+        found = running / 2.0 ** (python.held.exponents[name] + 8)
+        wanted = net.state_dict()[name].numpy()
+        wanted = np.sqrt(wanted) if name.endswith("var") else wanted
+        np.testing.assert_allclose(found, wanted, atol=0.15 * np.abs(wanted).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("options", [FF, BARE])
@@ -224,12 +235,9 @@ def test_saved_weights_are_read_as_floats():
 
 REFUSED = {
     "objective": ("ff", MLP, {**FF, "objective": "margin"}, {}, "ff but on images, with objective threshold"),
-    "clip": ("channel-static", MLP, {}, {"clip": 1.0}, "no clip"),
-    "norm": ("projection", CNN, {}, {}, r"hold batch norm \(train the body mlp, conv or separable\)\.$"),
-    "all at once": ("hyperspherical", CNN, {}, {"momentum": 0.9}, "hold batch norm .*; an auxiliary .*; more than one"),
-    "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose batch_size 1, momentum 0"),
+    "all at once": ("hyperspherical", CNN, {}, {"momentum": 0.9}, "hold an auxiliary .*; more than plain sgd"),
+    "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose momentum 0"),
     "decay": ("projection", MLP, {}, HEAVY, "weight_decay 0"),
-    "batch": ("projection", MLP, {}, {"batch_size": 2}, "choose batch_size 1"),
     "smoothing": ("projection", MLP, {"label_smoothing": 0.1}, {}, "hold label smoothing"),
     "prototypes": ("hyperspherical", MLP, {"prototypes_per_class": 2}, {}, "several prototypes a class"),
     "head": ("hyperspherical", SEPARABLE, {}, {}, "aux_channels 0"),

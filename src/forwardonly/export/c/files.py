@@ -32,7 +32,7 @@ def export_c(
 
     Args:
         batch_size: examples whose gradients make one update.
-        precision: of weights, signals and sums. int8 takes batch size 1 and plain SGD, and fewer rules and bodies.
+        precision: of weights, signals and sums. int8 takes plain SGD, and fewer options of rules.
         spare_classes: room for so many classes that `fo_add_class` adds on the device, as `fo.add_class` does here. The
             network needs the statistics of `fo.summarise`, which become constants; in float32.
         options: fields of `TrainingConfig`: `learning_rate`, `momentum`, `weight_decay` and `clip` count, and

@@ -73,7 +73,7 @@ def _clipped(plan: Plan, block: BlockPlan, exponents: dict[str, int]) -> str:
         f"return norm <= limit ? {mean_share(plan)} : divided(limit * 1073741824, norm * {plan.batch});",
     ]
     what = (
-        "By what the block's steps are multiplied, at 2^30: 1 / batch, and less where the norm of the mean gradient "
-        f"is above {plan.config.clip:g}."
+        "By what the block's steps are multiplied, at 2^30: 1 / batch, less where the mean gradient's norm is above "
+        f"{plan.config.clip:g}."
     )
     return function(f"static int64_t clipped_{block.index}(void)", lines, what)

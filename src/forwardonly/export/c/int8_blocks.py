@@ -20,9 +20,13 @@ class Int8BlockWriter(BlockWriter):
         super().__init__(plan, buffers.memory, block, parts)
         self.exponents = exponents
         self.together = plan.normed
-        self.to_features = f"gradients + {buffers.to_features}"
+        self.to_features = f"gradients + TO_FEATURES_{self.index}"
         self.slots = ("gradients", f"gradients + {buffers.second}")
-        self.deviations = {stage: f"gradients + {at}" for stage, at in buffers.deviations[self.index].items()}
+        self.int32 = {f"TO_FEATURES_{self.index}": buffers.to_features} if block.pooled else {}
+        self.deviations: dict[int, str] = {}
+        for stage, at in buffers.deviations[self.index].items():
+            name = f"DEVIATION_{stage}_{self.index}"
+            self.int32[name], self.deviations[stage] = at, f"gradients + {name}"
         self.activation = "activation" if self.together else self.at("activation")
         self.gradient = "gradient" if self.together else self.slots[0]
 
@@ -58,6 +62,9 @@ class Int8BlockWriter(BlockWriter):
 
     def _head(self) -> str:
         lines = [super()._head()]
+        if self.int32:
+            names = ", ".join(f"{name} = {at}" for name, at in self.int32.items())
+            lines.append(f"enum {{ {names} }}; /* in `gradients` */\n")
         for index, stage in enumerate(self.block.stages):
             if stage.norm:
                 self.use("batch_norm")
