@@ -23,6 +23,8 @@ def identity(plan: Plan) -> bytes:
         + [sorted(block.parameters.items()), sorted(block.statistics.items()), block.passes, _options(plan, block)]
         for block in plan.blocks
     ]
+    if plan.label_classifier:
+        blocks.append([sorted(plan.label_classifier.parameters.items())])
     scales = quantise(plan).exponents if plan.precision == "int8" else None
     text = json.dumps([plan.precision, plan.network.shape, plan.rule_name, plan.features, blocks, scales])
     return hashlib.sha256(text.encode()).digest()[:8]

@@ -25,7 +25,7 @@ def steps_struct(plan: Plan) -> Iterator[str]:
 
 def update_text(plan: Plan, exponents: dict[str, int], parts: set[str]) -> str:
     """The function that ends a batch; the C functions that it calls are noted in `parts`."""
-    texts, lines, clips = [], [], plan.config.clip is not None
+    texts, lines, clips = list[str](), list[str](), plan.config.clip is not None
     parts |= {"step_norm"} if clips else set()
     for block in plan.blocks:
         if clips:

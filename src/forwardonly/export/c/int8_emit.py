@@ -18,6 +18,7 @@ from forwardonly.export.c.text import (
     batch_state,
     c_name,
     checks,
+    each_example,
     finish_batch,
     finite_input,
     function,
@@ -26,6 +27,7 @@ from forwardonly.export.c.text import (
     save_text,
     waiting_bytes,
     wrapped,
+    wrong_label,
 )
 
 
@@ -225,11 +227,11 @@ def _learn(plan: Plan) -> str:
         if block.passes:
             steps.append(f"pass_{k}({plan.rows if plan.normed else ''});")
     if not plan.contrastive:
-        lines = [*_each(plan, [f"prepare({own[0]}, {_signal(plan)});"]), *steps]
+        lines = [*each_example(plan, [f"prepare({own[0]}, {_signal(plan)});"]), *steps]
     elif plan.normed:
         lines = [
-            *_each(plan, [
-                _wrong(own[1]),
+            *each_example(plan, [
+                wrong_label(own[1]),
                 f"labelled({own[0]}, {own[1]}, {_signal(plan)});",
                 f"labelled({own[0]}, wrong, {_signal(plan, plan.group)});",
             ]),
@@ -237,7 +239,7 @@ def _learn(plan: Plan) -> str:
         ]  # fmt: skip
     else:
         lines = [
-            _wrong(own[1]),
+            wrong_label(own[1]),
             *([] if _counts(plan) else ["memset(fo_loss, 0, sizeof(fo_loss));"]),
             "for (int stream = 1; stream >= 0; stream--) { /* 1: with the right label, 0: with a wrong one */",
             "    labelled(x, stream ? label : wrong, memory + SIGNAL_0);",
@@ -248,22 +250,11 @@ def _learn(plan: Plan) -> str:
     return "\n" + learn_text(plan, [*lines, "return FO_OK;"])
 
 
-def _each(plan: Plan, lines: list[str]) -> list[str]:
-    """Lines for each example of a step."""
-    if plan.group == 1:
-        return lines
-    return [f"for (int r = 0; r < {plan.group}; r++) {{", *(f"    {line}" for line in lines), "}"]
-
-
 def _signal(plan: Plan, first: int = 0) -> str:
     """Where an example goes: row r, or `first` rows behind it."""
     size = math.prod(plan.network.shape)
     row = f" + r * {size}" if plan.group > 1 else ""
     return f"memory + SIGNAL_0{f' + {first * size}' if first else ''}{row}"
-
-
-def _wrong(label: str) -> str:
-    return f"const int wrong = ({label} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;"
 
 
 def _reset(plan: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from importlib.resources import files
 
 ORDER = (
     "random",
+    "hard_label",
     "update",
     "linear",
     "linear_gradient",

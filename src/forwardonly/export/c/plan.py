@@ -7,7 +7,8 @@ Shapes: K channels, H x W space; flat activations are K x 1 x 1.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -111,6 +112,11 @@ class BlockPlan:
         return f"blocks.{self.index}.{path}"
 
     @property
+    def member(self) -> str:
+        """The member of the weights' struct in C."""
+        return f"blocks_{self.index}"
+
+    @property
     def incoming(self) -> Map:
         return self.stages[0].incoming
 
@@ -142,6 +148,26 @@ class BlockPlan:
 
 
 @dataclass
+class LabelClassifier:
+    """The label classifier of ff: a linear map of each block's output, whose sum are the logits."""
+
+    first: int
+    """The first block that it reads."""
+    sizes: list[int]
+    """Outputs of each block that it reads."""
+    parameters: dict[str, tuple[int, ...]]
+    """Shapes of the trained weights by their names in the classifier."""
+    statistics: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """None: as in `BlockPlan`."""
+    member = "label_classifier"
+    """The member of the weights' struct in C."""
+
+    def name(self, path: str) -> str:
+        """The name in the network's state dict of a weight."""
+        return f"label_classifier.{path}"
+
+
+@dataclass
 class Plan:
     """What a C file holds."""
 
@@ -158,6 +184,12 @@ class Plan:
     spare: int = 0
     """Classes that there is room for besides the network's."""
     precision: Precision = "float32"
+    label_classifier: LabelClassifier | None = None
+
+    @property
+    def parts(self) -> Sequence[BlockPlan | LabelClassifier]:
+        """What has weights that one update moves: each block, and the label classifier."""
+        return [*self.blocks, *([self.label_classifier] if self.label_classifier else [])]
 
     @property
     def rule_name(self) -> str:
@@ -193,11 +225,11 @@ class Plan:
 
     @property
     def parameter_count(self) -> int:
-        return sum(math.prod(shape) for block in self.blocks for shape in block.parameters.values())
+        return sum(math.prod(shape) for part in self.parts for shape in part.parameters.values())
 
     @property
     def statistics_count(self) -> int:
-        return sum(math.prod(shape) for block in self.blocks for shape in block.statistics.values())
+        return sum(math.prod(shape) for part in self.parts for shape in part.statistics.values())
 
     @property
     def direct(self) -> bool:

@@ -122,10 +122,10 @@ def _plan(network: Network, precision: Precision, spare: int) -> Plan:
 def _order(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
     """Names in the state dict and shapes, in the order of the struct."""
     return [
-        (f"blocks.{block.index}.{path}", shape)
+        (part.name(path), shape)
         for kind in ("parameters", "statistics")
-        for block in plan.blocks
-        for path, shape in getattr(block, kind).items()
+        for part in plan.parts
+        for path, shape in getattr(part, kind).items()
     ]
 
 

@@ -99,6 +99,18 @@ def learn_text(plan: Plan, step: list[str]) -> str:
     return text + function(signature, checks(plan) + queue)
 
 
+def each_example(plan: Plan, lines: list[str]) -> list[str]:
+    """Lines for each example r of a step."""
+    if plan.group == 1:
+        return lines
+    return [f"for (int r = 0; r < {plan.group}; r++) {{", *(f"    {line}" for line in lines), "}"]
+
+
+def wrong_label(label: str) -> str:
+    """The line that draws a wrong label with equal chances."""
+    return f"const int wrong = ({label} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;"
+
+
 def finish_batch(plan: Plan, update: list[str]) -> list[str]:
     """Lines that follow each step: after the last one of a batch the update, and the mean losses."""
     each = "losses[k]" if plan.batch == plan.group else f"losses[k] / {number(plan.batch)}"
