@@ -18,6 +18,7 @@ from forwardonly.export.c.saved import int8_content
 
 from .common import (
     CNN,
+    DEEP,
     FLAT,
     HEAVY,
     MAPS,
@@ -81,6 +82,7 @@ def test_c_is_python_bit_for_bit(compiler, rule, options, body, data, tmp_path):
         ("gcc", "projection", OPTIONS["projection"], SEPARABLE, random_images((3, 15, 16)), 4, None),
         ("gcc", "channel-static", {}, MLP, random_images(FLAT), 1, 0.05),
         ("gcc", "projection", OPTIONS["projection"], CNN, random_images(MAPS), 3, None),
+        ("gcc", "ff", {}, DEEP, random_images(FLAT), 1, None),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -92,6 +94,10 @@ def test_c_is_python_bit_for_bit(compiler, rule, options, body, data, tmp_path):
                 ("gcc", "ff", FF, CNN, random_images(MAPS), 2, None),
                 ("gcc", "channel-static", {}, CNN, random_images(MAPS), 4, 1.0),
                 ("gcc", "ff", FF, CNN, random_images(MAPS), 1, None),
+                ("gcc", "ff", {}, CNN, random_images(MAPS), 2, 1.0),
+                ("gcc", "ff", {}, DEEP, random_images(FLAT), 3, None),
+                ("clang", "ff", {"predict": "softmax"}, DEEP, random_images(FLAT), 1, None),
+                ("gcc", "ff", {**FF, "predict": "softmax"}, CNN, random_images(MAPS), 1, None),
                 ("clang", "hyperspherical", OPTIONS["hyperspherical"], CONV, random_images((2, 7, 6)), 16, 0.1),
                 ("clang", "ff", BARE, SEPARABLE, random_images((3, 15, 16)), 2, 1.0),
                 ("clang", "projection", OPTIONS["projection"], CNN, random_images(MAPS), 2, 0.5),
@@ -178,6 +184,30 @@ def test_streams_learn_one_after_the_other_under_ff(options):
         python.learn(image, 2)
     after = python.scores(image)
     assert after[2] - before[2] > after[wrong] - before[wrong]
+
+
+def test_the_label_classifier_learns_and_draws_as_in_floats():
+    """Its step beside autograd of its cross-entropy, and hard labels as often as their chances say."""
+    data = random_images(FLAT)
+    net = build("ff", DEEP, data)
+    given = {**SMALL_STEP, "learning_rate": 0.2}
+    python = Int8Learner(make_plan(net, batch_size=1, precision="int8", **given))
+    online = fo.training.Online(net, precision="fp32", **given)
+    names = [name for name in python.held.weights if name.startswith("label_classifier.")]
+    before = {name: (values(python, name).copy(), net.state_dict()[name].clone()) for name in names}
+    python.learn(data.images[0].numpy(), int(data.labels[0]))
+    online.learn(data.images[:1], data.labels[:1])
+    assert len(names) == 4
+    for name, (ours, theirs) in before.items():
+        step, wanted = (values(python, name) - ours).ravel(), (net.state_dict()[name] - theirs).numpy().ravel()
+        assert step @ wanted / (np.linalg.norm(step) * np.linalg.norm(wanted)) > 0.95, name
+        assert np.linalg.norm(step) == pytest.approx(np.linalg.norm(wanted), rel=0.1), name
+    outputs, label = python._outputs([python.unlabelled(data.images[1].numpy())])[0], 2
+    chances = np.exp(python.labels.logits(outputs) / 2.0**12)
+    chances[label] = 0
+    draws = int8.xorshift32(1)
+    found = np.bincount([python.labels.draw(outputs, label, next(draws)) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(found, chances / chances.sum(), atol=0.03)
 
 
 def values(python, name):

@@ -7,15 +7,8 @@ from forwardonly import rules
 from forwardonly.export.c import parts
 from forwardonly.export.c.blocks import BlockWriter
 from forwardonly.export.c.buffers import Buffers, lay_out
-from forwardonly.export.c.float_labels import (
-    by_softmax,
-    draw,
-    label_step,
-    label_text,
-    note_parts,
-    outputs,
-    softmax_lines,
-)
+from forwardonly.export.c.float_labels import LEARN, label_text, note_parts, softmax_lines
+from forwardonly.export.c.labels import by_softmax, draw, label_step, outputs
 from forwardonly.export.c.new_class import definitions, new_class_text, scratch
 from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
 from forwardonly.export.c.text import (
@@ -284,7 +277,7 @@ def _learn(plan: Plan) -> str:
     if not plan.direct:
         step += ["begin_batch();"] if plan.batch == group else ["if (seen == 0) {", "    begin_batch();", "}"]
     prepare = f"prepare({given}, {signal});"
-    step += label_step(plan, own, [prepare, f"embed_neutral({signal});"])
+    step += label_step(plan, [prepare, f"embed_neutral({signal});"], LEARN.format(own=own))
     end_labels = ["end_label_batch();"] if plan.label_classifier and ends else []
     step += end_labels if plan.batch == group else []
     rows = [prepare]

@@ -41,11 +41,13 @@ from forwardonly.export.c.int8_arithmetic import (
     standardised,
     unit_rms,
 )
+from forwardonly.export.c.int8_labels import Int8Labels, neutral_signal
 from forwardonly.export.c.int8_limits import check
 from forwardonly.export.c.int8_maps import backward, convolved, correlated, pooled, unpooled
 from forwardonly.export.c.int8_rules import Int8Rules, Judged, score_factor
 from forwardonly.export.c.int8_update import Int8Update
 from forwardonly.export.c.int8_weights import exponent_before, least, quantise
+from forwardonly.export.c.labels import by_softmax
 from forwardonly.export.c.plan import BlockPlan, Plan, Stage
 from forwardonly.export.c.text import SEED
 
@@ -80,6 +82,7 @@ class Int8Learner:
         self.held = quantise(plan)
         self.update = Int8Update(plan, self.held)
         self.rules = Int8Rules(plan.network.classes, self.update)
+        self.labels = Int8Labels(plan.label_classifier, self.update) if plan.label_classifier else None
         self.draws = xorshift32(SEED)
         self.waiting: list[tuple[Array, int]] = []
         self.seen = 0
@@ -105,16 +108,46 @@ class Int8Learner:
                 self._learn([signal for signal, _ in some], [positive for _, positive in some])
         self.seen += plan.group
         if self.seen == plan.batch:
-            self.update.finish()
+            self.update.finish(self.plan.blocks if self.plan.batch == self.plan.group else self.plan.parts)
             self.seen = 0
 
     def _streams(self, waiting: Sequence[tuple[Array, int]]) -> list[tuple[Array, int]]:
         """The examples with their labels, marked by 1, then with wrong ones, marked by 0."""
-        classes, streams = self.plan.network.classes, [(self.labelled(*each), 1) for each in waiting]
-        for example, label in waiting:
-            wrong = (label + 1 + next(self.draws) % (classes - 1)) % classes
-            streams.append((self.labelled(example, wrong), 0))
+        streams = [(self.labelled(*each), 1) for each in waiting]
+        outputs = self._learn_labels(waiting)
+        for row, (example, label) in enumerate(waiting):
+            streams.append((self.labelled(example, self._wrong(label, outputs[row] if outputs else [])), 0))
         return streams
+
+    def _wrong(self, label: int, outputs: list[Array]) -> int:
+        """A wrong label, drawn with equal chances or from the label classifier's logits."""
+        if self.labels is not None and self.plan.network.draws_hard:
+            return self.labels.draw(outputs, label, next(self.draws))
+        classes = self.plan.network.classes
+        return (label + 1 + next(self.draws) % (classes - 1)) % classes
+
+    def _learn_labels(self, waiting: Sequence[tuple[Array, int]]) -> list[list[Array]]:
+        """The label classifier's step; what it reads, of each example."""
+        plan, classifier = self.plan, self.plan.label_classifier
+        if self.labels is None or classifier is None:
+            return []
+        outputs = self._outputs([self.unlabelled(example) for example, _ in waiting], training=True)
+        for own, (_, label) in zip(outputs, waiting, strict=True):
+            self.labels.learn(own, label)
+        if plan.batch == plan.group:
+            self.update.finish([classifier])
+        return outputs
+
+    def _outputs(self, signals: list[Array], *, training: bool = False) -> list[list[Array]]:
+        """Of each signal the outputs (D,) of the blocks that the label classifier reads."""
+        assert self.plan.label_classifier is not None
+        read: list[list[Array]] = [[] for _ in signals]
+        for block in self.plan.blocks:
+            signals = [self._pass(block, own) for own in self._forward(block, signals, training=training)[-1].out]
+            if block.index >= self.plan.label_classifier.first:
+                for own, signal in zip(read, signals, strict=True):
+                    own.append(signal.reshape(-1))
+        return read
 
     def _learn(self, signals: list[Array], labels: Sequence[int]) -> None:
         for block in self.plan.blocks:
@@ -131,8 +164,19 @@ class Int8Learner:
         if not self.plan.contrastive:
             self._add_scores(total, self.signal(example))
             return total
+        if self.labels is not None and by_softmax(self.plan):
+            return self._scores_by_softmax(self.labels, example)
         for label in range(len(total)):
             self._add_scores(total[label : label + 1], self.labelled(example, label))
+        return total
+
+    def _scores_by_softmax(self, labels: Int8Labels, example: Array) -> Array:
+        total = np.zeros(self.plan.network.classes, np.float32)
+        shares = self.plan.network.readout.weights.tolist()[labels.classifier.first :]
+        outputs = self._outputs([self.unlabelled(example)])[0]
+        for index, (output, share) in enumerate(zip(outputs, shares, strict=True)):
+            sums, bits = labels.part(index, output)
+            total += sums.astype(np.float32) * np.float32(share * 2.0**-bits)
         return total
 
     def _add_scores(self, total: Array, signal: Array) -> None:
@@ -150,6 +194,12 @@ class Int8Learner:
         high = self.plan.network.prepare.high if rule.label_value is None else rule.label_value
         flat[: self.plan.network.classes] = 0
         flat[label] = min(127, round(high * 2**ONE))
+        return flat.reshape(self.plan.network.shape)
+
+    def unlabelled(self, example: Array) -> Array:
+        """An example of bytes as int8, with a neutral label in its first features."""
+        flat = self.labelled(example, 0).reshape(-1)
+        flat[: self.plan.network.classes] = neutral_signal(self.plan)
         return flat.reshape(self.plan.network.shape)
 
     def signal(self, example: Array) -> Array:

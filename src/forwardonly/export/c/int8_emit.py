@@ -9,9 +9,12 @@ from forwardonly.export.c.int8_arithmetic import ONE, PART, WHOLE
 from forwardonly.export.c.int8_batch import steps_struct, update_text
 from forwardonly.export.c.int8_blocks import Int8BlockWriter
 from forwardonly.export.c.int8_buffers import Int8Buffers, lay_out_int8
+from forwardonly.export.c.int8_label_text import LEARN, label_text, note_parts, softmax_lines
+from forwardonly.export.c.int8_labels import LOGIT
 from forwardonly.export.c.int8_rules import score_factor
 from forwardonly.export.c.int8_weights import Quantised, is_bias, quantise
-from forwardonly.export.c.plan import BlockPlan, Plan
+from forwardonly.export.c.labels import by_softmax, draw, label_step, outputs
+from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
 from forwardonly.export.c.text import (
     NAME,
     SEED,
@@ -27,7 +30,6 @@ from forwardonly.export.c.text import (
     save_text,
     waiting_bytes,
     wrapped,
-    wrong_label,
 )
 
 
@@ -39,8 +41,8 @@ def _normalises(plan: Plan) -> bool:
 def sizes(plan: Plan) -> dict[str, int]:
     """How many biases (int32), weights (int8, with an int8 error each) and running statistics (int32)."""
     found = {"biases": 0, "weights": 0, "running": plan.statistics_count}
-    for block in plan.blocks:
-        for path, shape in block.parameters.items():
+    for part in plan.parts:
+        for path, shape in part.parameters.items():
             found["biases" if is_bias(path) else "weights"] += math.prod(shape)
     return found
 
@@ -50,6 +52,7 @@ def memory_table(plan: Plan) -> dict[str, int]:
     held, buffers = sizes(plan), lay_out_int8(plan)
     whole = buffers.memory
     batch = {"steps of a batch": 4 * plan.parameter_count} if plan.gathers else {}
+    labels = {"outputs that the label classifier reads": outputs(plan)} if plan.label_classifier else {}
     waiting = {"waiting examples": waiting_bytes(plan)} if plan.group > 1 else {}
     losses = 4 * len(plan.blocks) * (2 if _counts(plan) else 1)
     return {
@@ -58,6 +61,7 @@ def memory_table(plan: Plan) -> dict[str, int]:
         **batch,
         "activations of one block": whole.memory + whole.winners + 4 * (buffers.gradients + whole.fan_in),
         **waiting,
+        **labels,
         "losses and counters": 4 + losses + 4 * (plan.contrastive + _counts(plan) + (plan.group > 1)),
     }
 
@@ -74,6 +78,7 @@ def emit_int8(plan: Plan, identity: bytes) -> str:
     wanted |= {"division", "root"} if _normalises(plan) else set()
     writers = [Int8BlockWriter(plan, buffers, block, wanted, quantised.exponents) for block in plan.blocks]
     blocks = [writer.text() for writer in writers]
+    note_parts(plan, wanted)
     update = [update_text(plan, quantised.exponents, wanted)] if plan.gathers else []
     functions = parts.int8_text_of(wanted, gathers=plan.gathers)
     for name, table in (("FO_WHOLE", WHOLE), ("FO_PART", PART)):
@@ -85,9 +90,10 @@ def emit_int8(plan: Plan, identity: bytes) -> str:
         *blocks,
         *([_prepare(plan)] if not plan.contrastive or not _normalises(plan) else []),
         *([_labelled(plan)] if plan.contrastive else []),
+        *([label_text(plan, quantised.exponents)] if plan.label_classifier else []),
         *update,
         _learn(plan),
-        _predict(plan, writers),
+        _predict(plan, writers, quantised.exponents),
         save_text(identity, held, _reset(plan)),
         _weights(plan, quantised),
     ]
@@ -132,6 +138,8 @@ def _declarations(plan: Plan, buffers: Int8Buffers) -> str:
         lines.append(f"static int32_t sums[{whole.fan_in}]; /* of a convolution's gradient */")
     if whole.winners:
         lines.append(f"static unsigned char winners[{whole.winners}]; /* places of maxima */")
+    if plan.label_classifier:
+        lines.append(f"static int8_t block_outputs[{outputs(plan)}]; /* that the label classifier reads */")
     lines += batch_state(plan)
     if _counts(plan):
         lines.append("static float losses[FO_BLOCKS]; /* sums over this batch */")
@@ -141,11 +149,11 @@ def _declarations(plan: Plan, buffers: Int8Buffers) -> str:
     return "\n".join(lines)
 
 
-def _members(block: BlockPlan, kind: str) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a block's weights, biases or running statistics."""
+def _members(part: BlockPlan | LabelClassifier, kind: str) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a part's weights, biases or running statistics."""
     if kind == "running":
-        return block.statistics
-    return {path: shape for path, shape in block.parameters.items() if is_bias(path) == (kind == "biases")}
+        return part.statistics
+    return {path: shape for path, shape in part.parameters.items() if is_bias(path) == (kind == "biases")}
 
 
 def _member(path: str) -> str:
@@ -155,15 +163,15 @@ def _member(path: str) -> str:
 
 def _struct(plan: Plan, name: str, kind: str) -> Iterator[str]:
     yield "typedef struct {"
-    for block in plan.blocks:
-        if members := _members(block, kind):
+    for part in plan.parts:
+        if members := _members(part, kind):
             yield "    struct {"
             for path, shape in members.items():
                 count, words = math.prod(shape), " x ".join(map(str, shape))
                 yield f"        {'int8_t' if kind == 'weights' else 'int32_t'} {_member(path)}[{count}]; /* {words} */"
                 if kind == "weights":
                     yield f"        int8_t {_member(path)}_error[{count}];"
-            yield f"    }} blocks_{block.index};"
+            yield f"    }} {part.member};"
     yield f"}} {name};"
 
 
@@ -215,6 +223,10 @@ def _labelled(plan: Plan) -> str:
 def _learn(plan: Plan) -> str:
     own = ("x", "label") if plan.group == 1 else ("waiting[r]", "waiting_labels[r]")
     update = ["end_batch();"] if plan.gathers else []
+    end_labels = ["end_label_batch();"] if plan.gathers and plan.label_classifier else []
+    learn_labels = label_step(plan, [f"unlabelled({own[0]}, {_signal(plan)});"], LEARN.format(own=own[1]))
+    learn_labels += [] if _counts(plan) else end_labels
+    wrong = draw(plan, own[1], str(LOGIT))
     steps = []
     for block in plan.blocks:
         k, given = block.index, "label"
@@ -224,14 +236,14 @@ def _learn(plan: Plan) -> str:
             given = "&label" if plan.group == 1 else "waiting_labels"
         adds = _counts(plan) or (plan.contrastive and not plan.normed)
         steps.append(f"{'losses' if _counts(plan) else 'fo_loss'}[{k}] {'+' if adds else ''}= learn_{k}({given});")
-        if block.passes:
+        if block.passes and k < len(plan.blocks) - 1:
             steps.append(f"pass_{k}({plan.rows if plan.normed else ''});")
     if not plan.contrastive:
         lines = [*each_example(plan, [f"prepare({own[0]}, {_signal(plan)});"]), *steps]
     elif plan.normed:
         lines = [
             *each_example(plan, [
-                wrong_label(own[1]),
+                *wrong,
                 f"labelled({own[0]}, {own[1]}, {_signal(plan)});",
                 f"labelled({own[0]}, wrong, {_signal(plan, plan.group)});",
             ]),
@@ -239,14 +251,15 @@ def _learn(plan: Plan) -> str:
         ]  # fmt: skip
     else:
         lines = [
-            wrong_label(own[1]),
+            *wrong,
             *([] if _counts(plan) else ["memset(fo_loss, 0, sizeof(fo_loss));"]),
             "for (int stream = 1; stream >= 0; stream--) { /* 1: with the right label, 0: with a wrong one */",
             "    labelled(x, stream ? label : wrong, memory + SIGNAL_0);",
             *(f"    {step}" for step in steps),
             "}",
         ]
-    lines += finish_batch(plan, update) if _counts(plan) else update
+    lines = [*learn_labels, *lines]
+    lines += finish_batch(plan, [*update, *end_labels]) if _counts(plan) else update
     return "\n" + learn_text(plan, [*lines, "return FO_OK;"])
 
 
@@ -265,7 +278,7 @@ def _reset(plan: Plan) -> list[str]:
     return [*lines, "    memset(fo_loss, 0, sizeof(fo_loss));"]
 
 
-def _predict(plan: Plan, writers: list[Int8BlockWriter]) -> str:
+def _predict(plan: Plan, writers: list[Int8BlockWriter], exponents: dict[str, int]) -> str:
     lines = [*checks(plan, label=False), "memset(scores, 0, FO_CLASSES * sizeof(float));"]
     steps = []
     for writer, weight in zip(writers, plan.network.readout.weights.tolist(), strict=True):
@@ -281,9 +294,11 @@ def _predict(plan: Plan, writers: list[Int8BlockWriter]) -> str:
                 f"    scores[c] += (float)own[c] * {share};",
                 "}",
             ]
-        if writer.block.passes:
+        if writer.block.passes and k < len(writers) - 1:
             steps.append(f"pass_{k}({1 if plan.normed else ''});")
-    if plan.contrastive:
+    if by_softmax(plan):
+        lines += softmax_lines(plan, exponents)
+    elif plan.contrastive:
         lines += [
             "for (int c = 0; c < FO_CLASSES; c++) { /* the goodness under each label */",
             "    labelled(x, c, memory + SIGNAL_0);",
@@ -302,10 +317,10 @@ def _weights(plan: Plan, quantised: Quantised) -> str:
         if not sizes(plan)[kind]:
             continue
         lines.append(f"static fo_{kind} {kind} = {{")
-        for block in plan.blocks:
-            if members := _members(block, kind):
+        for part in plan.parts:
+            if members := _members(part, kind):
                 lines.append("    {")
-                for name in map(block.name, members):
+                for name in map(part.name, members):
                     unit = "" if kind == "running" else f", e = {quantised.exponents[name]}"
                     lines.append(f"        /* {name}{unit} */")
                     values = (quantised.running if kind == "running" else quantised.weights)[name]

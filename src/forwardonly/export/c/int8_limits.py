@@ -25,8 +25,6 @@ def _reasons(plan: Plan) -> Iterator[str]:
             yield "several prototypes a class (train with prototypes_per_class 1)"
         if plan.blocks[0].head is not None:
             yield "an auxiliary convolution (train with aux_channels 0)"
-    if plan.label_classifier:
-        yield "the label classifier of ff (train with negatives uniform and predict goodness)"
     if plan.contrastive and (plan.features or rule.objective != "threshold" or rule.size != "rms"):
         yield "ff but on images, with objective threshold and size rms (train with these)"
     if getattr(rule, "label_smoothing", 0.0):

@@ -5,11 +5,13 @@ bias's own unit), saturating. After the last example the mean is taken off the w
 limits the norm of a block's mean gradient, as in `TrainingConfig`, so that it too needs these sums.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from forwardonly.export.c.int8_arithmetic import Array, divided, root, shifted
 from forwardonly.export.c.int8_weights import Quantised, is_bias
-from forwardonly.export.c.plan import BlockPlan, Plan
+from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
 
 MOST = 2**31 - 1
 SHARE = 30
@@ -58,23 +60,23 @@ class Int8Update:
         more = shifted(step, bits if is_bias(name) else bits - 8)
         self.sums[name] = np.clip(self.sums[name] + more.reshape(self.sums[name].shape), -MOST, MOST)
 
-    def finish(self) -> None:
-        """The update after a batch."""
+    def finish(self, parts: Iterable[BlockPlan | LabelClassifier]) -> None:
+        """The update of some parts after a batch."""
         if self.sums is None:
             return
-        for block in self.plan.blocks:
-            share = self._share(block)
-            for name in map(block.name, block.parameters):
+        for part in parts:
+            share = self._share(part)
+            for name in map(part.name, part.parameters):
                 self.held.move(name, shifted(self.sums[name] * share, SHARE + (0 if is_bias(name) else 8)))
                 self.sums[name][...] = 0
 
-    def _share(self, block: BlockPlan) -> int:
-        """By what a block's sums are multiplied, at 2^SHARE: 1 / batch, and less where its norm exceeds the limit."""
+    def _share(self, part: BlockPlan | LabelClassifier) -> int:
+        """By what a part's sums are multiplied, at 2^SHARE: 1 / batch, and less where its norm exceeds the limit."""
         mean = mean_share(self.plan)
         if self.plan.config.clip is None:
             return mean
         assert self.sums is not None
-        bits = {name: unit_bits(self.held.exponents, name) for name in map(block.name, block.parameters)}
+        bits = {name: unit_bits(self.held.exponents, name) for name in map(part.name, part.parameters)}
         coarsest, down = min(bits.values()), 0
         largest = max(int(np.abs(shifted(self.sums[name], own - coarsest)).max()) for name, own in bits.items())
         while largest >> down >= 1 << NORM_BITS:

@@ -44,9 +44,9 @@ def quantise(plan: Plan) -> Quantised:
     state = plan.network.state_dict()
     found = Quantised({}, {}, {}, {})
     weights, errors, exponents, running = found
-    for block in plan.blocks:
-        for path in sorted(block.parameters, key=is_bias):  # a bias needs its weight's exponent
-            name = block.name(path)
+    for part in plan.parts:
+        for path in sorted(part.parameters, key=is_bias):  # a bias needs its weight's exponent
+            name = part.name(path)
             values = state[name].detach().cpu().double().numpy()
             if is_bias(name):
                 exponents[name] = exponents[name.removesuffix(".bias") + ".weight"]
@@ -57,6 +57,7 @@ def quantise(plan: Plan) -> Quantised:
             fine = rounded(values * 2.0 ** (exponents[name] + 8))
             weights[name] = clamped((fine + 128) >> 8)
             errors[name] = np.clip(fine - 256 * weights[name], -128, 127)
+    for block in plan.blocks:
         for stage in block.stages:
             if stage.norm:
                 names = [block.name(f"{stage.norm}.running_{of}") for of in ("mean", "var")]
