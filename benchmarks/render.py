@@ -555,7 +555,11 @@ def device_new_class(results: Results) -> str:
 def device_accuracy(results: Results) -> str:
     """Accuracy after training in C, beside Python."""
     rows = []
-    names = {"device-accuracy/digits-mlp": "digits", "device-accuracy/vowels-1d": "Japanese vowels (UCR)"}
+    names = {
+        "device-accuracy/digits-mlp": "digits",
+        "device-accuracy/vowels-1d": "Japanese vowels (UCR)",
+        "device-accuracy/mnist-cnn": "MNIST, 6,000 images, `cnn` with batch norm, 8 a step",
+    }
     for name, words in names.items():
         line = results.timing(name)
         means = [f"{100 * line['arms'][arm]['mean']:.2f}" for arm in ("python-float32", "c-float32", "c-int8")]

@@ -20,7 +20,7 @@ def note_parts(plan: Plan, parts: set[str]) -> None:
 def label_text(plan: Plan) -> str:
     """The functions of the label classifier."""
     neutral = ["for (int c = 0; c < FO_CLASSES; c++) {", f"    signal[c] = {number(neutral_value(plan))};", "}"]
-    logits, gradients = [], []
+    logits, gradients = list[str](), list[str]()
     for _, at, size, weight, bias in maps(plan):
         sizes, trained = f"1, {size}, FO_CLASSES", "weights.trained."
         to = "own" if logits else "logits"
