@@ -18,6 +18,8 @@ and then takes their mean as one step; clipping does so too, even with one examp
 predicts by running statistics (`int8_norms.py`). Its scale is an int8 weight, its shift a bias. The gradients of the
 examples are brought to one exponent, and the rate is multiplied into them, because their rates differ.
 
+The label classifier of ff is defined in `int8_labels.py`, the rules in `int8_rules.py`.
+
 All divisions and right shifts round to the nearest, halves up, but where a factor is made that others are multiplied
 by.
 
