@@ -32,13 +32,15 @@ from forwardonly.training.update import Update
 
 @dataclass(frozen=True)
 class Task:
-    """A network, its rule, and how it learns: one example a step, with a rate that falls from epoch to epoch."""
+    """A network, its rule, and how it learns: by a rate that falls from epoch to epoch."""
 
     body: fo.bodies.Body
     rule: str
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int = 10
     rate: float = 0.01
+    batch: int = 1
+    """Examples a step."""
 
 
 TASKS = {
@@ -46,7 +48,14 @@ TASKS = {
     "vowels-1d": Task(
         fo.bodies.Separable(channels=(24, 32, 32, 32), pools=2), "projection", {"features": 64}, epochs=20
     ),
+    "mnist-cnn": Task(
+        fo.bodies.CNN(width=0.125), "projection", {"features": 100}, epochs=3, rate=0.1, batch=8
+    ),  # batch norm
 }
+
+
+FEW = 6_000
+"""Training examples of MNIST, the first ones: C on this computer takes a minute for as many."""
 
 
 def series(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -62,6 +71,9 @@ def load(name: str, folder: Path | None) -> tuple[Images, Images]:
     if name == "digits-mlp":
         train, _, test = fo.data.load("digits")
         return train, test
+    if name == "mnist-cnn":
+        train, _, test = fo.data.load("mnist")
+        return train.subset(torch.arange(FEW)), test
     if folder is None:
         raise ValueError("Say where the .ts files are: --ts FOLDER.")
     parts = []
@@ -82,7 +94,7 @@ def accuracies(task: Task, train: Images, test: Images, seed: int) -> dict[str, 
     hosts = {}
     for precision in ("float32", "int8"):
         with tempfile.TemporaryDirectory() as folder:
-            export_c(network, folder, precision=precision, **given)
+            export_c(network, folder, precision=precision, batch_size=task.batch, **given)
             hosts[precision] = Host(folder)
     config, generator = TrainingConfig.resolve(network.rule, given=given), torch.Generator().manual_seed(seed)
     updates = [Update(block, config) for block in network.row]
@@ -90,12 +102,13 @@ def accuracies(task: Task, train: Images, test: Images, seed: int) -> dict[str, 
     images, labels = train.images.numpy(), train.labels.numpy()
     for epoch in range(task.epochs):
         order, share = torch.randperm(len(train), generator=generator), 1 - epoch / task.epochs
+        order = order[: len(order) // task.batch * task.batch]
         for host in hosts.values():
             host.set_rate(task.rate * share)
             host.learn(images[order.numpy()], labels[order.numpy()])
         for update in updates:
             update.set_rate(share)
-        for one in order.split(1):
+        for one in order.split(task.batch):
             whole_step(network, updates, Batch(prepared[one], train.labels[one]), Context("fp32"))
     found = {"python-float32": fo.evaluate(network, test, precision="fp32").accuracy}
     for precision, host in hosts.items():
@@ -140,7 +153,14 @@ def content(net: str, task: Task, rows: list[dict[str, float]]) -> dict[str, Any
     return {
         "kind": "device-accuracy",
         "command": f"python benchmarks/device_accuracy.py --net {net} --out FILE",
-        "options": {"net": net, "epochs": task.epochs, "rate": task.rate, "rule": task.rule, "seeds": len(rows)},
+        "options": {
+            "net": net,
+            "epochs": task.epochs,
+            "rate": task.rate,
+            "batch": task.batch,
+            "rule": task.rule,
+            "seeds": len(rows),
+        },
         "ratios": {f"points-behind-python/{arm}": gap for arm, gap in gaps.items()},
         "arms": arms,
     }

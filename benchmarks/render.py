@@ -366,8 +366,8 @@ def tune_memory(results: Results) -> str:
     shares = [peak / statistics.median(arms[arm]["peak_memory_bytes"]) for arm in ("end-to-end", "lora")]
     return (
         f"Six blocks of the same model in files, within a budget of 1230 MiB: the process peaked at {peak / 2**20:.0f} "
-        f"MiB. That is {shares[0]:.2f} of end to end and {shares[1]:.2f} of LoRA with checkpoints. For the backward pass "
-        f"it saves {own['saved_bytes'][0] / 2**20:.0f} MiB. Its loss on Python sources is {own['loss'][0]:.2f}.\n"
+        f"MiB. That is {shares[0]:.2f} of end to end and {shares[1]:.2f} of LoRA with checkpoints. For the backward "
+        f"pass it saves {own['saved_bytes'][0] / 2**20:.0f} MiB. Its loss on Python sources is {own['loss'][0]:.2f}.\n"
     )
 
 
@@ -558,7 +558,11 @@ def device_new_class(results: Results) -> str:
 def device_accuracy(results: Results) -> str:
     """Accuracy after training in C, beside Python."""
     rows = []
-    names = {"device-accuracy/digits-mlp": "digits", "device-accuracy/vowels-1d": "Japanese vowels (UCR)"}
+    names = {
+        "device-accuracy/digits-mlp": "digits",
+        "device-accuracy/vowels-1d": "Japanese vowels (UCR)",
+        "device-accuracy/mnist-cnn": "MNIST, 6,000 images, `cnn` with batch norm, 8 a step",
+    }
     for name, words in names.items():
         line = results.timing(name)
         means = [f"{100 * line['arms'][arm]['mean']:.2f}" for arm in ("python-float32", "c-float32", "c-int8")]

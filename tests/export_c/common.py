@@ -7,10 +7,12 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import forwardonly as fo
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
+from forwardonly.training.feed import train_label_classifier
 from forwardonly.training.step import Context
 from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
@@ -23,8 +25,9 @@ SGD = {"optimiser": "sgd", "learning_rate": 0.01}
 PLAIN, HEAVY = {"momentum": 0.0}, {"momentum": 0.9, "weight_decay": 0.01}
 FLAT, MAPS = (1, 6, 6), (3, 16, 16)
 MLP, CNN = fo.bodies.MLP(hidden=(24, 20)), fo.bodies.CNN(width=0.1)
+DEEP = fo.bodies.MLP(hidden=(24, 20, 16))
 SEPARABLE = fo.bodies.Separable(channels=(6, 10, 8), pools=1)
-SHAPES = {MLP: FLAT, CNN: MAPS, SEPARABLE: MAPS}
+SHAPES = {MLP: FLAT, DEEP: FLAT, CNN: MAPS, SEPARABLE: MAPS}
 
 
 def sanitised(compiler):
@@ -75,14 +78,42 @@ def train_in_python(net, data, batch, steps, **options):
     net.train()
     config = TrainingConfig.resolve(net.rule, given=options)
     updates, draws = [Update(block, config) for block in net.row], xorshift32(1)
+    classifier = net.label_classifier
+    to_classifier = None if classifier is None else Update(classifier, config)
     for k in range(steps):
         chosen = torch.arange(k * batch, (k + 1) * batch) % len(data)
         images, labels, wrong = data.images[chosen], data.labels[chosen], None
+        if to_classifier is not None:
+            with torch.no_grad():
+                logits = classifier(net.read(net.prepare(images))).sum(0) if gradients_add_up(net, batch) else None
+            learned = train_label_classifier(net, to_classifier, images, labels, "fp32")
+            logits = learned if logits is None else logits
         if isinstance(net.rule, fo.rules.ForwardForward):
-            wrong = torch.tensor([(int(label) + 1 + next(draws) % (net.classes - 1)) % net.classes for label in labels])
+            uniform = net.rule.negatives == "uniform"
+            wrong = torch.tensor(
+                [
+                    (label + 1 + next(draws) % (net.classes - 1)) % net.classes
+                    if uniform
+                    else hard_label(label, logits[row], next(draws))
+                    for row, label in enumerate(labels.tolist())
+                ]
+            )
         given = Batch(net.present(images, labels, wrong=wrong), labels)
         losses = whole_step(net, updates, given, Context("fp32"))
     return losses
+
+
+def gradients_add_up(net, batch):
+    """Whether C learns a batch example by example; then it draws labels from what was learned before the batch."""
+    return batch > 1 and not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+
+
+def hard_label(label, logits, number):
+    """The wrong label that a random number of 32 bits, of which 24 count, draws from softmax(logits)."""
+    chances = torch.softmax(logits.double(), 0).clamp_min(1e-6)
+    chances[label] = 0.0
+    reached = torch.cumsum(chances, 0)
+    return int(torch.nonzero(reached > (number >> 8) / 2**24 * reached[-1])[0])
 
 
 def train_in_c(host, data, batch, steps):

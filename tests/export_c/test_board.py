@@ -10,15 +10,20 @@ import pytest
 import forwardonly as fo
 from forwardonly.export import export_c, write_saved
 from forwardonly.export.c.host import Host
-from forwardonly.export.c.int8 import Int8Learner, Quantised
+from forwardonly.export.c.int8 import Int8Learner
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.saved import int8_content
 
-from .common import FLAT, MLP, PLAIN, SEPARABLE, build, random_images, xorshift32
+from .common import CNN, FLAT, MLP, PLAIN, SEPARABLE, build, random_images, xorshift32
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"optimiser": "sgd", "learning_rate": 0.02, **PLAIN, "weight_decay": 0.0}
-NETS = {"hyperspherical": (MLP, FLAT, {}), "projection": (SEPARABLE, (2, 6, 7), {"features": 30})}
+NETS = {
+    "hyperspherical": (MLP, FLAT, {}, {}),
+    "projection": (SEPARABLE, (2, 6, 7), {"features": 30}, {}),
+    "channel-static": (MLP, FLAT, {}, {"batch_size": 4, "clip": 0.5}),
+    "ff": (CNN, (1, 12, 12), {}, {"batch_size": 3}),  # with batch norm and label classifier
+}
 
 
 def device():
@@ -50,22 +55,23 @@ def examples(net, count=60):
 
 @pytest.mark.parametrize("rule", NETS)
 def test_int8_learns_the_same_bits(rule, tmp_path):
-    body, shape, options = NETS[rule]
+    body, shape, options, training = NETS[rule]
+    given = {**GIVEN, "batch_size": 1, "clip": None, **training}
     net = build(rule, body, random_images(shape), **options)
-    export_c(net, tmp_path, precision="int8", **GIVEN)
-    python = Int8Learner(make_plan(net, batch_size=1, precision="int8", **GIVEN))
+    export_c(net, tmp_path, precision="int8", **given)
+    python = Int8Learner(make_plan(net, precision="int8", **given))
     for image, label in examples(net):
         python.learn(image, label)
     saved = on_the_board(tmp_path)
     assert saved != write_saved(net, precision="int8")
-    assert saved[20:] == int8_content(python.plan, Quantised(python.weights, python.errors, python.exponents))
+    assert saved[20:] == int8_content(python.plan, python.held)
 
 
 @pytest.mark.parametrize("rule", NETS)
 def test_float32_learns_the_same_up_to_rounding(rule, tmp_path):
-    body, shape, options = NETS[rule]
+    body, shape, options, training = NETS[rule]
     net = build(rule, body, random_images(shape), **options)
-    export_c(net, tmp_path, **GIVEN)
+    export_c(net, tmp_path, **GIVEN, **training)
     with Host(tmp_path) as host:
         for image, label in examples(net):
             assert host.learn(image[None], [label]) == ["ok"]

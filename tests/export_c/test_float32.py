@@ -24,6 +24,7 @@ from forwardonly.rules import BlockPosition
 
 from .common import (
     CNN,
+    DEEP,
     FLAT,
     HEAVY,
     MAPS,
@@ -51,6 +52,7 @@ CASES = [
     ("projection", MLP, {"label_smoothing": 0.1}, 1, PLAIN),
     ("projection", MLP, {}, 4, {**PLAIN, "clip": 0.5}),
     ("ff", MLP, {"negatives": "uniform"}, 4, HEAVY),
+    ("ff", DEEP, {}, 1, PLAIN),
     ("channel-static", MLP, {}, 3, {**HEAVY, "clip": 0.1}),
 ]
 SLOW = [
@@ -58,6 +60,10 @@ SLOW = [
     ("hyperspherical", MLP, {}, 1, HEAVY),
     ("hyperspherical", MLP, {}, 1, {**PLAIN, "weight_decay": 0.1}),
     ("ff", MLP, {"negatives": "uniform"}, 1, {**PLAIN, "learning_rate": 0.001}),
+    ("ff", DEEP, {}, 4, HEAVY),
+    ("ff", DEEP, {"predict": "softmax"}, 1, {**PLAIN, "weight_decay": 0.1}),
+    ("ff", MLP, {"negatives": "uniform", "predict": "softmax"}, 1, {**HEAVY, "learning_rate": 0.001}),
+    ("ff", CNN, {}, 3, {**HEAVY, "learning_rate": 0.002, "clip": 1.0}),
     (
         "ff",
         MLP,
@@ -106,7 +112,7 @@ def test_two_hundred_steps_are_pythons(compiler, rule, body, options, batch, tra
     read_saved(net, saved)
     moved = 0
     for name, tensor in net.state_dict().items():
-        if name.startswith("blocks.") and tensor.is_floating_point():
+        if name.startswith(("blocks.", "label_classifier.")) and tensor.is_floating_point():
             assert float((tensor - ours[name]).abs().max()) <= 1e-5 * max(1.0, float(ours[name].abs().max())), name
             moved += 1
     assert moved
@@ -119,6 +125,7 @@ def test_two_hundred_steps_are_pythons(compiler, rule, body, options, batch, tra
         ("hyperspherical", CNN, {"aux_channels": 8}, 3, HEAVY),
         ("channel-static", MLP, {}, 4, {**HEAVY, "clip": 1.0}),
         ("ff", MLP, {"negatives": "uniform"}, 4, PLAIN),
+        ("ff", CNN, {}, 3, HEAVY),
     ],
 )
 def test_the_header_says_the_static_memory_and_no_library_is_called(rule, body, options, batch, training, tmp_path):
@@ -275,7 +282,7 @@ REFUSED = {
         "cannot hold the rule 'spatial': choose one of hyp",
     ),
     "optimiser": (lambda: build("projection", MLP, random_images(FLAT)), {"optimiser": "adam"}, "choose optimiser sgd"),
-    "hard": (lambda: build("ff", MLP, random_images(FLAT)), {}, "negatives uniform"),
+    "fixed": (lambda: build("ff", MLP, random_images(FLAT), negatives="fixed"), {}, "negatives hard or uniform"),
     "targets": (lambda: numbers((1, 6, 6), targets="number"), {}, "one class an example, not targets of the kind 'num"),
     "axes": (lambda: numbers((36,)), {}, r"give features as \(features, 1, 1\)"),
     "localized": (in_place, {}, "cut in place: build the network of a body"),

@@ -63,7 +63,7 @@ class Export(OnData):
     weight_decay: Annotated[float | None, UNSET, tyro.conf.DisallowNone] = None
     """Weight decay of the training step; by default the run's."""
     precision: Annotated[Precision | None, UNSET, tyro.conf.DisallowNone] = None
-    """Weights of a network in ONNX; all numbers of a step in C, whose int8 takes one example a step, by plain sgd."""
+    """Weights of a network in ONNX; all numbers of a step in C, whose int8 learns by plain sgd."""
     spare_classes: Annotated[int | None, UNSET, tyro.conf.DisallowNone] = None
     """Room in C for classes that the device adds, by statistics of the training images of the run or of --data."""
     check: Annotated[bool, UNSET] = True

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from forwardonly.export.c import int8
+from forwardonly.export.c import int8_limits
 from forwardonly.export.c.float_emit import emit_float
 from forwardonly.export.c.header import header, identity
 from forwardonly.export.c.int8_emit import emit_int8
@@ -32,7 +32,7 @@ def export_c(
 
     Args:
         batch_size: examples whose gradients make one update.
-        precision: of weights, signals and sums. int8 takes batch size 1 and plain SGD, and fewer rules and bodies.
+        precision: of weights, signals and sums. int8 takes plain SGD, and fewer options of rules.
         spare_classes: room for so many classes that `fo_add_class` adds on the device, as `fo.add_class` does here. The
             network needs the statistics of `fo.summarise`, which become constants; in float32.
         options: fields of `TrainingConfig`: `learning_rate`, `momentum`, `weight_decay` and `clip` count, and
@@ -44,7 +44,7 @@ def export_c(
     plan = make_plan(network, batch_size=batch_size, precision=precision, spare_classes=spare_classes, **options)
     require_spare(plan)
     if precision == "int8":
-        int8.check(plan)
+        int8_limits.check(plan)
     source = (emit_int8 if precision == "int8" else emit_float)(plan, identity(plan))
     folder = Path(folder)
     paths = [folder / f"{NAME}.c", folder / f"{NAME}.h"]

@@ -7,19 +7,26 @@ from forwardonly import rules
 from forwardonly.export.c import parts
 from forwardonly.export.c.blocks import BlockWriter
 from forwardonly.export.c.buffers import Buffers, lay_out
+from forwardonly.export.c.float_labels import LEARN, label_text, note_parts, softmax_lines
+from forwardonly.export.c.labels import by_softmax, draw, label_step, outputs
 from forwardonly.export.c.new_class import definitions, new_class_text, scratch
-from forwardonly.export.c.plan import BlockPlan, Plan
+from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
 from forwardonly.export.c.text import (
     HEAD,
     NAME,
     SEED,
+    batch_state,
     c_name,
     checks,
+    each_example,
+    finish_batch,
     finite_input,
     function,
+    learn_text,
     number,
     save_text,
     values,
+    waiting_bytes,
     wrapped,
 )
 
@@ -30,16 +37,17 @@ def memory_table(plan: Plan) -> dict[str, int]:
     weights = 4 * (plan.parameter_count + plan.statistics_count)
     optimiser = 4 * plan.parameter_count * (bool(plan.momentum) + plan.keeps_gradient)
     activations = 4 * (buffers.memory + buffers.fan_in) + buffers.winners
-    waiting = plan.group * ((4 if plan.features else 1) * math.prod(plan.network.shape) + 4) if plan.group > 1 else 0
     depth = len(plan.blocks)
-    counters = 4 + 8 * depth + 4 * (plan.batch > 1) + 4 * (plan.group > 1) + 4 * plan.contrastive
+    counters = 4 + 8 * depth + 4 * (plan.batch > plan.group) + 4 * (plan.group > 1) + 4 * plan.contrastive
     new_class = {"a new class": 4 + 4 * scratch(plan)} if plan.spare else {}
+    labels = {"outputs that the label classifier reads": 4 * outputs(plan)} if plan.label_classifier else {}
     return {
         "weights": weights,
         "optimiser": optimiser,
         "activations of one block": activations,
-        "waiting examples": waiting,
+        "waiting examples": waiting_bytes(plan),
         "losses and counters": counters,
+        **labels,
         **new_class,
     }
 
@@ -52,6 +60,7 @@ def emit_float(plan: Plan, identity: bytes) -> str:
     blocks = [writer.text() for writer in writers]
     if plan.contrastive:
         wanted |= {"random", "unit_rms"}
+    note_parts(plan, wanted)
     new_class = [new_class_text(plan, writers)] if plan.spare else []
     functions = parts.text_of(wanted)
     pieces = [
@@ -59,6 +68,7 @@ def emit_float(plan: Plan, identity: bytes) -> str:
         functions,
         *blocks,
         _prepare(plan),
+        *([label_text(plan)] if plan.label_classifier else []),
         _update(plan),
         _learn(plan),
         _predict(plan),
@@ -106,12 +116,9 @@ def _declarations(plan: Plan, buffers: Buffers) -> str:
         lines.append(f"static float sums[{buffers.fan_in}]; /* of a convolution's gradient */")
     if buffers.winners:
         lines.append(f"static unsigned char winners[{buffers.winners}]; /* places of maxima */")
-    if plan.group > 1:
-        lines.append(f"static fo_input waiting[{plan.group}][FO_INPUTS]; /* examples of the batch to come */")
-        lines.append(f"static int waiting_labels[{plan.group}];")
-        lines.append("static int count_waiting;")
-    if plan.batch > 1:
-        lines.append("static int seen; /* examples of this batch that were learned */")
+    if plan.label_classifier:
+        lines.append(f"static float block_outputs[{outputs(plan)}]; /* that the label classifier reads */")
+    lines += batch_state(plan)
     lines += [
         "static float losses[FO_BLOCKS]; /* sums over this batch */",
         f"float fo_learning_rate = {number(plan.config.learning_rate)};",
@@ -137,13 +144,13 @@ def _target(plan: Plan) -> tuple[str, str]:
 
 def _struct(name: str, plan: Plan, kind: str) -> Iterator[str]:
     yield "typedef struct {"
-    for block in plan.blocks:
-        members: dict[str, tuple[int, ...]] = getattr(block, kind)
+    for part in plan.parts:
+        members: dict[str, tuple[int, ...]] = getattr(part, kind)
         if members:
             yield "    struct {"
             for path, shape in members.items():
                 yield f"        float {c_name(path)}[{math.prod(shape)}]; /* {' x '.join(map(str, shape))} */"
-            yield f"    }} blocks_{block.index};"
+            yield f"    }} {part.member};"
     yield f"}} {name};"
 
 
@@ -185,41 +192,54 @@ def _prepare(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _members(block: BlockPlan) -> list[tuple[str, int]]:
-    """The names in C of a block's weights, and how many numbers each has."""
-    return [(f"blocks_{block.index}.{c_name(path)}", math.prod(shape)) for path, shape in block.parameters.items()]
+def _members(part: BlockPlan | LabelClassifier) -> list[tuple[str, int]]:
+    """The names in C of a part's weights, and how many numbers each has."""
+    return [(f"{part.member}.{c_name(path)}", math.prod(shape)) for path, shape in part.parameters.items()]
 
 
 def _update(plan: Plan) -> str:
     """The functions that begin and end a batch."""
-    config, begin, end = plan.config, [], []
+    config, begin, text = plan.config, list[str](), ""
     decay = number(config.weight_decay)
-    for member, count in (each for block in plan.blocks for each in _members(block)):
-        weight, velocity = f"weights.trained.{member}", f"velocity.{member}"
-        if plan.direct:
-            if config.weight_decay:
-                end.append(f"blend({count}, KEPT, 0.0f, {weight}, {weight});")
-        elif not plan.keeps_gradient:
-            begin.append(f"blend({count}, {number(plan.momentum)}, {decay}, {velocity}, {weight});")
-            end.append(f"blend({count}, 1.0f, -fo_learning_rate, {weight}, {velocity});")
     if plan.keeps_gradient:
         begin.append("memset(&gradients, 0, sizeof(gradients));")
-        for block in plan.blocks:
-            end += _from_gradients(plan, block)
-    text = ""
+    elif not plan.direct:
+        for member, count in (each for part in plan.parts for each in _members(part)):
+            begin.append(
+                f"blend({count}, {number(plan.momentum)}, {decay}, velocity.{member}, weights.trained.{member});"
+            )
     if begin:
         text += function("static void begin_batch(void)", begin, "Before the first example of a batch.")
-    if any("squares" in line for line in end):
+    ends = {"end_batch": [line for block in plan.blocks for line in _end(plan, block)]}
+    if plan.label_classifier:
+        ends["end_label_batch"] = list(_end(plan, plan.label_classifier))
+    if any("squares" in line for line in ends["end_batch"]):
         text += _squares()
-    if end:
-        text += function("static void end_batch(void)", end, "The update, after the last example of a batch.")
+    for name, lines in ends.items():
+        what = (
+            f"The update{'' if name == 'end_batch' else ' of the label classifier'}, after the last example of a batch."
+        )
+        text += function(f"static void {name}(void)", lines, what) if lines else ""
     return text
 
 
-def _from_gradients(plan: Plan, block: BlockPlan) -> Iterator[str]:
-    """One block's update from the gradients that it has collected, whose norm may be limited."""
+def _end(plan: Plan, part: BlockPlan | LabelClassifier) -> Iterator[str]:
+    """The lines that end a batch for one part."""
+    if plan.keeps_gradient:
+        yield from _from_gradients(plan, part)
+        return
+    for member, count in _members(part):
+        weight = f"weights.trained.{member}"
+        if not plan.direct:
+            yield f"blend({count}, 1.0f, -fo_learning_rate, {weight}, velocity.{member});"
+        elif plan.config.weight_decay:
+            yield f"blend({count}, KEPT, 0.0f, {weight}, {weight});"
+
+
+def _from_gradients(plan: Plan, part: BlockPlan | LabelClassifier) -> Iterator[str]:
+    """One part's update from the gradients that it has collected, whose norm may be limited."""
     clip, decay = plan.config.clip, plan.config.weight_decay
-    mine, share = _members(block), "1.0f"
+    mine, share = _members(part), "1.0f"
     yield "{"
     if clip is not None:
         yield "    float norm = 0.0f;"
@@ -253,23 +273,23 @@ def _learn(plan: Plan) -> str:
     labels = "labels" if group == 1 else "waiting_labels"
     given, own = ("x", "label") if group == 1 else ("waiting[r]", "waiting_labels[r]")
     signal = "memory + SIGNAL_0" + ("" if group == 1 else f" + r * {size}")
-    step = []
+    step, ends = list[str](), not plan.direct or bool(plan.config.weight_decay)
     if not plan.direct:
         step += ["begin_batch();"] if plan.batch == group else ["if (seen == 0) {", "    begin_batch();", "}"]
+    prepare = f"prepare({given}, {signal});"
+    step += label_step(plan, [prepare, f"embed_neutral({signal});"], LEARN.format(own=own))
+    end_labels = ["end_label_batch();"] if plan.label_classifier and ends else []
+    step += end_labels if plan.batch == group else []
+    rows = [prepare]
     if plan.contrastive:
         rows = [
-            f"const int wrong = ({own} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
-            f"prepare({given}, {signal});",
+            *draw(plan, own),
+            prepare,
             f"prepare({given}, {signal} + {group * size});",
             f"embed_label({own}, {signal});",
             f"embed_label(wrong, {signal} + {group * size});",
         ]
-    else:
-        rows = [f"prepare({given}, {signal});"]
-    if group == 1:
-        step += rows
-    else:
-        step += [f"for (int r = 0; r < {group}; r++) {{", *(f"    {row}" for row in rows), "}"]
+    step += each_example(plan, rows)
     for block in plan.blocks:
         k = block.index
         argument = "" if plan.contrastive else ("&label" if group == 1 else labels)
@@ -278,34 +298,9 @@ def _learn(plan: Plan) -> str:
         step += ["if (!isfinite(loss)) {", "    return FO_DIVERGED;", "}", f"losses[{k}] += loss{share};"]
         if block.index < len(plan.blocks) - 1 and block.passes:
             step.append(f"pass_{k}({plan.rows});")
-    finish = ["end_batch();"] if not plan.direct or plan.config.weight_decay else []
-    each = "losses[k]" if plan.batch == group else f"losses[k] / {number(plan.batch)}"
-    finish += [
-        "for (int k = 0; k < FO_BLOCKS; k++) {",
-        f"    fo_loss[k] = {each};",
-        "    losses[k] = 0.0f;",
-        "}",
-    ]
-    if plan.batch == group:
-        step += finish
-    else:
-        step += ["seen++;", "if (seen == FO_BATCH) {", *(f"    {line}" for line in finish), "    seen = 0;", "}"]
-    step.append("return FO_OK;")
-    signature = "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)"
-    if group == 1:
-        return function(signature, checks(plan) + step)
-    queue = [
-        "memcpy(waiting[count_waiting], x, sizeof(waiting[0]));",
-        "waiting_labels[count_waiting] = label;",
-        "count_waiting++;",
-        f"if (count_waiting < {group}) {{",
-        "    return FO_OK;",
-        "}",
-        "count_waiting = 0;",
-        "return learn_waiting();",
-    ]
-    text = function("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
-    return text + function(signature, checks(plan) + queue)
+    update = ["end_batch();"] if ends else []
+    step += finish_batch(plan, update if plan.batch == group else [*update, *end_labels])
+    return learn_text(plan, [*step, "return FO_OK;"])
 
 
 def _predict(plan: Plan) -> str:
@@ -329,7 +324,9 @@ def _predict(plan: Plan) -> str:
             ]
         if k < depth - 1 and block.passes:
             inner.append(f"pass_{k}(1);")
-    if plan.contrastive:
+    if by_softmax(plan):
+        lines += softmax_lines(plan)
+    elif plan.contrastive:
         lines += [
             "for (int c = 0; c < FO_CLASSES; c++) { /* the goodness under each label */",
             "    prepare(x, memory + SIGNAL_0);",
@@ -363,7 +360,7 @@ def _reset(plan: Plan) -> list[str]:
     """Lines that follow loading: what the optimiser holds belongs to other weights."""
     lines = ["    memset(&velocity, 0, sizeof(velocity));"] if plan.momentum else []
     lines += ["    count_waiting = 0;"] if plan.group > 1 else []
-    lines += ["    seen = 0;"] if plan.batch > 1 else []
+    lines += ["    seen = 0;"] if plan.batch > plan.group else []
     return [*lines, "    memset(losses, 0, sizeof(losses));"]
 
 
@@ -374,13 +371,13 @@ def _weights(plan: Plan) -> str:
     lines = ["static fo_weights weights = {"]
     for kind in kinds:
         lines.append("    {")
-        for block in plan.blocks:
-            members = getattr(block, kind)
+        for part in plan.parts:
+            members = getattr(part, kind)
             if members:
                 lines.append("        {")
                 for path in members:
-                    lines.append(f"            /* blocks.{block.index}.{path} */")
-                    lines += values(state[f"blocks.{block.index}.{path}"])
+                    lines.append(f"            /* {part.name(path)} */")
+                    lines += values(state[part.name(path)])
                 lines.append("        },")
         lines.append("    },")
     return "\n".join([*lines, "};", ""])

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from forwardonly.export.c import float_emit, int8_emit
-from forwardonly.export.c.int8 import quantise
+from forwardonly.export.c.int8_weights import quantise
 from forwardonly.export.c.new_class import constant_bytes
 from forwardonly.export.c.plan import BlockPlan, Plan
 from forwardonly.export.c.text import HEAD
@@ -23,6 +23,8 @@ def identity(plan: Plan) -> bytes:
         + [sorted(block.parameters.items()), sorted(block.statistics.items()), block.passes, _options(plan, block)]
         for block in plan.blocks
     ]
+    if plan.label_classifier:
+        blocks.append([sorted(plan.label_classifier.parameters.items())])
     scales = quantise(plan).exponents if plan.precision == "int8" else None
     text = json.dumps([plan.precision, plan.network.shape, plan.rule_name, plan.features, blocks, scales])
     return hashlib.sha256(text.encode()).digest()[:8]

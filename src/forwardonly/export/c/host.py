@@ -50,6 +50,7 @@ class Host:
         words = [compiler, *flags, "-I", str(folder), str(source), str(folder / "training_step.c")]
         done = subprocess.run([*words, "-o", str(program), "-lm"], capture_output=True, text=True)
         if done.returncode or done.stderr:
+            self._folder.cleanup()
             raise ValueError(f"{compiler} does not compile {folder / 'training_step.c'}: {done.stderr.strip()}")
         self._process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 

@@ -11,77 +11,64 @@ Seide et al. 2014 ("1-Bit Stochastic Gradient Descent"), who feed a gradient's r
 Biases are int32 of value / 2^(e+12). The block floating point of gradients is that of NITI, Wang et al. 2020, arXiv
 2009.13108. Ours: the scales, the table of exponentials, and the rules' gradients below.
 
-All divisions and right shifts round to the nearest, halves up. One example is one step of plain SGD.
+**Batches.** One example a step is plain SGD at once. A batch adds its examples' steps up in an int32 for each weight
+and then takes their mean as one step; clipping does so too, even with one example a step (`int8_update.py`).
 
-Shapes: K channels, H x W space, C classes, D features.
+**Batch norm** standardises by the statistics of the batch, which goes through each block together, as in floats; it
+predicts by running statistics (`int8_norms.py`). Its scale is an int8 weight, its shift a bias. The gradients of the
+examples are brought to one exponent, and the rate is multiplied into them, because their rates differ.
+
+The label classifier of ff is defined in `int8_labels.py`, the rules in `int8_rules.py`.
+
+All divisions and right shifts round to the nearest, halves up, but where a factor is made that others are multiplied
+by.
+
+Shapes: R examples that go through a block together, K channels, H x W space, P pixels, C classes, D features.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from forwardonly import rules
+from forwardonly.export.c import int8_norms
 from forwardonly.export.c.int8_arithmetic import (
-    CHANCE,
-    COSINE,
-    LARGEST_FAN_IN,
-    LARGEST_MAP,
+    BITS,
     ONE,
     Array,
     clamped,
-    divided,
     fitted,
-    raised,
-    root,
     shifted,
-    sigmoid,
     standardised,
-    surprise,
     unit_rms,
 )
-from forwardonly.export.c.int8_maps import backward, convolved, correlated, pooled, unpooled, windowed
-from forwardonly.export.c.plan import BlockPlan, Plan
+from forwardonly.export.c.int8_labels import Int8Labels, neutral_signal
+from forwardonly.export.c.int8_limits import check
+from forwardonly.export.c.int8_maps import backward, convolved, correlated, pooled, unpooled
+from forwardonly.export.c.int8_rules import Int8Rules, Judged, score_factor
+from forwardonly.export.c.int8_update import Int8Update
+from forwardonly.export.c.int8_weights import exponent_before, least, quantise
+from forwardonly.export.c.labels import by_softmax
+from forwardonly.export.c.plan import BlockPlan, Plan, Stage
 from forwardonly.export.c.text import SEED
 
-
-class Quantised(NamedTuple):
-    """A network's weights as whole numbers, by their names in the state dict."""
-
-    weights: dict[str, Array]
-    """int8 weights, and int32 biases."""
-    errors: dict[str, Array]
-    """The int8 errors of weights."""
-    exponents: dict[str, int]
-    """e of each weight; a bias has that of its layer's weight."""
+NOTHING = 127
+"""The bits behind the point of a gradient of zeros, which is not to decide over the exponent that all share."""
 
 
-def is_bias(name: str) -> bool:
-    """Whether a parameter is a bias, which is held in 32 bits."""
-    return name.endswith(".bias")
+class Kept(NamedTuple):
+    """What a stage's forward pass leaves for its backward pass: of each of R examples its input, its output, the places
+    of its maxima; and what a batch norm leaves.
+    """
 
-
-def quantise(plan: Plan) -> Quantised:
-    """The weights of a plan's network as whole numbers."""
-    state = plan.network.state_dict()
-    weights: dict[str, Array] = {}
-    errors: dict[str, Array] = {}
-    exponents: dict[str, int] = {}
-    for block in plan.blocks:
-        for path in sorted(block.parameters, key=is_bias):  # a bias needs its weight's exponent
-            name = f"blocks.{block.index}.{path}"
-            values = state[name].detach().cpu().double().numpy()
-            if is_bias(name):
-                exponents[name] = exponents[name.removesuffix(".bias") + ".weight"]
-                weights[name] = np.floor(values * 2.0 ** (exponents[name] + ONE + 8) + 0.5).astype(np.int64)
-                continue
-            largest = float(np.abs(values).max())
-            exponents[name] = min(14, max(0, math.floor(math.log2(64 / largest)))) if largest else 7
-            fine = np.floor(values * 2.0 ** (exponents[name] + 8) + 0.5).astype(np.int64)
-            weights[name] = clamped((fine + 128) >> 8)
-            errors[name] = np.clip(fine - 256 * weights[name], -128, 127)
-    return Quantised(weights, errors, exponents)
+    given: list[Array]
+    out: list[Array]
+    places: list[Array | None]
+    standard: Array | None = None
+    """Standardised values (R, K, P)."""
+    deviation: Array | None = None
+    """(K,)"""
 
 
 class Int8Learner:
@@ -94,30 +81,84 @@ class Int8Learner:
     def __init__(self, plan: Plan):
         check(plan)
         self.plan = plan
-        self.weights, self.errors, self.exponents = quantise(plan)
-        self.rate = plan.config.learning_rate
+        self.held = quantise(plan)
+        self.update = Int8Update(plan, self.held)
+        self.rules = Int8Rules(plan.network.classes, self.update)
+        self.labels = Int8Labels(plan.label_classifier, self.update) if plan.label_classifier else None
         self.draws = xorshift32(SEED)
+        self.waiting: list[tuple[Array, int]] = []
+        self.seen = 0
         prepare = plan.network.prepare
         self.mean, self.std = (each.flatten().numpy().astype(np.float32) for each in (prepare.mean, prepare.std))
 
     def learn(self, example: Array, label: int) -> None:
-        """One step of every block on an example (K, H, W) with its label.
+        """Learns an example (K, H, W) with its label; where batch norm compares a batch, once that is complete.
 
-        Under ff there are two steps: the positive stream learns on its way through the network, then the negative one.
+        Under ff without batch norm the positive stream learns on its way through the network, then the negative one.
         """
-        if not self.plan.contrastive:
-            self._learn(self.signal(example), label)
+        plan = self.plan
+        self.waiting.append((example, int(label)))
+        if len(self.waiting) < plan.group:
             return
-        classes = self.plan.network.classes
-        wrong = (label + 1 + next(self.draws) % (classes - 1)) % classes
-        self._learn(self.labelled(example, label), 1)
-        self._learn(self.labelled(example, wrong), 0)
+        waiting, self.waiting = self.waiting, []
+        if not plan.contrastive:
+            self._learn([self.signal(each) for each, _ in waiting], [own for _, own in waiting])
+        else:
+            streams = self._streams(waiting)
+            for start in range(0, len(streams), plan.rows):
+                some = streams[start : start + plan.rows]
+                self._learn([signal for signal, _ in some], [positive for _, positive in some])
+        self.seen += plan.group
+        if self.seen == plan.batch:
+            self.update.finish(self.plan.blocks if self.plan.batch == self.plan.group else self.plan.parts)
+            self.seen = 0
 
-    def _learn(self, signal: Array, label: int) -> None:
+    def _streams(self, waiting: Sequence[tuple[Array, int]]) -> list[tuple[Array, int]]:
+        """The examples with their labels, marked by 1, then with wrong ones, marked by 0."""
+        streams = [(self.labelled(*each), 1) for each in waiting]
+        outputs = self._learn_labels(waiting)
+        for row, (example, label) in enumerate(waiting):
+            streams.append((self.labelled(example, self._wrong(label, outputs[row] if outputs else [])), 0))
+        return streams
+
+    def _wrong(self, label: int, outputs: list[Array]) -> int:
+        """A wrong label, drawn with equal chances or from the label classifier's logits."""
+        if self.labels is not None and self.plan.network.draws_hard:
+            return self.labels.draw(outputs, label, next(self.draws))
+        classes = self.plan.network.classes
+        return (label + 1 + next(self.draws) % (classes - 1)) % classes
+
+    def _learn_labels(self, waiting: Sequence[tuple[Array, int]]) -> list[list[Array]]:
+        """The label classifier's step; what it reads, of each example."""
+        plan, classifier = self.plan, self.plan.label_classifier
+        if self.labels is None or classifier is None:
+            return []
+        outputs = self._outputs([self.unlabelled(example) for example, _ in waiting], training=True)
+        for own, (_, label) in zip(outputs, waiting, strict=True):
+            self.labels.learn(own, label)
+        if plan.batch == plan.group:
+            self.update.finish([classifier])
+        return outputs
+
+    def _outputs(self, signals: list[Array], *, training: bool = False) -> list[list[Array]]:
+        """Of each signal the outputs (D,) of the blocks that the label classifier reads."""
+        assert self.plan.label_classifier is not None
+        read: list[list[Array]] = [[] for _ in signals]
         for block in self.plan.blocks:
-            kept = self._forward(block, signal)
-            self._backward(block, kept, *self._judge(block, kept[-1][1], int(label)))
-            signal = self._pass(block, kept[-1][1])
+            signals = [self._pass(block, own) for own in self._forward(block, signals, training=training)[-1].out]
+            if block.index >= self.plan.label_classifier.first:
+                for own, signal in zip(read, signals, strict=True):
+                    own.append(signal.reshape(-1))
+        return read
+
+    def _learn(self, signals: list[Array], labels: Sequence[int]) -> None:
+        for block in self.plan.blocks:
+            kept = self._forward(block, signals, training=True)
+            activations = kept[-1].out
+            judged = [self.rules.judge(block, own, label) for own, label in zip(activations, labels, strict=True)]
+            together = aligned(judged) if self.plan.normed else judged[0]._replace(gradient=judged[0].gradient[None])
+            self._backward(block, kept, together)
+            signals = [self._pass(block, own) for own in activations]
 
     def scores(self, example: Array) -> Array:
         """The class scores (C,) in float32."""
@@ -125,14 +166,25 @@ class Int8Learner:
         if not self.plan.contrastive:
             self._add_scores(total, self.signal(example))
             return total
+        if self.labels is not None and by_softmax(self.plan):
+            return self._scores_by_softmax(self.labels, example)
         for label in range(len(total)):
             self._add_scores(total[label : label + 1], self.labelled(example, label))
         return total
 
+    def _scores_by_softmax(self, labels: Int8Labels, example: Array) -> Array:
+        total = np.zeros(self.plan.network.classes, np.float32)
+        shares = self.plan.network.readout.weights.tolist()[labels.classifier.first :]
+        outputs = self._outputs([self.unlabelled(example)])[0]
+        for index, (output, share) in enumerate(zip(outputs, shares, strict=True)):
+            sums, bits = labels.part(index, output)
+            total += sums.astype(np.float32) * np.float32(share * 2.0**-bits)
+        return total
+
     def _add_scores(self, total: Array, signal: Array) -> None:
         for block, weight in zip(self.plan.blocks, self.plan.network.readout.weights.tolist(), strict=True):
-            activation = self._forward(block, signal)[-1][1]
-            scores, bits = self._scores(block, activation)
+            activation = self._forward(block, [signal])[-1].out[0]
+            scores, bits = self.rules.scores(block, activation)
             total += scores.astype(np.float32) * np.float32(weight * score_factor(block) * 2.0**-bits)
             signal = self._pass(block, activation)
 
@@ -146,6 +198,12 @@ class Int8Learner:
         flat[label] = min(127, round(high * 2**ONE))
         return flat.reshape(self.plan.network.shape)
 
+    def unlabelled(self, example: Array) -> Array:
+        """An example of bytes as int8, with a neutral label in its first features."""
+        flat = self.labelled(example, 0).reshape(-1)
+        flat[: self.plan.network.classes] = neutral_signal(self.plan)
+        return flat.reshape(self.plan.network.shape)
+
     def signal(self, example: Array) -> Array:
         """An example as int8, (K, H, W)."""
         values = np.asarray(example, np.float32)
@@ -157,174 +215,96 @@ class Int8Learner:
 
     # A block
 
-    def _name(self, block: BlockPlan, path: str) -> str:
-        return f"blocks.{block.index}.{path}"
-
-    def _forward(self, block: BlockPlan, signal: Array) -> list[tuple[Array, Array, Array | None]]:
-        """Of each stage its input, its output and the places of maxima; the last output is the activation."""
-        kept: list[tuple[Array, Array, Array | None]] = []
+    def _forward(self, block: BlockPlan, signals: list[Array], *, training: bool = False) -> list[Kept]:
+        """What each stage leaves; the outputs of the last one are the activations."""
+        kept: list[Kept] = []
         for stage in block.stages:
-            name = self._name(block, f"{stage.path}.weight")
-            places = None
             if stage.convolution is None:
-                signal = signal.reshape(-1)
-                sums = self.weights[name] @ signal
-            else:
-                sums, places = pooled(stage, convolved(stage, self.weights[name], signal))
-            if stage.bias:
-                bias = shifted(self.weights[self._name(block, f"{stage.path}.bias")], 8)
-                sums = sums + bias.reshape(-1, *[1] * (sums.ndim - 1))
-            out = clamped(shifted(sums, self.exponents[name]))
+                signals = [signal.reshape(-1) for signal in signals]
+            sums, places = zip(*(self._sums(block, stage, signal) for signal in signals), strict=True)
+            bits, standard, deviation = self.held.exponents[block.name(f"{stage.path}.weight")], None, None
+            if stage.norm:
+                bits = self.held.exponents[block.name(f"{stage.norm}.weight")]
+                together = np.stack(sums).reshape(len(sums), stage.outgoing.channels, -1)
+                standard, deviation = self._standardised(block, stage, together, training=training)
+                scale = self.held.weights[block.name(f"{stage.norm}.weight")]
+                shift = shifted(self.held.weights[block.name(f"{stage.norm}.bias")], 8)
+                sums = tuple((standard * scale[:, None] + shift[:, None]).reshape(len(sums), *sums[0].shape))
+            outs = [clamped(shifted(own, bits)) for own in sums]
             if stage.relu:
-                out = np.maximum(out, 0)
-            kept.append((signal, out, places))
-            signal = out
+                outs = [np.maximum(out, 0) for out in outs]
+            kept.append(Kept(signals, outs, list(places), standard, deviation))
+            signals = outs
         return kept
 
-    def _features(self, block: BlockPlan, activation: Array) -> Array:
-        """The means of the windows that the read-out sees, (D,)."""
-        maps = activation.reshape(block.outgoing)
-        sums, sizes = windowed(block, maps), windowed(block, np.ones_like(maps))
-        return divided(sums, sizes).reshape(-1)
-
-    def _scores(self, block: BlockPlan, activation: Array) -> tuple[Array, int]:
-        """The class scores (under ff the goodness), and the bits behind their point."""
-        rule = block.rule
-        if isinstance(rule, rules.ForwardForward):
-            size = activation.size if rule.reduction == "mean" else 1
-            return divided([int((activation**2).sum()) << 8], size), 16
-        if isinstance(rule, rules.ChannelStatic):
-            groups, counts = self._groups(block)
-            values = activation**2 if rule.goodness == "squared" else activation << ONE
-            sums = values.reshape(len(groups), -1).sum(1)
-            return divided(np.bincount(groups, sums).astype(np.int64) << 4, counts), 12
-        features = self._features(block, activation)
-        if isinstance(rule, rules.Hyperspherical):
-            return self._cosines(block, features)[0], COSINE
-        weight = self._name(block, "rule.classifier.weight")
-        bias = shifted(self.weights[self._name(block, "rule.classifier.bias")], 8)
-        return self.weights[weight] @ features + bias, self.exponents[weight] + ONE
-
-    def _groups(self, block: BlockPlan) -> tuple[Array, Array]:
-        """The class of each channel, and how many values each class has."""
-        channels, classes = block.outgoing.channels, self.plan.network.classes
-        groups = np.arange(channels) * classes // channels
-        return groups, np.bincount(groups) * block.outgoing.pixels
-
-    def _cosines(self, block: BlockPlan, features: Array) -> tuple[Array, Array, Array, Array, int]:
-        """Cosines (C,), unit features (D,), unit prototypes (C, D), 16 times the lengths of both; all but the last two
-        at 2^COSINE."""
-        prototypes = self.weights[self._name(block, "rule.prototypes")].reshape(self.plan.network.classes, -1)
-        length = max(1, root(256 * int((features**2).sum())))
-        lengths = np.array([max(1, root(256 * int((own**2).sum()))) for own in prototypes])
-        unit = shifted(features * ((1 << (COSINE + 12)) // length), 8)
-        units = shifted(prototypes * ((1 << (COSINE + 12)) // lengths)[:, None], 8)
-        cosines = divided((prototypes @ features) << (COSINE + 8), length * lengths)
-        return cosines, unit, units, lengths, length
-
-    def _judge(self, block: BlockPlan, activation: Array, label: int) -> tuple[Array, int, int]:
-        """The gradient of the activation by the block's own loss, the bits behind its point, and the rate at 2^24.
-
-        The rule's own weights take their step. Under ff the label says whether the stream is the positive one.
-        """
-        rule = block.rule
-        scores, bits = self._scores(block, activation)
-        rate = int(np.float32(self.rate) * np.float32(65536) + np.float32(0.5))  # at 2^16
-        if isinstance(rule, rules.ForwardForward):
-            over = int(scores[0]) - round(rule.threshold * 2**bits)
-            chance = sigmoid((-over if label else over) * round(rule.sharpness * 64), bits)
-            errors, up = raised(np.array([-chance if label else chance]))
-            size = activation.size if rule.reduction == "mean" else 1
-            return divided((errors[0] * activation) << 8, size), CHANCE + up + ONE - 1 + 8, rate << 8
-        if isinstance(rule, rules.ChannelStatic):
-            groups, counts = self._groups(block)
-            sharpness = round(rule.scale * 64)
-            errors, up = surprise(scores * sharpness, bits, label)
-            each = divided(errors[groups] << 8, counts[groups])
-            gradient, bits = each.repeat(block.outgoing.pixels).reshape(activation.shape), CHANCE + up + 8
-            if rule.goodness == "squared":
-                gradient, bits = gradient * activation, bits + ONE - 1
-            return gradient, bits, int(shifted(rate * sharpness, 6)) << 8
-        features = self._features(block, activation)
-        if isinstance(rule, rules.Hyperspherical):
-            name = self._name(block, "rule.prototypes")
-            cosines, unit, units, lengths, length = self._cosines(block, features)
-            sharpness = round(rule.scale * 64)
-            handicapped = cosines.copy()
-            handicapped[label] -= round(rule.margin * 2**COSINE)
-            errors, up = surprise(handicapped * sharpness, COSINE, label)
-            rate = int(shifted(rate * sharpness, 6))
-            gradient = errors @ units - shifted((errors * cosines).sum() * unit, COSINE)  # of 2^(28 + up) / length
-            bits = CHANCE + up + COSINE
-            own = divided((rate * errors) << 8, lengths)  # lengths are 16 times too long
-            turn = unit[None] - shifted(cosines[:, None] * units, COSINE)
-            self._move(name, shifted(own[:, None] * turn, bits + 16 + 8 - 4 - 2 * self.exponents[name] - 8))
-            rate = int(divided(rate << 16, length))  # the length is 16 times that of features of 2^ONE
+    def _sums(self, block: BlockPlan, stage: Stage, signal: Array) -> tuple[Array, Array | None]:
+        """The pooled sums of a layer, bias included, with e + ONE bits behind the point, and the places of maxima."""
+        weight, places = self.held.weights[block.name(f"{stage.path}.weight")], None
+        if stage.convolution is None:
+            sums = weight @ signal
         else:
-            name, bias = (self._name(block, f"rule.classifier.{which}") for which in ("weight", "bias"))
-            e = self.exponents[name]
-            errors, up = surprise(scores * 64, bits, label)
-            gradient, bits = self.weights[name].T @ errors, e + CHANCE + up
-            self._move(name, shifted(rate * errors[:, None] * features[None], 16 + CHANCE + up + ONE - e - 8))
-            self.weights[bias] = self.weights[bias] - shifted(rate * errors, 16 + CHANCE + up - e - ONE - 8)
-            rate <<= 8
-        return *self._to_activation(block, gradient, bits), rate
+            sums, places = pooled(stage, convolved(stage, weight, signal))
+        if stage.bias:
+            bias = shifted(self.held.weights[block.name(f"{stage.path}.bias")], 8)
+            sums = sums + bias.reshape(-1, *[1] * (sums.ndim - 1))
+        return sums, places
 
-    def _backward(
-        self,
-        block: BlockPlan,
-        kept: list[tuple[Array, Array, Array | None]],
-        gradient: Array,
-        bits: int,
-        rate: int,
-    ) -> None:
-        """The step of the body's weights, from the gradient of the activation."""
+    def _standardised(self, block: BlockPlan, stage: Stage, sums: Array, *, training: bool) -> tuple[Array, Array]:
+        """Sums (R, K, P) standardised by a batch norm, and the deviations (K,) by which it divided."""
+        names = [block.name(f"{stage.norm}.running_{of}") for of in ("mean", "var")]
+        mean, deviation = (self.held.running[name] for name in names)
+        if training:
+            own = int8_norms.statistics(sums, least(self.held.exponents, block, stage))
+            self.held.running[names[0]] = int8_norms.moved(mean, own.mean, stage.momentum)
+            self.held.running[names[1]] = int8_norms.moved(deviation, own.unbiased, stage.momentum)
+            mean, deviation = own.mean, own.deviation
+        return int8_norms.standardised(sums, mean, deviation), deviation
+
+    def _backward(self, block: BlockPlan, kept: list[Kept], judged: Judged) -> None:
+        """The step of the body's weights, from the gradients (R, ...) of the activations."""
+        gradient, bits, rate = judged
         for index in reversed(range(len(block.stages))):
-            stage, (given, out, places) = block.stages[index], kept[index]
+            stage, own = block.stages[index], kept[index]
+            gradient = gradient.reshape(-1, *stage.outgoing)
             if stage.relu:
-                gradient = np.where(out.reshape(gradient.shape) > 0, gradient, 0)
+                gradient = np.where(np.stack(own.out).reshape(gradient.shape) > 0, gradient, 0)
             gradient, bits = fitted(gradient, bits)
-            weight = self._name(block, f"{stage.path}.weight")
-            e = self.exponents[weight]
-            gradient = gradient.reshape(stage.outgoing)
-            spread = gradient if places is None else unpooled(stage, gradient, places)
-            back = backward(stage, self.weights[weight], spread) if index else gradient
-            sums = correlated(stage, given, spread)
-            self._move(weight, shifted(rate * sums, 24 + bits + ONE - e - 8))
-            if stage.bias:
-                own = gradient.reshape(stage.outgoing.channels, -1).sum(1)
-                bias = self._name(block, f"{stage.path}.bias")
-                self.weights[bias] = self.weights[bias] - shifted(rate * own, 24 + bits - e - ONE - 8)
-            gradient, bits = back, bits + e
+            if stage.norm:
+                gradient, bits = self._through_norm(block, stage, own, Judged(gradient, bits, rate))
+            weight = block.name(f"{stage.path}.weight")
+            e, backs = self.held.exponents[weight], []
+            for given, places, row in zip(own.given, own.places, gradient, strict=True):
+                spread = row if places is None else unpooled(stage, row, places)
+                backs.append(backward(stage, self.held.weights[weight], spread) if index else row)
+                self.update.step(weight, rate * correlated(stage, given, spread), 24 + bits + ONE - e - 8)
+                if stage.bias:
+                    total = row.reshape(stage.outgoing.channels, -1).sum(1)
+                    bias = block.name(f"{stage.path}.bias")
+                    self.update.step(bias, rate * total, 24 + bits - e - ONE - 8)
+            gradient, bits = np.stack(backs), bits + e
 
-    def _to_activation(self, block: BlockPlan, gradient: Array, bits: int) -> tuple[Array, int]:
-        """From the gradient of features that of the activation: each pixel of a window has an equal share."""
-        if not block.pooled:
-            return gradient.reshape(block.outgoing), bits
-        gradient, bits = fitted(gradient, bits)
-        high, wide = block.windows
-        rows, columns = -(-block.read.height // high), -(-block.read.width // wide)
-        means = gradient.reshape(block.read.channels, rows, columns)
-        spread = means.repeat(high, 1).repeat(wide, 2)[:, : block.read.height, : block.read.width]
-        sizes = windowed(block, np.ones(block.outgoing, np.int64)).repeat(high, 1).repeat(wide, 2)
-        sizes = sizes[:, : block.read.height, : block.read.width]
-        return divided(spread << 8, sizes), bits + 8
-
-    def _move(self, name: str, step: Array) -> None:
-        """Takes a step, in 256ths of a unit, off a weight: error feedback."""
-        fine = self.errors[name].reshape(step.shape) - step
-        whole = (fine + 128) >> 8
-        moved = clamped(self.weights[name].reshape(step.shape) + whole)
-        shape = self.weights[name].shape
-        self.errors[name] = (fine - 256 * whole).reshape(shape)
-        self.weights[name] = moved.reshape(shape)
+    def _through_norm(self, block: BlockPlan, stage: Stage, own: Kept, judged: Judged) -> tuple[Array, int]:
+        """The gradient (R, K, H, W) in front of a batch norm, whose scale and shift take their step."""
+        gradient, bits, rate = judged
+        scale, shift = (block.name(f"{stage.norm}.{which}") for which in ("weight", "bias"))
+        e = self.held.exponents[scale]
+        assert own.standard is not None and own.deviation is not None
+        flat = gradient.reshape(own.standard.shape)
+        sum_bits = exponent_before(self.held.exponents, block, stage) + ONE
+        through, through_bits = int8_norms.through(
+            flat, bits, own.standard, own.deviation, self.held.weights[scale], e, sum_bits
+        )
+        for row, standard in zip(flat, own.standard, strict=True):
+            self.update.step(scale, rate * (row * standard).sum(1), 24 + bits + ONE - e - 8)
+            self.update.step(shift, rate * row.sum(1), 24 + bits - e - ONE - 8)
+        return fitted(through.reshape(gradient.shape), through_bits)
 
     def _pass(self, block: BlockPlan, activation: Array) -> Array:
         """The next block's signal."""
         if block.passes == "unit_rms":
             return unit_rms(activation)
         if block.passes == "group_norm":
-            groups = self._groups(block)[0]
+            groups = self.rules.groups(block)[0]
             parts = [activation[groups == group] for group in range(self.plan.network.classes)]
             return np.concatenate([standardised(part.reshape(-1)).reshape(part.shape) for part in parts])
         if block.passes == "instance_norm":
@@ -335,9 +315,16 @@ class Int8Learner:
         return activation
 
 
-def score_factor(block: BlockPlan) -> float:
-    """By what a block's scores as whole numbers are multiplied, besides their scale."""
-    return block.rule.scale if isinstance(block.rule, rules.ChannelStatic) else 1.0
+def aligned(judged: Sequence[Judged]) -> Judged:
+    """Gradients of R examples, each times its rate, with one exponent, (R, ...), and a rate of 1."""
+    found = []
+    for gradient, bits, rate in judged:
+        gradient, bits = fitted(gradient, bits)
+        down = max(0, rate.bit_length() - BITS)
+        gradient, bits = fitted(gradient * shifted(rate, down), bits + 24 - down)
+        found.append((gradient, bits if gradient.any() else NOTHING))
+    fewest = min(bits for _, bits in found)
+    return Judged(np.stack([shifted(gradient, bits - fewest) for gradient, bits in found]), fewest, 1 << 24)
 
 
 def xorshift32(state: int) -> Iterator[int]:
@@ -347,38 +334,3 @@ def xorshift32(state: int) -> Iterator[int]:
         state ^= state >> 17
         state ^= (state << 5) & 0xFFFFFFFF
         yield state
-
-
-def check(plan: Plan) -> None:
-    """Raises ValueError unless a plan's network can learn in int8, with all that stands in the way and what can."""
-    if reasons := list(dict.fromkeys(_reasons(plan))):
-        raise ValueError(f"A training step in int8 cannot hold {'; '.join(reasons)}.")
-
-
-def _reasons(plan: Plan) -> Iterator[str]:
-    """What a plan has that int8 has not, and what to choose instead; first what takes another run."""
-    rule, config = plan.network.rule, plan.config
-    stages = [(block, stage) for block in plan.blocks for stage in block.stages]
-    if any(stage.norm for _, stage in stages):
-        yield "batch norm (train the body mlp, conv or separable)"
-    elif any(stage.standardise for _, stage in stages):
-        yield "norms under backprop (train another rule)"
-    if isinstance(rule, rules.Hyperspherical):
-        if rule.prototypes_per_class != 1:
-            yield "several prototypes a class (train with prototypes_per_class 1)"
-        if plan.blocks[0].head is not None:
-            yield "an auxiliary convolution (train with aux_channels 0)"
-    if plan.contrastive and (plan.features or rule.objective != "threshold" or rule.size != "rms"):
-        yield "ff but on images, with objective threshold and size rms (train with these)"
-    if getattr(rule, "label_smoothing", 0.0):
-        yield "label smoothing (train with label_smoothing 0)"
-    if plan.batch != 1 or plan.momentum or config.weight_decay or config.clip is not None:
-        yield "more than one example a step by plain sgd (choose batch_size 1, momentum 0, weight_decay 0 and no clip)"
-    for block, stage in stages:
-        taps = 1 if stage.convolution is None else math.prod(stage.convolution.kernel_size)
-        back = 0 if stage is block.stages[0] else stage.outgoing.channels * taps
-        if max(stage.fan_in, stage.outgoing.size) > LARGEST_FAN_IN or max(stage.incoming.pixels, back) > LARGEST_MAP:
-            yield (
-                f"sums of more than {LARGEST_FAN_IN} values forwards or {LARGEST_MAP} backwards, as in block "
-                f"{block.index + 1} (choose fewer channels or smaller inputs)"
-            )

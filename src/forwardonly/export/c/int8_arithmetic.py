@@ -18,6 +18,8 @@ LARGEST_MAP = 1 << 13
 """Products with a gradient whose sum fits into an int32: 11 + 7 + 13 bits."""
 LARGEST_FAN_IN = 1 << 17
 """Products of weights and signals whose sum fits into an int32: 7 + 7 + 17 bits."""
+LARGEST_NORMED = 1 << 12
+"""Products of weights and signals of which 16 times a sum, and the deviation of two, fit into an int32."""
 
 WHOLE = [round(2**CHANCE * math.exp(-i)) for i in range(16)]
 PART = [round(2**CHANCE * math.exp(-i / 64)) for i in range(64)]

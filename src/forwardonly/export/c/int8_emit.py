@@ -5,12 +5,32 @@ from collections.abc import Iterator
 
 from forwardonly import rules
 from forwardonly.export.c import parts
-from forwardonly.export.c.int8 import Quantised, is_bias, quantise, score_factor
 from forwardonly.export.c.int8_arithmetic import ONE, PART, WHOLE
+from forwardonly.export.c.int8_batch import steps_struct, update_text
 from forwardonly.export.c.int8_blocks import Int8BlockWriter
 from forwardonly.export.c.int8_buffers import Int8Buffers, lay_out_int8
-from forwardonly.export.c.plan import Plan
-from forwardonly.export.c.text import NAME, SEED, c_name, checks, finite_input, function, number, save_text, wrapped
+from forwardonly.export.c.int8_label_text import LEARN, label_text, note_parts, softmax_lines
+from forwardonly.export.c.int8_labels import LOGIT
+from forwardonly.export.c.int8_rules import score_factor
+from forwardonly.export.c.int8_weights import Quantised, is_bias, quantise
+from forwardonly.export.c.labels import by_softmax, draw, label_step, outputs
+from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
+from forwardonly.export.c.text import (
+    NAME,
+    SEED,
+    batch_state,
+    c_name,
+    checks,
+    each_example,
+    finish_batch,
+    finite_input,
+    function,
+    learn_text,
+    number,
+    save_text,
+    waiting_bytes,
+    wrapped,
+)
 
 
 def _normalises(plan: Plan) -> bool:
@@ -19,10 +39,10 @@ def _normalises(plan: Plan) -> bool:
 
 
 def sizes(plan: Plan) -> dict[str, int]:
-    """How many biases (int32) and how many weights (int8, with an int8 error each)."""
-    found = {"biases": 0, "weights": 0}
-    for block in plan.blocks:
-        for path, shape in block.parameters.items():
+    """How many biases (int32), weights (int8, with an int8 error each) and running statistics (int32)."""
+    found = {"biases": 0, "weights": 0, "running": plan.statistics_count}
+    for part in plan.parts:
+        for path, shape in part.parameters.items():
             found["biases" if is_bias(path) else "weights"] += math.prod(shape)
     return found
 
@@ -31,12 +51,24 @@ def memory_table(plan: Plan) -> dict[str, int]:
     """Bytes of static memory, by what they hold."""
     held, buffers = sizes(plan), lay_out_int8(plan)
     whole = buffers.memory
+    batch = {"steps of a batch": 4 * plan.parameter_count} if plan.gathers else {}
+    labels = {"outputs that the label classifier reads": outputs(plan)} if plan.label_classifier else {}
+    waiting = {"waiting examples": waiting_bytes(plan)} if plan.group > 1 else {}
+    losses = 4 * len(plan.blocks) * (2 if _counts(plan) else 1)
     return {
-        "weights": 4 * held["biases"] + held["weights"],
+        "weights": 4 * (held["biases"] + held["running"]) + held["weights"],
         "errors of weights": held["weights"],
+        **batch,
         "activations of one block": whole.memory + whole.winners + 4 * (buffers.gradients + whole.fan_in),
-        "losses and counters": 4 + 4 * len(plan.blocks) + 4 * plan.contrastive,
+        **waiting,
+        **labels,
+        "losses and counters": 4 + losses + 4 * (plan.contrastive + _counts(plan) + (plan.group > 1)),
     }
+
+
+def _counts(plan: Plan) -> bool:
+    """Whether examples of a batch are counted and their losses added up."""
+    return plan.batch > plan.group
 
 
 def emit_int8(plan: Plan, identity: bytes) -> str:
@@ -46,7 +78,9 @@ def emit_int8(plan: Plan, identity: bytes) -> str:
     wanted |= {"division", "root"} if _normalises(plan) else set()
     writers = [Int8BlockWriter(plan, buffers, block, wanted, quantised.exponents) for block in plan.blocks]
     blocks = [writer.text() for writer in writers]
-    functions = parts.int8_text_of(wanted)
+    note_parts(plan, wanted)
+    update = [update_text(plan, quantised.exponents, wanted)] if plan.gathers else []
+    functions = parts.int8_text_of(wanted, gathers=plan.gathers)
     for name, table in (("FO_WHOLE", WHOLE), ("FO_PART", PART)):
         functions = functions.replace(f"{{{name}}}", wrapped("{" + ", ".join(map(str, table)) + "}"))
     held = [name for name, count in sizes(plan).items() if count]
@@ -56,9 +90,11 @@ def emit_int8(plan: Plan, identity: bytes) -> str:
         *blocks,
         *([_prepare(plan)] if not plan.contrastive or not _normalises(plan) else []),
         *([_labelled(plan)] if plan.contrastive else []),
+        *([label_text(plan, quantised.exponents)] if plan.label_classifier else []),
+        *update,
         _learn(plan),
-        _predict(plan, writers),
-        save_text(identity, held, ["    memset(fo_loss, 0, sizeof(fo_loss));"]),
+        _predict(plan, writers, quantised.exponents),
+        save_text(identity, held, _reset(plan)),
         _weights(plan, quantised),
     ]
     return "\n".join(pieces)
@@ -77,16 +113,24 @@ def _declarations(plan: Plan, buffers: Int8Buffers) -> str:
         "#include <string.h>",
         "",
     ]
+    if held["running"]:
+        lines += [
+            "/* Running means and deviations of the batch norms, of value / 2^(e + 8). */",
+            *_struct(plan, "fo_running", "running"),
+            "",
+        ]
     if held["biases"]:
-        lines += ["/* The biases, by their names in Python. */", *_struct(plan, "fo_biases", biases=True), ""]
+        lines += ["/* The biases, by their names in Python. */", *_struct(plan, "fo_biases", "biases"), ""]
     lines += [
         "/* The weights, by their names in Python; beside each its error, in 256ths of a weight's unit. */",
-        *_struct(plan, "fo_weights", biases=False),
+        *_struct(plan, "fo_weights", "weights"),
         "",
         "/* Their first values stand at the end of this file. */",
         *(["static fo_biases biases;"] if held["biases"] else []),
         "static fo_weights weights;",
+        *(["static fo_running running;"] if held["running"] else []),
         "",
+        *([*steps_struct(plan), ""] if plan.gathers else []),
         f"static int8_t memory[{whole.memory}]; /* of one block at a time */",
         f"static int32_t gradients[{buffers.gradients}]; /* of one block at a time */",
     ]
@@ -94,24 +138,40 @@ def _declarations(plan: Plan, buffers: Int8Buffers) -> str:
         lines.append(f"static int32_t sums[{whole.fan_in}]; /* of a convolution's gradient */")
     if whole.winners:
         lines.append(f"static unsigned char winners[{whole.winners}]; /* places of maxima */")
+    if plan.label_classifier:
+        lines.append(f"static int8_t block_outputs[{outputs(plan)}]; /* that the label classifier reads */")
+    lines += batch_state(plan)
+    if _counts(plan):
+        lines.append("static float losses[FO_BLOCKS]; /* sums over this batch */")
     if plan.contrastive:
         lines.append(f"#define FO_SEED {SEED}u")
     lines += [f"float fo_learning_rate = {number(plan.config.learning_rate)};", "float fo_loss[FO_BLOCKS];", ""]
     return "\n".join(lines)
 
 
-def _struct(plan: Plan, name: str, *, biases: bool) -> Iterator[str]:
+def _members(part: BlockPlan | LabelClassifier, kind: str) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a part's weights, biases or running statistics."""
+    if kind == "running":
+        return part.statistics
+    return {path: shape for path, shape in part.parameters.items() if is_bias(path) == (kind == "biases")}
+
+
+def _member(path: str) -> str:
+    """A weight's name in C: a running deviation takes the place of a variance."""
+    return c_name(path.replace("running_var", "running_deviation"))
+
+
+def _struct(plan: Plan, name: str, kind: str) -> Iterator[str]:
     yield "typedef struct {"
-    for block in plan.blocks:
-        members = {path: shape for path, shape in block.parameters.items() if is_bias(path) == biases}
-        if members:
+    for part in plan.parts:
+        if members := _members(part, kind):
             yield "    struct {"
             for path, shape in members.items():
                 count, words = math.prod(shape), " x ".join(map(str, shape))
-                yield f"        {'int32_t' if biases else 'int8_t'} {c_name(path)}[{count}]; /* {words} */"
-                if not biases:
-                    yield f"        int8_t {c_name(path)}_error[{count}];"
-            yield f"    }} blocks_{block.index};"
+                yield f"        {'int8_t' if kind == 'weights' else 'int32_t'} {_member(path)}[{count}]; /* {words} */"
+                if kind == "weights":
+                    yield f"        int8_t {_member(path)}_error[{count}];"
+            yield f"    }} {part.member};"
     yield f"}} {name};"
 
 
@@ -161,46 +221,84 @@ def _labelled(plan: Plan) -> str:
 
 
 def _learn(plan: Plan) -> str:
+    own = ("x", "label") if plan.group == 1 else ("waiting[r]", "waiting_labels[r]")
+    update = ["end_batch();"] if plan.gathers else []
+    end_labels = ["end_label_batch();"] if plan.gathers and plan.label_classifier else []
+    learn_labels = label_step(plan, [f"unlabelled({own[0]}, {_signal(plan)});"], LEARN.format(own=own[1]))
+    learn_labels += [] if _counts(plan) else end_labels
+    wrong = draw(plan, own[1], str(LOGIT))
     steps = []
     for block in plan.blocks:
-        share = f"+= learn_{block.index}(stream)" if plan.contrastive else f"= learn_{block.index}(label)"
-        steps.append(f"fo_loss[{block.index}] {share};")
-        if block.passes:
-            steps.append(f"pass_{block.index}();")
-    if plan.contrastive:
+        k, given = block.index, "label"
+        if plan.contrastive:
+            given = "" if plan.normed else "stream"
+        elif plan.normed:
+            given = "&label" if plan.group == 1 else "waiting_labels"
+        adds = _counts(plan) or (plan.contrastive and not plan.normed)
+        steps.append(f"{'losses' if _counts(plan) else 'fo_loss'}[{k}] {'+' if adds else ''}= learn_{k}({given});")
+        if block.passes and k < len(plan.blocks) - 1:
+            steps.append(f"pass_{k}({plan.rows if plan.normed else ''});")
+    if not plan.contrastive:
+        lines = [*each_example(plan, [f"prepare({own[0]}, {_signal(plan)});"]), *steps]
+    elif plan.normed:
         lines = [
-            "const int wrong = (label + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;",
-            "memset(fo_loss, 0, sizeof(fo_loss));",
+            *each_example(plan, [
+                *wrong,
+                f"labelled({own[0]}, {own[1]}, {_signal(plan)});",
+                f"labelled({own[0]}, wrong, {_signal(plan, plan.group)});",
+            ]),
+            *steps,
+        ]  # fmt: skip
+    else:
+        lines = [
+            *wrong,
+            *([] if _counts(plan) else ["memset(fo_loss, 0, sizeof(fo_loss));"]),
             "for (int stream = 1; stream >= 0; stream--) { /* 1: with the right label, 0: with a wrong one */",
             "    labelled(x, stream ? label : wrong, memory + SIGNAL_0);",
             *(f"    {step}" for step in steps),
             "}",
         ]
-    else:
-        lines = ["prepare(x, memory + SIGNAL_0);", *steps]
-    return "\n" + function(
-        "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)", [*checks(plan), *lines, "return FO_OK;"]
-    )
+    lines = [*learn_labels, *lines]
+    lines += finish_batch(plan, [*update, *end_labels]) if _counts(plan) else update
+    return "\n" + learn_text(plan, [*lines, "return FO_OK;"])
 
 
-def _predict(plan: Plan, writers: list[Int8BlockWriter]) -> str:
+def _signal(plan: Plan, first: int = 0) -> str:
+    """Where an example goes: row r, or `first` rows behind it."""
+    size = math.prod(plan.network.shape)
+    row = f" + r * {size}" if plan.group > 1 else ""
+    return f"memory + SIGNAL_0{f' + {first * size}' if first else ''}{row}"
+
+
+def _reset(plan: Plan) -> list[str]:
+    """Lines that follow loading: what a batch has added up belongs to other weights."""
+    lines = ["    memset(&steps, 0, sizeof(steps));"] if plan.gathers else []
+    lines += ["    count_waiting = 0;"] if plan.group > 1 else []
+    lines += ["    seen = 0;", "    memset(losses, 0, sizeof(losses));"] if _counts(plan) else []
+    return [*lines, "    memset(fo_loss, 0, sizeof(fo_loss));"]
+
+
+def _predict(plan: Plan, writers: list[Int8BlockWriter], exponents: dict[str, int]) -> str:
     lines = [*checks(plan, label=False), "memset(scores, 0, FO_CLASSES * sizeof(float));"]
     steps = []
     for writer, weight in zip(writers, plan.network.readout.weights.tolist(), strict=True):
         k, share = writer.index, number(weight * score_factor(writer.block) * 2.0**-writer.score_bits)
-        steps.append(f"forward_{k}();")
+        activation = f"memory + ACTIVATION_{k}" if plan.normed else ""
+        steps.append(f"forward_{k}({'1, 0' if plan.normed else ''});")
         if plan.contrastive:
-            steps.append(f"scores[c] += (float)scores_{k}() * {share};")
+            steps.append(f"scores[c] += (float)scores_{k}({activation}) * {share};")
         else:
             steps += [
-                f"scores_{k}(own);",
+                f"scores_{k}({activation}{', ' if activation else ''}own);",
                 "for (int c = 0; c < FO_CLASSES; c++) {",
                 f"    scores[c] += (float)own[c] * {share};",
                 "}",
             ]
-        if writer.block.passes:
-            steps.append(f"pass_{k}();")
-    if plan.contrastive:
+        if writer.block.passes and k < len(writers) - 1:
+            steps.append(f"pass_{k}({1 if plan.normed else ''});")
+    if by_softmax(plan):
+        lines += softmax_lines(plan, exponents)
+    elif plan.contrastive:
         lines += [
             "for (int c = 0; c < FO_CLASSES; c++) { /* the goodness under each label */",
             "    labelled(x, c, memory + SIGNAL_0);",
@@ -215,19 +313,19 @@ def _predict(plan: Plan, writers: list[Int8BlockWriter]) -> str:
 
 def _weights(plan: Plan, quantised: Quantised) -> str:
     lines = []
-    for biases, kind in ((True, "biases"), (False, "weights")):
+    for kind in ("biases", "weights", "running"):
         if not sizes(plan)[kind]:
             continue
         lines.append(f"static fo_{kind} {kind} = {{")
-        for block in plan.blocks:
-            members = [path for path in block.parameters if is_bias(path) == biases]
-            if members:
+        for part in plan.parts:
+            if members := _members(part, kind):
                 lines.append("    {")
-                for path in members:
-                    name = f"blocks.{block.index}.{path}"
-                    lines.append(f"        /* {name}, e = {quantised.exponents[name]} */")
-                    lines += _values(quantised.weights[name].reshape(-1).tolist())
-                    if not biases:
+                for name in map(part.name, members):
+                    unit = "" if kind == "running" else f", e = {quantised.exponents[name]}"
+                    lines.append(f"        /* {name}{unit} */")
+                    values = (quantised.running if kind == "running" else quantised.weights)[name]
+                    lines += _values(values.reshape(-1).tolist())
+                    if kind == "weights":
                         lines += _values(quantised.errors[name].reshape(-1).tolist())
                 lines.append("    },")
         lines += ["};", ""]
@@ -244,4 +342,4 @@ def _values(numbers: list[int]) -> Iterator[str]:
 def content_bytes(plan: Plan) -> int:
     """Bytes of the saved weights."""
     held = sizes(plan)
-    return 4 * held["biases"] + 2 * held["weights"]
+    return 4 * (held["biases"] + held["running"]) + 2 * held["weights"]

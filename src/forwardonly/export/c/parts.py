@@ -4,6 +4,7 @@ from importlib.resources import files
 
 ORDER = (
     "random",
+    "hard_label",
     "update",
     "linear",
     "linear_gradient",
@@ -44,20 +45,32 @@ INT8 = (
     "convolution_shape",
     "product",
     "linear",
+    "linear_sums",
+    "convolution_at",
     "convolution",
+    "convolution_sums",
     "fitted",
     "move",
+    "gather",
+    "take_steps",
+    "take_bias_steps",
+    "step_norm",
     "linear_update",
     "bias_update",
     "linear_to_input",
     "convolution_update",
     "convolution_to_input",
     "relu_gradient",
+    "batch_norm",
+    "scale_update",
+    "batch_norm_gradient",
+    "weighted",
     "unit_rms",
     "standardise",
     "exponential",
     "raised",
     "surprise",
+    "hard_label",
     "sigmoid",
     "goodness",
     "groups",
@@ -74,7 +87,23 @@ INT8 = (
 SHARED = ("random", "convolution_shape", "groups")
 """Parts for whole numbers that are those for floats."""
 
+GATHERED = {
+    "int8_t *weight, int8_t *error": "int32_t *sums_of_steps",
+    "int8_t *prototypes, int8_t *error": "const int8_t *prototypes, int32_t *sums_of_steps",
+    "move(weight + at, error + at, ": "gather(sums_of_steps + at, ",
+    "move(prototypes + at, error + at, ": "gather(sums_of_steps + at, ",
+    "int32_t *bias)": "int32_t *sums_of_steps)",
+    "bias[c] = (int32_t)(bias[c] - shifted(rate * sum, bits))": "gather(sums_of_steps + c, shifted(rate * sum, bits))",
+}
+"""How the parts that take a step read where the steps of a batch are added up."""
+TAKE_A_STEP = ("linear_update", "convolution_update", "bias_update", "scale_update", "prototypes_update")
+
 INT8_NEEDS = {
+    "convolution": ("convolution_at",),
+    "convolution_sums": ("convolution_at",),
+    "batch_norm": ("division", "root"),
+    "step_norm": ("division", "root"),
+    "hard_label": ("exponential", "random"),
     "surprise": ("exponential", "raised"),
     "sigmoid": ("exponential", "raised"),
     "goodness": ("division", "product"),
@@ -104,10 +133,17 @@ def text_of(wanted: set[str]) -> str:
     return "\n".join(_read(f"{name}.c") for name in ORDER if name in every)
 
 
-def int8_text_of(wanted: set[str]) -> str:
-    """The same for whole numbers."""
+def int8_text_of(wanted: set[str], *, gathers: bool) -> str:
+    """The same for whole numbers; `gathers` says whether the steps of a batch are added up."""
     every = wanted.union(*(INT8_NEEDS.get(name, ()) for name in wanted))
-    return "\n".join(_read(f"{name}.c" if name in SHARED else f"int8/{name}.c") for name in INT8 if name in every)
+    texts = []
+    for name in INT8:
+        if name in every:
+            text = _read(f"{name}.c" if name in SHARED else f"int8/{name}.c")
+            for direct, gathered in GATHERED.items() if gathers and name in TAKE_A_STEP else ():
+                text = text.replace(direct, gathered)
+            texts.append(text)
+    return "\n".join(texts)
 
 
 def _read(name: str) -> str:

@@ -7,7 +7,8 @@ Shapes: K channels, H x W space; flat activations are K x 1 x 1.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -106,6 +107,15 @@ class BlockPlan:
     grid: int = 1
     """Windows a side of the pooling in front of the read-out."""
 
+    def name(self, path: str) -> str:
+        """The name in the network's state dict of a weight of the block."""
+        return f"blocks.{self.index}.{path}"
+
+    @property
+    def member(self) -> str:
+        """The member of the weights' struct in C."""
+        return f"blocks_{self.index}"
+
     @property
     def incoming(self) -> Map:
         return self.stages[0].incoming
@@ -138,6 +148,26 @@ class BlockPlan:
 
 
 @dataclass
+class LabelClassifier:
+    """The label classifier of ff: a linear map of each block's output, whose sum are the logits."""
+
+    first: int
+    """The first block that it reads."""
+    sizes: list[int]
+    """Outputs of each block that it reads."""
+    parameters: dict[str, tuple[int, ...]]
+    """Shapes of the trained weights by their names in the classifier."""
+    statistics: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """None: as in `BlockPlan`."""
+    member = "label_classifier"
+    """The member of the weights' struct in C."""
+
+    def name(self, path: str) -> str:
+        """The name in the network's state dict of a weight."""
+        return f"label_classifier.{path}"
+
+
+@dataclass
 class Plan:
     """What a C file holds."""
 
@@ -154,6 +184,12 @@ class Plan:
     spare: int = 0
     """Classes that there is room for besides the network's."""
     precision: Precision = "float32"
+    label_classifier: LabelClassifier | None = None
+
+    @property
+    def parts(self) -> Sequence[BlockPlan | LabelClassifier]:
+        """What has weights that one update moves: each block, and the label classifier."""
+        return [*self.blocks, *([self.label_classifier] if self.label_classifier else [])]
 
     @property
     def rule_name(self) -> str:
@@ -174,17 +210,26 @@ class Plan:
         return self.rule_name == "ff"
 
     @property
+    def normed(self) -> bool:
+        """Whether a batch norm compares examples."""
+        return any(stage.norm for block in self.blocks for stage in block.stages)
+
+    @property
     def rows(self) -> int:
-        """Signals that go through a block together in training: in float32 both streams of a contrastive rule."""
-        return self.group * (2 if self.contrastive and self.precision == "float32" else 1)
+        """Signals that go through a block together in training.
+
+        These are both streams of a contrastive rule, but in int8 without batch norm, where they learn one by one.
+        """
+        together = self.contrastive and (self.precision == "float32" or self.normed)
+        return self.group * (2 if together else 1)
 
     @property
     def parameter_count(self) -> int:
-        return sum(math.prod(shape) for block in self.blocks for shape in block.parameters.values())
+        return sum(math.prod(shape) for part in self.parts for shape in part.parameters.values())
 
     @property
     def statistics_count(self) -> int:
-        return sum(math.prod(shape) for block in self.blocks for shape in block.statistics.values())
+        return sum(math.prod(shape) for part in self.parts for shape in part.statistics.values())
 
     @property
     def direct(self) -> bool:
@@ -195,3 +240,8 @@ class Plan:
     def keeps_gradient(self) -> bool:
         """Whether gradients have memory of their own. Momentum alone needs none: they are added to the velocity."""
         return self.config.clip is not None or (self.batch > 1 and not self.momentum)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether int8 adds steps up before it takes them."""
+        return self.keeps_gradient or self.rows > 1

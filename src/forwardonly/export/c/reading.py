@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from forwardonly import rules
 from forwardonly.bodies import Chain
 from forwardonly.bodies.dropout import drops
-from forwardonly.export.c.plan import BlockPlan, Map, Plan, Precision, Stage
+from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Map, Plan, Precision, Stage
 from forwardonly.names import name_in, one_of, whole_number
 from forwardonly.network.block import Block, is_frozen
 from forwardonly.network.network import Network, require_network
@@ -58,11 +58,11 @@ def make_plan(
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     if frozen and not is_frozen(network):
         raise ValueError(f"C trains all weights, and {frozen[0]} is frozen: unfreeze it with requires_grad_().")
-    if precision != "int8":  # which has no batch norm at all, as its own check says
-        require_batch(network, batch)
+    require_batch(network, batch)
     blocks, incoming = [], Map(*network.shape)
     for index, block in enumerate(network.row):
-        blocks.append(_block(index, block, incoming, len(network.row), spare))
+        passes = index < len(network.row) - 1 or network.label_classifier is not None
+        blocks.append(_block(index, block, incoming, spare, passes=passes))
         incoming = blocks[-1].outgoing
     normed = any(stage.norm for block in blocks for stage in block.stages)
     return Plan(
@@ -75,6 +75,7 @@ def make_plan(
         features=network.prepare.input == "features",
         precision=precision,
         spare=spare,
+        label_classifier=_label_classifier(network, blocks, batch),
     )
 
 
@@ -85,15 +86,13 @@ def _check_rule(network: Network) -> None:
             raise ValueError(f"C cannot hold the rule {name!r}: choose one of {', '.join(RULES[:-1])}.")
     rule = network.rule
     if isinstance(rule, rules.ForwardForward):
-        if rule.negatives != "uniform" or rule.predict != "goodness":
-            raise ValueError(
-                "C holds ff without its label classifier: train with negatives uniform and predict goodness."
-            )
+        if rule.negatives == "fixed":
+            raise ValueError("C draws a wrong label anew for each example: train with negatives hard or uniform.")
         if rule.label_placement != "first":
             raise ValueError("C holds ff with the label in the first features: train with label_placement first.")
 
 
-def _block(index: int, block: Block, incoming: Map, depth: int, spare: int) -> BlockPlan:
+def _block(index: int, block: Block, incoming: Map, spare: int, *, passes: bool) -> BlockPlan:
     """The plan of one block."""
     stages = _stages(index, block.body, incoming)
     rule, shape = block.rule, stages[-1].passed
@@ -110,12 +109,31 @@ def _block(index: int, block: Block, incoming: Map, depth: int, spare: int) -> B
         },
         grid=getattr(rule, "grid", 1),
     )
-    if index < depth - 1:
+    if passes:
         plan.passes = _passes(index, block)
     if isinstance(rule, rules.Hyperspherical) and isinstance(rule.auxiliary, nn.Sequential):
         plan.head = _convolution(index, "rule.auxiliary.0", rule.auxiliary[0], shape)
         plan.head.relu = True
     return plan
+
+
+def _label_classifier(network: Network, blocks: Sequence[BlockPlan], batch: int) -> LabelClassifier | None:
+    """The plan of the label classifier, if there is one.
+
+    Raises:
+        ValueError: its pass, which is of one stream, would show a batch norm one value a channel.
+    """
+    classifier = network.label_classifier
+    if classifier is None:
+        return None
+    for block in blocks:
+        if batch == 1 and any(stage.norm and stage.outgoing.pixels == 1 for stage in block.stages):
+            raise ValueError(f"Batch norm in block {block.index + 1} needs 2 images a batch: choose batch_size of 2.")
+    return LabelClassifier(
+        first=classifier.first,
+        sizes=[block.outgoing.size for block in blocks[classifier.first :]],
+        parameters={name: tuple(own.shape) for name, own in classifier.named_parameters()},
+    )
 
 
 def _shape(name: str, parameter: Tensor, spare: int) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from forwardonly.export.c import int8
 from forwardonly.export.c.header import content_bytes, identity
 from forwardonly.export.c.int8_arithmetic import ONE
+from forwardonly.export.c.int8_weights import Quantised, is_bias, quantise
 from forwardonly.export.c.new_class import require_spare
 from forwardonly.export.c.plan import Plan, Precision
 from forwardonly.export.c.reading import make_plan
@@ -25,7 +25,7 @@ def write_saved(network: Network, *, precision: Precision = "float32", spare_cla
     """
     plan = _plan(network, precision, spare_classes)
     if precision == "int8":
-        quantised = int8.quantise(plan)
+        quantised = quantise(plan)
         content = int8_content(plan, quantised)
     else:
         state = network.state_dict()
@@ -37,16 +37,18 @@ def write_saved(network: Network, *, precision: Precision = "float32", spare_cla
     return _head(plan, content) + content
 
 
-def int8_content(plan: Plan, quantised: int8.Quantised) -> bytes:
+def int8_content(plan: Plan, quantised: Quantised) -> bytes:
     """The saved weights of a network in whole numbers."""
-    biases, weights = b"", b""
+    biases, weights, running = b"", b"", b""
     for name, _ in _order(plan):
-        if int8.is_bias(name):
+        if name in quantised.running:
+            running += quantised.running[name].astype("<i4").tobytes()
+        elif is_bias(name):
             biases += quantised.weights[name].astype("<i4").tobytes()
         else:
             weights += quantised.weights[name].astype(np.int8).tobytes()
             weights += quantised.errors[name].astype(np.int8).tobytes()
-    return biases + weights
+    return biases + weights + running
 
 
 def read_saved(network: Network, saved: bytes, *, precision: Precision = "float32", spare_classes: int = 0) -> None:
@@ -96,11 +98,14 @@ def _read_float(plan: Plan, content: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _read_int8(plan: Plan, content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    exponents, at = int8.quantise(plan).exponents, 0
-    for name, shape in sorted(_order(plan), key=lambda item: not int8.is_bias(item[0])):
-        size, unit = math.prod(shape), 2.0 ** -(exponents[name] + 8)
-        if int8.is_bias(name):
+    quantised, at = quantise(plan), 0
+    for name, shape in sorted(_order(plan), key=lambda item: (item[0] in quantised.running, not is_bias(item[0]))):
+        size, unit = math.prod(shape), 2.0 ** -(quantised.exponents[name] + 8)
+        if is_bias(name):
             values, at = np.frombuffer(content, "<i4", size, at) * unit / 2**ONE, at + 4 * size
+        elif name in quantised.running:
+            values, at = np.frombuffer(content, "<i4", size, at) * unit, at + 4 * size
+            values = values**2 if name.endswith("running_var") else values
         else:
             weight, error = (np.frombuffer(content, np.int8, size, at + own).astype(int) for own in (0, size))
             values, at = (256 * weight + error) * unit, at + 2 * size
@@ -117,10 +122,10 @@ def _plan(network: Network, precision: Precision, spare: int) -> Plan:
 def _order(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
     """Names in the state dict and shapes, in the order of the struct."""
     return [
-        (f"blocks.{block.index}.{path}", shape)
+        (part.name(path), shape)
         for kind in ("parameters", "statistics")
-        for block in plan.blocks
-        for path, shape in getattr(block, kind).items()
+        for part in plan.parts
+        for path, shape in getattr(part, kind).items()
     ]
 
 

@@ -1,5 +1,6 @@
 """Pieces of C that every exported file has: names, numbers, functions, and the format of saved weights."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
@@ -59,6 +60,70 @@ def checks(plan: Plan, *, label: bool = True) -> list[str]:
     most = "CLASSES" if plan.spare else "FO_CLASSES"
     lines = ["if (!finite_input(x)) {", "    return FO_BAD_INPUT;", "}"] if plan.features else []
     return [*lines, *([f"if (label < 0 || label >= {most}) {{", "    return FO_BAD_LABEL;", "}"] if label else [])]
+
+
+def batch_state(plan: Plan) -> list[str]:
+    """The variables of a batch that is not complete."""
+    lines = []
+    if plan.group > 1:
+        lines.append(f"static fo_input waiting[{plan.group}][FO_INPUTS]; /* examples of the batch to come */")
+        lines.append(f"static int waiting_labels[{plan.group}];")
+        lines.append("static int count_waiting;")
+    if plan.batch > plan.group:
+        lines.append("static int seen; /* examples of this batch that were learned */")
+    return lines
+
+
+def waiting_bytes(plan: Plan) -> int:
+    """Bytes of the examples that wait for their batch, with their labels."""
+    size = (4 if plan.features else 1) * math.prod(plan.network.shape)
+    return plan.group * (size + 4) if plan.group > 1 else 0
+
+
+def learn_text(plan: Plan, step: list[str]) -> str:
+    """fo_learn, of the lines of a step on one example, or on a batch that waits."""
+    signature = "fo_status fo_learn(const fo_input x[FO_INPUTS], int label)"
+    if plan.group == 1:
+        return function(signature, checks(plan) + step)
+    queue = [
+        "memcpy(waiting[count_waiting], x, sizeof(waiting[0]));",
+        "waiting_labels[count_waiting] = label;",
+        "count_waiting++;",
+        f"if (count_waiting < {plan.group}) {{",
+        "    return FO_OK;",
+        "}",
+        "count_waiting = 0;",
+        "return learn_waiting();",
+    ]
+    text = function("static fo_status learn_waiting(void)", step, "A step on the examples that wait: a batch.")
+    return text + function(signature, checks(plan) + queue)
+
+
+def each_example(plan: Plan, lines: list[str]) -> list[str]:
+    """Lines for each example r of a step."""
+    if plan.group == 1:
+        return lines
+    return [f"for (int r = 0; r < {plan.group}; r++) {{", *(f"    {line}" for line in lines), "}"]
+
+
+def wrong_label(label: str) -> str:
+    """The line that draws a wrong label with equal chances."""
+    return f"const int wrong = ({label} + 1 + (int)(random_next() % (FO_CLASSES - 1u))) % FO_CLASSES;"
+
+
+def finish_batch(plan: Plan, update: list[str]) -> list[str]:
+    """Lines that follow each step: after the last one of a batch the update, and the mean losses."""
+    each = "losses[k]" if plan.batch == plan.group else f"losses[k] / {number(plan.batch)}"
+    finish = [
+        *update,
+        "for (int k = 0; k < FO_BLOCKS; k++) {",
+        f"    fo_loss[k] = {each};",
+        "    losses[k] = 0.0f;",
+        "}",
+    ]
+    if plan.batch == plan.group:
+        return finish
+    return ["seen++;", "if (seen == FO_BATCH) {", *(f"    {line}" for line in finish), "    seen = 0;", "}"]
 
 
 def finite_input() -> str:

@@ -1,4 +1,4 @@
-/* Moves biases down the gradient, which is summed over `pixels` each: rate gradient / 2^bits. */
+/* A step down the gradient of biases, which is summed over `pixels` each: rate gradient / 2^bits. */
 static void bias_update(int count, int pixels, int64_t rate, int bits, const int32_t *gradient, int32_t *bias)
 {
     for (int c = 0; c < count; c++) {

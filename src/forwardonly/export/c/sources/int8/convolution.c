@@ -1,50 +1,14 @@
-/* The value of one output channel at row y and column x of the unpooled map. */
-static int32_t convolution_at(const convolution_shape *s, const int8_t *weight, const int8_t *in, int channel, int y,
-                              int x)
-{
-    const int top = y * s->stride_height - s->padding_height, left = x * s->stride_width - s->padding_width;
-    const int from_y = kernel_first(top), to_y = kernel_last(top, s->kernel_height, s->in_height);
-    const int from_x = kernel_first(left), to_x = kernel_last(left, s->kernel_width, s->in_width);
-    const int channels = s->depthwise ? 1 : s->in_channels;
-    const int pixels = s->in_height * s->in_width;
-    const int8_t *own = weight + channel * fan_in(s);
-    const int8_t *plane = s->depthwise ? in + channel * pixels : in;
-    int32_t sum = 0;
-    for (int c = 0; c < channels; c++) {
-        for (int ky = from_y; ky < to_y; ky++) {
-            const int w = (c * s->kernel_height + ky) * s->kernel_width;
-            const int v = c * pixels + (top + ky) * s->in_width + left;
-            for (int kx = from_x; kx < to_x; kx++) {
-                sum += own[w + kx] * plane[v + kx];
-            }
-        }
-    }
-    return sum;
-}
-
-/* out = (max-pooling of weight * in + bias) / 2^bits; `winner` notes which value of a window was the largest; NULL
- * without pooling. */
+/* out = (max-pooling of weight * in + bias) / 2^bits; bias may be NULL, and `winner` is as above. */
 static void convolution(const convolution_shape *s, int bits, int relu, const int8_t *weight, const int32_t *bias,
                         const int8_t *in, int8_t *out, unsigned char *winner)
 {
     const int pixels = s->out_height * s->out_width;
     for (int at = 0; at < s->out_channels * pixels; at++) {
-        const int c = at / pixels, y = at % pixels / s->out_width, x = at % s->out_width;
-        int64_t largest = 0;
-        for (int p = 0; p < s->pool_height * s->pool_width; p++) {
-            const int py = y * s->pool_height + p / s->pool_width, px = x * s->pool_width + p % s->pool_width;
-            const int32_t value = convolution_at(s, weight, in, c, py, px);
-            if (p == 0 || value > largest) {
-                largest = value;
-                if (winner != NULL) {
-                    winner[at] = (unsigned char)p;
-                }
-            }
-        }
+        int64_t sum = pooled_at(s, weight, in, at, winner);
         if (bias != NULL) {
-            largest += shifted(bias[c], 8);
+            sum += shifted(bias[at / pixels], 8);
         }
-        out[at] = clamped(shifted(largest, bits));
+        out[at] = clamped(shifted(sum, bits));
         if (relu && out[at] < 0) {
             out[at] = 0;
         }

@@ -1,7 +1,7 @@
-/* Moves a weight down the gradient: rate sums / 2^bits, where `sums` has room for one fan-in. */
+/* A step down the gradient of a weight: rate sums / 2^bits, where `sums` has room for one fan-in. */
 static void convolution_update(const convolution_shape *s, int64_t rate, int bits, const int32_t *gradient,
-                               const int8_t *in, const unsigned char *winner, int32_t *sums, int8_t *weight,
-                               int8_t *error)
+                               const int8_t *in, const unsigned char *winner, int32_t *sums,
+                               int8_t *weight, int8_t *error)
 {
     const int pixels = s->in_height * s->in_width, out_pixels = s->out_height * s->out_width;
     const int channels = s->depthwise ? 1 : s->in_channels;
