@@ -54,7 +54,7 @@ def test_one_client_with_all_images_learns_what_online_learns(federated, monkeyp
     for rate in (0.1, 0.05):  # falls to 0 over two rounds
         torch.randperm(1, generator=generator)  # the client that is asked
         before = [weight.detach().clone() for weight in net.parameters()]
-        plain = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+        plain = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "precision": "fp32"}
         online = fo.training.Online(net, learning_rate=rate, **plain)
         for batch in federated.drawn(part, 3 * federated.BATCH, generator).split(federated.BATCH):
             online.learn(train.images[batch], train.labels[batch])
