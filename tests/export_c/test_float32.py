@@ -173,6 +173,17 @@ def in_place():
     return fo.localize(model, fo.rules.Projection(classes=4), random_images(FLAT).images[:2])
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(precision, value, tmp_path):
+    net = build("projection", MLP, random_images(FLAT))
+    with torch.no_grad():
+        net.row[1].body[-2].weight[3, 0] = value
+    with pytest.raises(ValueError, match=r"^blocks\.1\.body\..*weight holds NaN or infinity: .* smaller learning_rate"):
+        export_c(net, tmp_path / "c", precision=precision, **SGD, **PLAIN)
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.fixture
 def exported(tmp_path):
     """A network on features, its data and the host that runs it."""

@@ -111,6 +111,31 @@ def test_batches_clipping_and_batch_norm_are_pythons_bit_for_bit(
     learn_alike(compiler, build(rule, body, data, **options), data, 12 * batch, tmp_path, batch=batch, clip=clip)
 
 
+@needs_gcc
+@pytest.mark.parametrize(
+    ("rate", "batch", "clip"),
+    [(math.nan, 1, None), (-1.0, 2, None), (math.inf, 1, None), (1e6, 2, 0.5), (0.01, 2, 1e12)],
+)
+def test_any_rate_and_clip_is_pythons_bit_for_bit(rate, batch, clip, tmp_path):
+    """The rate of a running device is any float; none overflows a sum or a bias."""
+    data = random_images(FLAT)
+    net, given = build("projection", MLP, data), {**SMALL_STEP, "batch_size": batch, "clip": clip}
+    with torch.no_grad():
+        net.row[0].rule.classifier.bias[1:3] = torch.tensor([1e9, -1e9])  # saturated from the start
+    export_c(net, tmp_path, precision="int8", **given)
+    images, python = data.images.numpy(), Int8Learner(make_plan(net, precision="int8", **given))
+    with Host(tmp_path, flags=sanitised("gcc")) as host:
+        host.set_rate(rate)
+        python.update.rate = rate
+        start = host.save()
+        train_in_c(host, data, 1, 24)
+        for image, label in zip(images[:24], data.labels[:24], strict=True):
+            python.learn(image, int(label))
+        assert host.save()[20:] == int8_content(python.plan, python.held)
+        assert (host.save() == start) == (not rate > 0)
+        assert host.close() == 0
+
+
 def learn_alike(compiler, net, data, steps, folder, *, batch=1, clip=None):
     """C learns what Python learns, and scores as Python scores; also in the middle of a batch."""
     given = {**SMALL_STEP, "batch_size": batch, "clip": clip}
@@ -268,6 +293,8 @@ REFUSED = {
     "all at once": ("hyperspherical", CNN, {}, {"momentum": 0.9}, "hold an auxiliary .*; more than plain sgd"),
     "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose momentum 0"),
     "decay": ("projection", MLP, {}, HEAVY, "weight_decay 0"),
+    "small rate": ("projection", MLP, {}, {"learning_rate": 1e-6}, "rate of 1e-06, .*1.5e-05 to 16"),
+    "large rate": ("projection", MLP, {}, {"learning_rate": 20.0}, "rate of 20, .*1.5e-05 to 16"),
     "smoothing": ("projection", MLP, {"label_smoothing": 0.1}, {}, "hold label smoothing"),
     "prototypes": ("hyperspherical", MLP, {"prototypes_per_class": 2}, {}, "several prototypes a class"),
     "head": ("hyperspherical", SEPARABLE, {}, {}, "aux_channels 0"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from forwardonly import rules
-from forwardonly.export.c.int8_arithmetic import LARGEST_FAN_IN, LARGEST_MAP, LARGEST_NORMED
+from forwardonly.export.c.int8_arithmetic import LARGEST_FAN_IN, LARGEST_MAP, LARGEST_NORMED, LARGEST_RATE
 from forwardonly.export.c.plan import Plan
 
 
@@ -31,6 +31,11 @@ def _reasons(plan: Plan) -> Iterator[str]:
         yield "label smoothing (train with label_smoothing 0)"
     if plan.momentum or config.weight_decay:
         yield "more than plain sgd (choose momentum 0 and weight_decay 0)"
+    if not 2**-16 <= config.learning_rate <= LARGEST_RATE:
+        yield (
+            f"a learning rate of {config.learning_rate:g}, for it counts in 65536ths (choose learning_rate from "
+            f"{2**-16:.1e} to {LARGEST_RATE})"
+        )
     for block, stage in stages:
         taps = 1 if stage.convolution is None else math.prod(stage.convolution.kernel_size)
         back = 0 if stage is block.stages[0] else stage.outgoing.channels * taps
