@@ -224,6 +224,24 @@ def test_saved_weights_go_both_ways(exported):
     assert np.array_equal(host.scores(data.images.numpy()), first)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("body", [MLP, CNN])
+def test_loading_in_the_middle_of_a_batch_begins_it_anew(precision, body, tmp_path):
+    """Whether examples wait for a batch norm or gradients were added up; what is saved is the last update."""
+    data = random_images(SHAPES[body])
+    export_c(build("projection", body, data), tmp_path, batch_size=3, precision=precision, **SGD, **PLAIN)
+    with Host(tmp_path) as host, Host(tmp_path) as other:
+        train_in_c(host, data, 3, 1)
+        train_in_c(other, data, 3, 1)
+        saved = host.save()
+        train_in_c(host, data, 2, 1)
+        assert host.save() == saved
+        assert host.load(saved) == host.load(saved) == "ok"
+        train_in_c(host, data, 3, 1)
+        train_in_c(other, data, 3, 1)
+        assert host.save() == other.save() != saved
+
+
 def test_weights_of_another_net_are_refused_and_nothing_changes(exported):
     net, data, host = exported
     saved = bytearray(host.save())

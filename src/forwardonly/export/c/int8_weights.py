@@ -23,7 +23,7 @@ class Quantised(NamedTuple):
     2^(e+8)."""
 
     def move(self, name: str, step: Array) -> None:
-        """Takes a step off a weight, in 256ths of its unit (error feedback), or off a bias, in its unit; both saturate."""
+        """Takes a step off a weight, in 256ths of its unit: error feedback. Off a bias, in its unit, it saturates."""
         weight = self.weights[name]
         if is_bias(name):
             weight[...] = np.clip(weight - step.reshape(weight.shape), -MOST, MOST)
