@@ -4,7 +4,13 @@ import math
 from collections.abc import Iterator
 
 from forwardonly import rules
-from forwardonly.export.c.int8_arithmetic import LARGEST_FAN_IN, LARGEST_MAP, LARGEST_NORMED, LARGEST_RATE
+from forwardonly.export.c.int8_arithmetic import (
+    LARGEST_FAN_IN,
+    LARGEST_MAP,
+    LARGEST_NORMED,
+    LARGEST_RATE,
+    SMALLEST_EPSILON,
+)
 from forwardonly.export.c.plan import Plan
 
 
@@ -43,6 +49,11 @@ def _reasons(plan: Plan) -> Iterator[str]:
             yield (
                 f"sums of more than {LARGEST_FAN_IN} values forwards or {LARGEST_MAP} backwards, as in block "
                 f"{block.index + 1} (choose fewer channels or smaller inputs)"
+            )
+        if stage.norm and stage.epsilon < SMALLEST_EPSILON:
+            yield (
+                f"a batch norm with an eps of {stage.epsilon:g}, as in block {block.index + 1} (train with one of at "
+                f"least {SMALLEST_EPSILON:g})"
             )
         if stage.norm and stage.fan_in > LARGEST_NORMED:
             yield (
