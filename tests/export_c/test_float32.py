@@ -173,6 +173,17 @@ def in_place():
     return fo.localize(model, fo.rules.Projection(classes=4), random_images(FLAT).images[:2])
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(precision, value, tmp_path):
+    net = build("projection", MLP, random_images(FLAT))
+    with torch.no_grad():
+        net.row[1].body[-2].weight[3, 0] = value
+    with pytest.raises(ValueError, match=r"^blocks\.1\.body\..*weight holds NaN or infinity: .* smaller learning_rate"):
+        export_c(net, tmp_path / "c", precision=precision, **SGD, **PLAIN)
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.fixture
 def exported(tmp_path):
     """A network on features, its data and the host that runs it."""
@@ -211,6 +222,24 @@ def test_saved_weights_go_both_ways(exported):
     train_in_c(host, data, 2, 20)
     assert host.load(saved) == "ok"
     assert np.array_equal(host.scores(data.images.numpy()), first)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("body", [MLP, CNN])
+def test_loading_in_the_middle_of_a_batch_begins_it_anew(precision, body, tmp_path):
+    """Whether examples wait for a batch norm or gradients were added up; what is saved is the last update."""
+    data = random_images(SHAPES[body])
+    export_c(build("projection", body, data), tmp_path, batch_size=3, precision=precision, **SGD, **PLAIN)
+    with Host(tmp_path) as host, Host(tmp_path) as other:
+        train_in_c(host, data, 3, 1)
+        train_in_c(other, data, 3, 1)
+        saved = host.save()
+        train_in_c(host, data, 2, 1)
+        assert host.save() == saved
+        assert host.load(saved) == host.load(saved) == "ok"
+        train_in_c(host, data, 3, 1)
+        train_in_c(other, data, 3, 1)
+        assert host.save() == other.save() != saved
 
 
 def test_weights_of_another_net_are_refused_and_nothing_changes(exported):

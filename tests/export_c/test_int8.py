@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import forwardonly as fo
 from forwardonly import cli
+from forwardonly.bodies import Layer
 from forwardonly.export import export_c, read_saved, write_saved
 from forwardonly.export.c import int8, int8_arithmetic
 from forwardonly.export.c.host import Host
@@ -15,6 +17,7 @@ from forwardonly.export.c.int8 import Int8Learner
 from forwardonly.export.c.int8_weights import is_bias
 from forwardonly.export.c.reading import make_plan
 from forwardonly.export.c.saved import int8_content
+from forwardonly.network.build import assemble
 
 from .common import (
     CNN,
@@ -109,6 +112,31 @@ def test_batches_clipping_and_batch_norm_are_pythons_bit_for_bit(
     compiler, rule, options, body, data, batch, clip, tmp_path
 ):
     learn_alike(compiler, build(rule, body, data, **options), data, 12 * batch, tmp_path, batch=batch, clip=clip)
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("rate", "batch", "clip"),
+    [(math.nan, 1, None), (-1.0, 2, None), (math.inf, 1, None), (1e6, 2, 0.5), (0.01, 2, 1e12)],
+)
+def test_any_rate_and_clip_is_pythons_bit_for_bit(rate, batch, clip, tmp_path):
+    """The rate of a running device is any float; none overflows a sum or a bias."""
+    data = random_images(FLAT)
+    net, given = build("projection", MLP, data), {**SMALL_STEP, "batch_size": batch, "clip": clip}
+    with torch.no_grad():
+        net.row[0].rule.classifier.bias[1:3] = torch.tensor([1e9, -1e9])  # saturated from the start
+    export_c(net, tmp_path, precision="int8", **given)
+    images, python = data.images.numpy(), Int8Learner(make_plan(net, precision="int8", **given))
+    with Host(tmp_path, flags=sanitised("gcc")) as host:
+        host.set_rate(rate)
+        python.update.rate = rate
+        start = host.save()
+        train_in_c(host, data, 1, 24)
+        for image, label in zip(images[:24], data.labels[:24], strict=True):
+            python.learn(image, int(label))
+        assert host.save()[20:] == int8_content(python.plan, python.held)
+        assert (host.save() == start) == (not rate > 0)
+        assert host.close() == 0
 
 
 def learn_alike(compiler, net, data, steps, folder, *, batch=1, clip=None):
@@ -268,6 +296,8 @@ REFUSED = {
     "all at once": ("hyperspherical", CNN, {}, {"momentum": 0.9}, "hold an auxiliary .*; more than plain sgd"),
     "momentum": ("projection", MLP, {}, {"momentum": 0.9}, "choose momentum 0"),
     "decay": ("projection", MLP, {}, HEAVY, "weight_decay 0"),
+    "small rate": ("projection", MLP, {}, {"learning_rate": 1e-6}, "rate of 1e-06, .*1.5e-05 to 16"),
+    "large rate": ("projection", MLP, {}, {"learning_rate": 20.0}, "rate of 20, .*1.5e-05 to 16"),
     "smoothing": ("projection", MLP, {"label_smoothing": 0.1}, {}, "hold label smoothing"),
     "prototypes": ("hyperspherical", MLP, {"prototypes_per_class": 2}, {}, "several prototypes a class"),
     "head": ("hyperspherical", SEPARABLE, {}, {}, "aux_channels 0"),
@@ -282,6 +312,30 @@ def test_what_is_not_defined_is_refused_before_anything_is_written(case, tmp_pat
     with pytest.raises(ValueError, match=says):
         export_c(net, tmp_path / "c", **{"precision": "int8", **SMALL_STEP, **given})
     assert not (tmp_path / "c").exists()
+
+
+def normed(eps):
+    """A network of one block, whose batch norm gives every channel something to learn from."""
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8, eps=eps), nn.ReLU())
+    nn.init.constant_(layer[2].bias, 0.5)
+    data = random_images(FLAT)
+    net = assemble([Layer(layer)], data.shape, fo.rules.Projection(classes=4))
+    net.prepare.fit(data.images)
+    return net
+
+
+def test_a_batch_norm_with_almost_no_eps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a batch norm with an eps of 1e-08, as in block 1 .*at least 1e-07"):
+        export_c(normed(1e-8), tmp_path / "c", precision="int8", batch_size=2, **SMALL_STEP)
+    assert not (tmp_path / "c").exists()
+
+
+@needs_gcc
+def test_equal_examples_behind_the_smallest_eps_are_pythons_bit_for_bit(tmp_path):
+    """A batch without deviation, by whose smallest deviation the gradient is divided."""
+    data = random_images(FLAT)
+    equal = fo.data.Images(data.images[:1].repeat(len(data), 1, 1, 1), data.labels, tuple("abcd"), "equal")
+    learn_alike("gcc", normed(int8_arithmetic.SMALLEST_EPSILON), equal, 8, tmp_path, batch=2)
 
 
 def test_the_command_refuses_int8_for_a_step_as_a_graph(trained_run, tmp_path, capsys):

@@ -39,10 +39,12 @@ def export_c(
             `optimiser` must be sgd.
 
     Raises:
-        ValueError: a rule, a body or an option that C cannot hold, with what it can; the folder cannot be written.
+        ValueError: a rule, a body or an option that C cannot hold, with what it can; weights that are not finite; the
+            folder cannot be written.
     """
     plan = make_plan(network, batch_size=batch_size, precision=precision, spare_classes=spare_classes, **options)
     require_spare(plan)
+    _require_finite(network)
     if precision == "int8":
         int8_limits.check(plan)
     source = (emit_int8 if precision == "int8" else emit_float)(plan, identity(plan))
@@ -55,3 +57,12 @@ def export_c(
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
     return paths
+
+
+def _require_finite(network: Network) -> None:
+    """Raises ValueError if a weight is NaN or infinite, for which C has no constants."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} holds NaN or infinity: training has diverged; train with a smaller learning_rate."
+            )

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from forwardonly.export.c import float_emit, int8_emit
+from forwardonly.export.c.int8_arithmetic import LARGEST_RATE
 from forwardonly.export.c.int8_weights import quantise
 from forwardonly.export.c.new_class import constant_bytes
 from forwardonly.export.c.plan import BlockPlan, Plan
@@ -66,6 +67,7 @@ def header(plan: Plan) -> str:
  * keep their scores. Until then its score is minus infinity. */
 fo_status fo_add_class(const fo_input *examples, int count);
 """
+    rates = f"; counts in 65536ths, from 0 to {LARGEST_RATE}" if plan.precision == "int8" else ""
     how = "with" if rule.end_to_end else "without"
     return f"""/* A network that learns {how} backpropagation: {net}.
  * Written by forwardonly {__version__}; the equations are those of the library's rules.
@@ -109,7 +111,7 @@ typedef enum {{
     FO_NO_ROOM       /* there are FO_CLASSES classes already: nothing has changed */
 }} fo_status;
 
-extern float fo_learning_rate;    /* may be changed at any time */
+extern float fo_learning_rate;    /* may be changed at any time{rates} */
 extern float fo_loss[FO_BLOCKS];  /* each block's mean loss in the last update */
 
 /* Learns one example. */

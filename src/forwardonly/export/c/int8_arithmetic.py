@@ -20,6 +20,12 @@ LARGEST_FAN_IN = 1 << 17
 """Products of weights and signals whose sum fits into an int32: 7 + 7 + 17 bits."""
 LARGEST_NORMED = 1 << 12
 """Products of weights and signals of which 16 times a sum, and the deviation of two, fit into an int32."""
+SMALLEST_EPSILON = 1e-7
+"""Of a batch norm: 127 / the root of it, at 2^12, fits into an int32."""
+LARGEST_RATE = 16
+"""The largest learning rate: 2^20 at 2^16, so that its product with a sum of gradients fits into an int64."""
+MOST = 2**31 - 1
+"""The largest sum of steps, and the largest bias."""
 
 WHOLE = [round(2**CHANCE * math.exp(-i)) for i in range(16)]
 PART = [round(2**CHANCE * math.exp(-i / 64)) for i in range(64)]

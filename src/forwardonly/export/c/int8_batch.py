@@ -77,7 +77,7 @@ def _clipped(plan: Plan, part: BlockPlan | LabelClassifier, exponents: dict[str,
         "}",
         *(f"squares += squared_steps({count}, {more} + down, {name});" for count, more, name in sums.values()),
         f"/* Both of {coarsest} - down bits behind the point. */",
-        "const int64_t norm = root(squares), rate = (int64_t)(fo_learning_rate * 65536.0f + 0.5f);",
+        "const int64_t norm = root(squares), rate = whole_rate();",
         f"const int64_t limit = shifted(rate * {clip_limit(plan)}, {32 - coarsest} + down);",
         f"return norm <= limit ? {mean_share(plan)} : divided(limit * 1073741824, norm * {plan.batch});",
     ]

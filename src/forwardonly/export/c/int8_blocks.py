@@ -210,7 +210,7 @@ class Int8BlockWriter(BlockWriter):
         for index in reversed(range(len(block.stages))):
             backward += self._stage_backward(index, block.stages[index])
         what = "A step down the gradient of the block's own loss, which is returned."
-        rate = "int64_t rate = (int64_t)(fo_learning_rate * 65536.0f + 0.5f);"
+        rate = "int64_t rate = whole_rate();"
         if self.together:
             return self._learn_together([rate, *judge], backward, what)
         lines = [rate, f"forward_{self.index}();", *judge, *backward, "return loss;"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from forwardonly import rules
 from forwardonly.export.c import parts
-from forwardonly.export.c.int8_arithmetic import ONE, PART, WHOLE
+from forwardonly.export.c.int8_arithmetic import LARGEST_RATE, ONE, PART, WHOLE
 from forwardonly.export.c.int8_batch import steps_struct, update_text
 from forwardonly.export.c.int8_blocks import Int8BlockWriter
 from forwardonly.export.c.int8_buffers import Int8Buffers, lay_out_int8
@@ -74,7 +74,7 @@ def _counts(plan: Plan) -> bool:
 def emit_int8(plan: Plan, identity: bytes) -> str:
     """The text of the C file."""
     quantised, buffers = quantise(plan), lay_out_int8(plan)
-    wanted: set[str] = {"rounding"} | ({"random"} if plan.contrastive else set())
+    wanted: set[str] = {"rounding", "whole_rate"} | ({"random"} if plan.contrastive else set())
     wanted |= {"division", "root"} if _normalises(plan) else set()
     writers = [Int8BlockWriter(plan, buffers, block, wanted, quantised.exponents) for block in plan.blocks]
     blocks = [writer.text() for writer in writers]
@@ -83,6 +83,7 @@ def emit_int8(plan: Plan, identity: bytes) -> str:
     functions = parts.int8_text_of(wanted, gathers=plan.gathers)
     for name, table in (("FO_WHOLE", WHOLE), ("FO_PART", PART)):
         functions = functions.replace(f"{{{name}}}", wrapped("{" + ", ".join(map(str, table)) + "}"))
+    functions = functions.replace("{FO_LARGEST_RATE}", str(LARGEST_RATE))
     held = [name for name, count in sizes(plan).items() if count]
     pieces = [
         _declarations(plan, buffers),

@@ -43,7 +43,7 @@ def label_text(plan: Plan, exponents: dict[str, int]) -> str:
         "int64_t logits[FO_CLASSES];",
         "int32_t errors[FO_CLASSES];",
         "float loss;",
-        "const int64_t rate = (int64_t)(fo_learning_rate * 65536.0f + 0.5f);",
+        "const int64_t rate = whole_rate();",
         "label_logits(outputs, logits);",
         f"const int up = surprise({LOGIT}, label, logits, errors, &loss);",
         *steps,

@@ -4,7 +4,13 @@ import math
 from collections.abc import Iterator
 
 from forwardonly import rules
-from forwardonly.export.c.int8_arithmetic import LARGEST_FAN_IN, LARGEST_MAP, LARGEST_NORMED
+from forwardonly.export.c.int8_arithmetic import (
+    LARGEST_FAN_IN,
+    LARGEST_MAP,
+    LARGEST_NORMED,
+    LARGEST_RATE,
+    SMALLEST_EPSILON,
+)
 from forwardonly.export.c.plan import Plan
 
 
@@ -31,6 +37,11 @@ def _reasons(plan: Plan) -> Iterator[str]:
         yield "label smoothing (train with label_smoothing 0)"
     if plan.momentum or config.weight_decay:
         yield "more than plain sgd (choose momentum 0 and weight_decay 0)"
+    if not 2**-16 <= config.learning_rate <= LARGEST_RATE:
+        yield (
+            f"a learning rate of {config.learning_rate:g}, for it counts in 65536ths (choose learning_rate from "
+            f"{2**-16:.1e} to {LARGEST_RATE})"
+        )
     for block, stage in stages:
         taps = 1 if stage.convolution is None else math.prod(stage.convolution.kernel_size)
         back = 0 if stage is block.stages[0] else stage.outgoing.channels * taps
@@ -38,6 +49,11 @@ def _reasons(plan: Plan) -> Iterator[str]:
             yield (
                 f"sums of more than {LARGEST_FAN_IN} values forwards or {LARGEST_MAP} backwards, as in block "
                 f"{block.index + 1} (choose fewer channels or smaller inputs)"
+            )
+        if stage.norm and stage.epsilon < SMALLEST_EPSILON:
+            yield (
+                f"a batch norm with an eps of {stage.epsilon:g}, as in block {block.index + 1} (train with one of at "
+                f"least {SMALLEST_EPSILON:g})"
             )
         if stage.norm and stage.fan_in > LARGEST_NORMED:
             yield (

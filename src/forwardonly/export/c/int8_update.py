@@ -9,15 +9,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from forwardonly.export.c.int8_arithmetic import Array, divided, root, shifted
+from forwardonly.export.c.int8_arithmetic import LARGEST_RATE, MOST, Array, divided, root, shifted
 from forwardonly.export.c.int8_weights import Quantised, is_bias
 from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
 
-MOST = 2**31 - 1
 SHARE = 30
 """The bits behind the point of what the sums are multiplied by."""
 NORM_BITS = 20
 """Bits of the largest step where a norm is taken."""
+LARGEST_LIMIT = 1 << 40
+"""A limit of the norm, at 2^16, that no gradient reaches, and whose product with a rate fits into an int64."""
 
 
 def unit_bits(exponents: dict[str, int], name: str) -> int:
@@ -33,7 +34,13 @@ def mean_share(plan: Plan) -> int:
 def clip_limit(plan: Plan) -> int:
     """The largest norm of the sum of a batch's gradients, at 2^16."""
     assert plan.config.clip is not None
-    return max(1, round(plan.config.clip * plan.batch * 2**16))
+    return min(LARGEST_LIMIT, max(1, round(plan.config.clip * plan.batch * 2**16)))
+
+
+def whole_rate(rate: float) -> int:
+    """A learning rate at 2^16, from 0 to LARGEST_RATE; 0 for NaN."""
+    rate = min(rate, LARGEST_RATE) if rate > 0 else 0.0
+    return int(np.float32(rate) * np.float32(65536) + np.float32(0.5))
 
 
 class Int8Update:
@@ -50,7 +57,7 @@ class Int8Update:
     @property
     def whole_rate(self) -> int:
         """The learning rate at 2^16."""
-        return int(np.float32(self.rate) * np.float32(65536) + np.float32(0.5))
+        return whole_rate(self.rate)
 
     def step(self, name: str, step: Array, bits: int) -> None:
         """Takes step / 2^bits off a weight, in 256ths of its unit, or off a bias, in its unit."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forwardonly.export.c.int8_arithmetic import ONE, Array, clamped
+from forwardonly.export.c.int8_arithmetic import MOST, ONE, Array, clamped
 from forwardonly.export.c.plan import BlockPlan, Plan, Stage
 
 
@@ -23,10 +23,10 @@ class Quantised(NamedTuple):
     2^(e+8)."""
 
     def move(self, name: str, step: Array) -> None:
-        """Takes a step off a weight, in 256ths of its unit, or off a bias, in its unit: error feedback."""
+        """Takes a step off a weight, in 256ths of its unit: error feedback. Off a bias, in its unit, it saturates."""
         weight = self.weights[name]
         if is_bias(name):
-            weight -= step.reshape(weight.shape)
+            weight[...] = np.clip(weight - step.reshape(weight.shape), -MOST, MOST)
             return
         fine = self.errors[name] - step.reshape(weight.shape)
         whole = (fine + 128) >> 8
@@ -71,8 +71,8 @@ def quantise(plan: Plan) -> Quantised:
 
 
 def rounded(values: Array) -> Array:
-    """The nearest whole numbers, halves up."""
-    return np.floor(values + 0.5).astype(np.int64)
+    """The nearest whole numbers that an int32 holds, halves up."""
+    return np.clip(np.floor(values + 0.5), -MOST, MOST).astype(np.int64)
 
 
 def exponent_before(exponents: dict[str, int], block: BlockPlan, stage: Stage) -> int:

@@ -40,6 +40,7 @@ ORDER = (
 INT8 = (
     "random",
     "rounding",
+    "whole_rate",
     "division",
     "root",
     "convolution_shape",
@@ -93,12 +94,14 @@ GATHERED = {
     "move(weight + at, error + at, ": "gather(sums_of_steps + at, ",
     "move(prototypes + at, error + at, ": "gather(sums_of_steps + at, ",
     "int32_t *bias)": "int32_t *sums_of_steps)",
-    "bias[c] = (int32_t)(bias[c] - shifted(rate * sum, bits))": "gather(sums_of_steps + c, shifted(rate * sum, bits))",
+    "gather(bias + c, -shifted(": "gather(sums_of_steps + c, shifted(",
 }
 """How the parts that take a step read where the steps of a batch are added up."""
 TAKE_A_STEP = ("linear_update", "convolution_update", "bias_update", "scale_update", "prototypes_update")
 
 INT8_NEEDS = {
+    "bias_update": ("gather",),
+    "take_bias_steps": ("gather",),
     "convolution": ("convolution_at",),
     "convolution_sums": ("convolution_at",),
     "batch_norm": ("division", "root"),

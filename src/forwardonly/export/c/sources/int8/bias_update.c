@@ -6,6 +6,6 @@ static void bias_update(int count, int pixels, int64_t rate, int bits, const int
         for (int i = 0; i < pixels; i++) {
             sum += gradient[c * pixels + i];
         }
-        bias[c] = (int32_t)(bias[c] - shifted(rate * sum, bits));
+        gather(bias + c, -shifted(rate * sum, bits));
     }
 }

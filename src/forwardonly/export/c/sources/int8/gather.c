@@ -1,4 +1,4 @@
-/* Adds a step to the sum of a batch, which saturates. */
+/* Adds a step to a bias or to the sum of a batch, which saturates. */
 static void gather(int32_t *sum, int64_t step)
 {
     const int64_t to = *sum + step;

@@ -2,6 +2,6 @@
 static void take_bias_steps(int count, int64_t share, const int32_t *sums, int32_t *bias)
 {
     for (int i = 0; i < count; i++) {
-        bias[i] = (int32_t)(bias[i] - shifted(sums[i] * share, 30));
+        gather(bias + i, -shifted(sums[i] * share, 30));
     }
 }
