@@ -122,7 +122,7 @@ def main() -> None:
         "kind": "time-to-accuracy",
         "ratios": {f"{chosen.goal:.1%}": arms["naive"]["seconds"] / arms["ours"]["seconds"]},
         "arms": arms,
-        "options": {key: str(value) if key == "out" else value for key, value in vars(chosen).items()},
+        "options": {key: value for key, value in vars(chosen).items() if key != "out"},
         "machine": machine(torch.device("cpu")),
     }
     chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
