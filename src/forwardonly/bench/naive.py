@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.bodies import tinycnn
+from forwardonly.bodies.convolutional import scaled
 
 
 class NaiveForwardForward:
@@ -118,7 +119,7 @@ class NaiveChannels:
         self, channels: int, classes: int, width: float = 1.0, dropout: float = 0.1, rate: float = 0.02
     ) -> None:
         self.dropout = dropout
-        sizes = [channels, *(round(width * fan_out) for fan_out, _, _ in tinycnn.PLAN)]
+        sizes = [channels, *(scaled(fan_out, width) for fan_out, _, _ in tinycnn.PLAN)]
         self.pooled = [pool for _, _, pool in tinycnn.PLAN]
         self.convolutions = [
             nn.Conv2d(fan_in, fan_out, side, padding=side // 2, bias=False)

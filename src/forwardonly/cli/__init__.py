@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from forwardonly.cli.parsing import HELP_ALL, brief, parse
-from forwardonly.cli.screen import Screen
+from forwardonly.cli.screen import Screen, leads
 from forwardonly.names import nearest
 from forwardonly.system.allocator import keep_freed_memory
 from forwardonly.system.cores import quota
@@ -108,13 +108,12 @@ def _dispatch(argv: list[str]) -> int:
         f" {MORE.format(name)}" if brief(rest) and name in WITH_MORE else ""
     )
     options = parse(options, words, prog=getattr(options, "prog", f"forwardonly {name}"), description=does)
-    leads = os.environ.get("RANK", "0") == "0"  # torchrun's first process alone prints
-    screen = Screen(quiet=not leads or (options.json and not sys.stderr.isatty()))
+    screen = Screen(quiet=not leads() or (options.json and not sys.stderr.isatty()))
     keep_freed_memory()
     if quota() is not None:  # which PyTorch does not see
         importlib.import_module("forwardonly.system.threads").heed_quota()
     result = command.run(options, screen)
-    if not leads:
+    if not leads():
         return OK
     if options.json:
         print(json.dumps(result))
@@ -137,8 +136,8 @@ def _help() -> str:
 
 def _say(message: str, status: int) -> int:
     """Prints a message to standard error as exactly one line."""
-    rank = os.environ.get("RANK", "0")  # other processes than the first name their rank
-    print("forwardonly:" if rank == "0" else f"forwardonly, rank {rank}:", " ".join(message.split()), file=sys.stderr)
+    who = "forwardonly" if leads() else f"forwardonly, rank {os.environ['RANK']}"  # as one of several names itself
+    print(f"{who}:", " ".join(message.split()), file=sys.stderr)
     return status
 
 

@@ -1,6 +1,7 @@
 """Output for people, on standard error: progress while training, tables afterwards."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,11 @@ EVERY = 30.0  # seconds between two lines, where standard error is no terminal
 SECONDS_OF_SILENCE = 3.0  # before it is said that something goes on
 LONGEST_WORD = 24  # that a column of a table always has room for
 SHOWN = 4  # blocks whose losses are shown on one line; of more, only the first and the last
+
+
+def leads() -> bool:
+    """Whether this is torchrun's first process, or one alone: it prints, and writes reports."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Screen:

@@ -15,7 +15,7 @@ from torch import nn
 import forwardonly as fo
 from forwardonly.cli import train as training
 from forwardonly.cli.parsing import UNSET, given
-from forwardonly.cli.screen import Screen
+from forwardonly.cli.screen import Screen, leads
 from forwardonly.data.adapting import adapted
 from forwardonly.data.texts import LENGTH
 from forwardonly.experiments import tuning
@@ -297,7 +297,7 @@ def run(chosen: Any, screen: Screen) -> dict[str, Any]:
     kept = ("epoch", *tuning.FIGURES)
     history = read_history(Path(result["run"]))
     result["measured"] = [{name: row[name] for name in kept if name in row} for row in history]
-    if os.environ.get("RANK", "0") == "0":
+    if leads():
         with failing_softly(result, AFTER, "writing the report"):
             result["report"] = str(tuning.write(Path(result["run"]), result, command(chosen)))
     return result
@@ -311,9 +311,8 @@ def command(chosen: Any) -> list[str]:
     words = {name: value for name, value in words.items() if value != getattr(Tune, name) or name == "data"}
     of_rule, usual = asdict(chosen.rule_options), asdict(plain.rule_options)
     words |= {f"rule.{name}": value for name, value in of_rule.items() if value != usual[name]}
-    usual = training.all_training_options(plain)
-    given = training.training_options(chosen)
-    words |= {name: value for name, value in given.items() if name == "batch_size" or value != usual[name]}
+    of_training, usual = training.training_options(chosen), training.all_training_options(plain)
+    words |= {name: value for name, value in of_training.items() if name == "batch_size" or value != usual[name]}
     return ["forwardonly", "tune", *as_words({name: value for name, value in words.items() if value is not None})]
 
 

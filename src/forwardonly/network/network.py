@@ -209,8 +209,7 @@ class Network(nn.Module):
         rule = self.rule
         assert isinstance(rule, ContrastiveRule)
         images = rule.normalise(prepared) if rule.normalise_input else prepared
-        value = self.prepare.high if rule.label_value is None else rule.label_value
-        return images, self.classes, value, rule.label_placement
+        return images, self.classes, rule.label_one(self.prepare.high), rule.label_placement
 
     def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
         """Takes a prepared batch through the first `blocks`, or all.

@@ -70,3 +70,7 @@ class ContrastiveRule(TwoStreamRule):
     convolutions."""
     normalise_input: bool = False
     """Normalise each image before the label code is written into it."""
+
+    def label_one(self, largest: float) -> float:
+        """The value of the label code's "1" in images whose pixels are at most `largest`."""
+        return largest if self.label_value is None else self.label_value

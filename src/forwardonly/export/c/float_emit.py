@@ -176,13 +176,12 @@ def _prepare(plan: Plan) -> str:
         lines.append(f"    unit_rms(FO_INPUTS, {number(length)}, signal);")
     lines += ["}", ""]
     if isinstance(rule, rules.ForwardForward):
-        high = prepare.high if rule.label_value is None else rule.label_value
         lines += [
             "/* Writes a label over the first features of a signal. */",
             "static void embed_label(int label, float *signal)",
             "{",
             "    for (int c = 0; c < FO_CLASSES; c++) {",
-            f"        signal[c] = c == label ? {number(high)} : 0.0f;",
+            f"        signal[c] = c == label ? {number(rule.label_one(prepare.high))} : 0.0f;",
             "    }",
             "}",
             "",

@@ -43,13 +43,13 @@ from forwardonly.export.c.int8_arithmetic import (
     standardised,
     unit_rms,
 )
-from forwardonly.export.c.int8_labels import Int8Labels, neutral_signal
+from forwardonly.export.c.int8_labels import Int8Labels, label_signal
 from forwardonly.export.c.int8_limits import check
 from forwardonly.export.c.int8_maps import backward, convolved, correlated, pooled, unpooled
 from forwardonly.export.c.int8_rules import Int8Rules, Judged, score_factor
 from forwardonly.export.c.int8_update import Int8Update
 from forwardonly.export.c.int8_weights import exponent_before, least, quantise
-from forwardonly.export.c.labels import by_softmax
+from forwardonly.export.c.labels import by_softmax, neutral_value
 from forwardonly.export.c.plan import BlockPlan, Plan, Stage
 from forwardonly.export.c.text import SEED
 
@@ -193,15 +193,14 @@ class Int8Learner:
         rule = self.plan.network.rule
         assert isinstance(rule, rules.ForwardForward)
         flat = (unit_rms(np.asarray(example, np.int64)) if rule.normalise_input else self.signal(example)).reshape(-1)
-        high = self.plan.network.prepare.high if rule.label_value is None else rule.label_value
         flat[: self.plan.network.classes] = 0
-        flat[label] = min(127, round(high * 2**ONE))
+        flat[label] = label_signal(rule.label_one(self.plan.network.prepare.high))
         return flat.reshape(self.plan.network.shape)
 
     def unlabelled(self, example: Array) -> Array:
         """An example of bytes as int8, with a neutral label in its first features."""
         flat = self.labelled(example, 0).reshape(-1)
-        flat[: self.plan.network.classes] = neutral_signal(self.plan)
+        flat[: self.plan.network.classes] = label_signal(neutral_value(self.plan))
         return flat.reshape(self.plan.network.shape)
 
     def signal(self, example: Array) -> Array:

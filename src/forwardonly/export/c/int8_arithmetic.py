@@ -103,6 +103,11 @@ def sigmoid(z: int, bits: int) -> int:
     return ((1 << CHANCE if z >= 0 else power) << CHANCE) // ((1 << CHANCE) + power)
 
 
+def excess(largest: int, bits: int) -> int:
+    """By how many bits a value is longer than `bits`."""
+    return max(0, largest.bit_length() - bits)
+
+
 def fitted(gradient: Array, bits: int) -> tuple[Array, int]:
     """A gradient whose largest value has BITS bits, and the bits behind its point."""
     largest, down = int(np.abs(gradient).max()), 0

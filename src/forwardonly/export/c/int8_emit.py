@@ -10,7 +10,7 @@ from forwardonly.export.c.int8_batch import steps_struct, update_text
 from forwardonly.export.c.int8_blocks import Int8BlockWriter
 from forwardonly.export.c.int8_buffers import Int8Buffers, lay_out_int8
 from forwardonly.export.c.int8_label_text import LEARN, label_text, note_parts, softmax_lines
-from forwardonly.export.c.int8_labels import LOGIT
+from forwardonly.export.c.int8_labels import LOGIT, label_signal
 from forwardonly.export.c.int8_rules import score_factor
 from forwardonly.export.c.int8_weights import Quantised, is_bias, quantise
 from forwardonly.export.c.labels import by_softmax, draw, label_step, outputs
@@ -197,7 +197,6 @@ def _labelled(plan: Plan) -> str:
     """The function that writes an example with a label as the first signal."""
     rule, count = plan.network.rule, math.prod(plan.network.shape)
     assert isinstance(rule, rules.ForwardForward)
-    high = plan.network.prepare.high if rule.label_value is None else rule.label_value
     lines = ["prepare(x, signal);"]
     if rule.normalise_input:
         lines = [
@@ -214,7 +213,7 @@ def _labelled(plan: Plan) -> str:
         ]
     lines += [
         "for (int c = 0; c < FO_CLASSES; c++) {",
-        f"    signal[c] = c == label ? {min(127, round(high * 2**ONE))} : 0;",
+        f"    signal[c] = c == label ? {label_signal(rule.label_one(plan.network.prepare.high))} : 0;",
         "}",
     ]
     signature = "static void labelled(const fo_input *x, int label, int8_t *signal)"

@@ -1,8 +1,8 @@
 """The C of ff's label classifier in whole numbers; `int8_labels.py` is its definition."""
 
 from forwardonly.export.c.int8_arithmetic import ONE
-from forwardonly.export.c.int8_labels import LOGIT, neutral_signal
-from forwardonly.export.c.labels import maps
+from forwardonly.export.c.int8_labels import LOGIT, label_signal
+from forwardonly.export.c.labels import maps, neutral_value
 from forwardonly.export.c.plan import Plan
 from forwardonly.export.c.text import function, number
 
@@ -22,7 +22,7 @@ def label_text(plan: Plan, exponents: dict[str, int]) -> str:
     neutral = [
         "labelled(x, 0, signal);",
         "for (int c = 0; c < FO_CLASSES; c++) {",
-        f"    signal[c] = {neutral_signal(plan)};",
+        f"    signal[c] = {label_signal(neutral_value(plan))};",
         "}",
     ]
     assert plan.label_classifier is not None

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from forwardonly.export.c.int8_arithmetic import CHANCE, ONE, Array, exponential, shifted, surprise
+from forwardonly.export.c.int8_arithmetic import ONE, Array, exponential, shifted, surprise
 from forwardonly.export.c.int8_update import Int8Update
-from forwardonly.export.c.labels import neutral_value
-from forwardonly.export.c.plan import LabelClassifier, Plan
+from forwardonly.export.c.plan import LabelClassifier
 
 LOGIT = 12
 """The bits behind the point of a logit."""
@@ -28,9 +27,7 @@ class Int8Labels:
 
     def part(self, index: int, output: Array) -> tuple[Array, int]:
         """One map's share of the logits, from the output (D,) of its block, and the bits behind the point."""
-        weight, bias = (self.classifier.name(f"maps.{index}.{which}") for which in ("weight", "bias"))
-        sums = self.held.weights[weight] @ output + shifted(self.held.weights[bias], 8)
-        return sums, self.held.exponents[weight] + ONE
+        return self.held.linear(self.classifier.name(f"maps.{index}"), output)
 
     def logits(self, outputs: Sequence[Array]) -> Array:
         """The logits (C,) at 2^LOGIT, from the outputs (D,) of the blocks that it reads."""
@@ -40,12 +37,8 @@ class Int8Labels:
     def learn(self, outputs: Sequence[Array], label: int) -> None:
         """A step down the gradient of the cross-entropy."""
         errors, up = surprise(self.logits(outputs) * 64, LOGIT, label)
-        rate = self.update.whole_rate
         for index, output in enumerate(outputs):
-            weight, bias = (self.classifier.name(f"maps.{index}.{which}") for which in ("weight", "bias"))
-            e = self.held.exponents[weight]
-            self.update.step(weight, rate * errors[:, None] * output[None], 16 + CHANCE + up + ONE - e - 8)
-            self.update.step(bias, rate * errors, 16 + CHANCE + up - e - ONE - 8)
+            self.update.linear(self.classifier.name(f"maps.{index}"), output, errors, up)
 
     def draw(self, outputs: Sequence[Array], label: int, number: int) -> int:
         """The wrong label that a random number of 32 bits draws."""
@@ -59,6 +52,6 @@ class Int8Labels:
         return wrong
 
 
-def neutral_signal(plan: Plan) -> int:
-    """What a neutral label writes into the first features, as a signal."""
-    return min(127, round(neutral_value(plan) * 2**ONE))
+def label_signal(value: float) -> int:
+    """What a label writes into a feature, as a signal."""
+    return min(127, round(value * 2**ONE))

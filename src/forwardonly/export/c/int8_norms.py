@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forwardonly.export.c.int8_arithmetic import ONE, Array, clamped, divided, fitted, root, shifted
+from forwardonly.export.c.int8_arithmetic import ONE, Array, clamped, divided, excess, fitted, root, shifted
 
 SHARE = 28
 """The bits behind the point of 1 / deviation in standardising."""
@@ -37,9 +37,7 @@ def statistics(sums: Array, smallest: int) -> Statistics:
     centred = (sums << ONE) - mean[:, None]
     found = []
     for channel in centred.transpose(1, 0, 2):
-        largest, down = int(np.abs(channel).max()), 0
-        while largest >> down >= 1 << SPREAD_BITS:
-            down += 1
+        down = excess(int(np.abs(channel).max()), SPREAD_BITS)
         spread = int((shifted(channel, down) ** 2).sum())
         found.append([max(smallest, root(int(divided(spread, n))) << down) for n in (count, count - 1)])
     return Statistics(mean, *np.array(found).T)

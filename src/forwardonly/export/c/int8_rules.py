@@ -60,9 +60,7 @@ class Int8Rules:
         features = self.features(block, activation)
         if isinstance(rule, rules.Hyperspherical):
             return self._cosines(block, features)[0], COSINE
-        weight = block.name("rule.classifier.weight")
-        bias = shifted(self.held.weights[block.name("rule.classifier.bias")], 8)
-        return self.held.weights[weight] @ features + bias, self.held.exponents[weight] + ONE
+        return self.held.linear(block.name("rule.classifier"), features)
 
     def groups(self, block: BlockPlan) -> tuple[Array, Array]:
         """The class of each channel, and how many values each class has."""
@@ -120,12 +118,10 @@ class Int8Rules:
             self.update.step(name, own[:, None] * turn, bits + 16 + 8 - 4 - 2 * self.held.exponents[name] - 8)
             rate = int(divided(rate << 16, length))  # the length is 16 times that of features of 2^ONE
         else:
-            name, bias = (block.name(f"rule.classifier.{which}") for which in ("weight", "bias"))
-            e = self.held.exponents[name]
+            name = block.name("rule.classifier.weight")
             errors, up = surprise(scores * 64, bits, label)
-            gradient, bits = self.held.weights[name].T @ errors, e + CHANCE + up
-            self.update.step(name, rate * errors[:, None] * features[None], 16 + CHANCE + up + ONE - e - 8)
-            self.update.step(bias, rate * errors, 16 + CHANCE + up - e - ONE - 8)
+            gradient, bits = self.held.weights[name].T @ errors, self.held.exponents[name] + CHANCE + up
+            self.update.linear(block.name("rule.classifier"), features, errors, up)
             rate <<= 8
         return Judged(*self._to_activation(block, gradient, bits), rate)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from forwardonly.export.c.int8_arithmetic import LARGEST_RATE, MOST, Array, divided, root, shifted
+from forwardonly.export.c.int8_arithmetic import CHANCE, LARGEST_RATE, MOST, ONE, Array, divided, excess, root, shifted
 from forwardonly.export.c.int8_weights import Quantised, is_bias
 from forwardonly.export.c.plan import BlockPlan, LabelClassifier, Plan
 
@@ -67,6 +67,12 @@ class Int8Update:
         more = shifted(step, bits if is_bias(name) else bits - 8)
         self.sums[name] = np.clip(self.sums[name] + more.reshape(self.sums[name].shape), -MOST, MOST)
 
+    def linear(self, path: str, given: Array, errors: Array, up: int) -> None:
+        """A linear map's step, of its signal (D,) and the errors of its outputs, which are `up` bits larger."""
+        weight, e = f"{path}.weight", self.held.exponents[f"{path}.weight"]
+        self.step(weight, self.whole_rate * errors[:, None] * given[None], 16 + CHANCE + up + ONE - e - 8)
+        self.step(f"{path}.bias", self.whole_rate * errors, 16 + CHANCE + up - e - ONE - 8)
+
     def finish(self, parts: Iterable[BlockPlan | LabelClassifier]) -> None:
         """The update of some parts after a batch."""
         if self.sums is None:
@@ -84,10 +90,9 @@ class Int8Update:
             return mean
         assert self.sums is not None
         bits = {name: unit_bits(self.held.exponents, name) for name in map(part.name, part.parameters)}
-        coarsest, down = min(bits.values()), 0
+        coarsest = min(bits.values())
         largest = max(int(np.abs(shifted(self.sums[name], own - coarsest)).max()) for name, own in bits.items())
-        while largest >> down >= 1 << NORM_BITS:
-            down += 1
+        down = excess(largest, NORM_BITS)
         squares = [int((shifted(self.sums[name], own - coarsest + down) ** 2).sum()) for name, own in bits.items()]
         norm = root(sum(squares))
         limit = int(shifted(self.whole_rate * clip_limit(self.plan), 32 - coarsest + down))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forwardonly.export.c.int8_arithmetic import MOST, ONE, Array, clamped
+from forwardonly.export.c.int8_arithmetic import MOST, ONE, Array, clamped, shifted
 from forwardonly.export.c.plan import BlockPlan, Plan, Stage
 
 
@@ -21,6 +21,11 @@ class Quantised(NamedTuple):
     running: dict[str, Array]
     """int32 running means of batch norms and, under the names of the variances, running deviations, both of value /
     2^(e+8)."""
+
+    def linear(self, path: str, given: Array) -> tuple[Array, int]:
+        """The output of a linear map under a path, of a signal (D,), and the bits behind its point."""
+        sums = self.weights[f"{path}.weight"] @ given + shifted(self.weights[f"{path}.bias"], 8)
+        return sums, self.exponents[f"{path}.weight"] + ONE
 
     def move(self, name: str, step: Array) -> None:
         """Takes a step off a weight, in 256ths of its unit: error feedback. Off a bias, in its unit, it saturates."""

@@ -20,7 +20,7 @@ def neutral_value(plan: Plan) -> float:
     """What a neutral label writes into the first features."""
     rule = plan.network.rule
     assert isinstance(rule, rules.ForwardForward)
-    return NEUTRAL * (plan.network.prepare.high if rule.label_value is None else rule.label_value)
+    return NEUTRAL * rule.label_one(plan.network.prepare.high)
 
 
 def by_softmax(plan: Plan) -> bool:

@@ -1,5 +1,6 @@
 """The C functions that a file is made of: one file of `sources/` for each, in the order in which they are written."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 ORDER = (
@@ -10,6 +11,7 @@ ORDER = (
     "linear_gradient",
     "linear_to_input",
     "convolution_shape",
+    "convolution_at",
     "convolution",
     "convolution_gradient",
     "convolution_to_input",
@@ -48,6 +50,7 @@ INT8 = (
     "linear",
     "linear_sums",
     "convolution_at",
+    "pooled_at",
     "convolution",
     "convolution_sums",
     "fitted",
@@ -85,8 +88,10 @@ INT8 = (
 )
 """The same for whole numbers: those that `sources/int8/` has are taken from there."""
 
-SHARED = ("random", "convolution_shape", "groups")
+SHARED = ("random", "convolution_shape", "convolution_at", "groups")
 """Parts for whole numbers that are those for floats."""
+FLOATS, WHOLE_NUMBERS = {"{NUMBER}": "float", "{SUM}": "float"}, {"{NUMBER}": "int8_t", "{SUM}": "int32_t"}
+"""The types of weights and signals, and of sums of their products, in the parts that are shared."""
 
 GATHERED = {
     "int8_t *weight, int8_t *error": "int32_t *sums_of_steps",
@@ -102,8 +107,8 @@ TAKE_A_STEP = ("linear_update", "convolution_update", "bias_update", "scale_upda
 INT8_NEEDS = {
     "bias_update": ("gather",),
     "take_bias_steps": ("gather",),
-    "convolution": ("convolution_at",),
-    "convolution_sums": ("convolution_at",),
+    "convolution": ("convolution_at", "pooled_at"),
+    "convolution_sums": ("convolution_at", "pooled_at"),
     "batch_norm": ("division", "root"),
     "step_norm": ("division", "root"),
     "hard_label": ("exponential", "random"),
@@ -125,7 +130,7 @@ NEEDS = {
     "class_goodness": ("mean_square", "prototype_rms"),
     "class_goodness_gradient": ("mean_square", "prototype_rms"),
     "fitted_prototype": ("symmetric",),
-    "convolution": ("convolution_shape",),
+    "convolution": ("convolution_shape", "convolution_at"),
 }
 """Parts that another one calls."""
 
@@ -133,7 +138,7 @@ NEEDS = {
 def text_of(wanted: set[str]) -> str:
     """The text of the wanted parts and of those that they call."""
     every = wanted.union(*(NEEDS.get(name, ()) for name in wanted))
-    return "\n".join(_read(f"{name}.c") for name in ORDER if name in every)
+    return "\n".join(_read(f"{name}.c", FLOATS) for name in ORDER if name in every)
 
 
 def int8_text_of(wanted: set[str], *, gathers: bool) -> str:
@@ -142,12 +147,14 @@ def int8_text_of(wanted: set[str], *, gathers: bool) -> str:
     texts = []
     for name in INT8:
         if name in every:
-            text = _read(f"{name}.c" if name in SHARED else f"int8/{name}.c")
-            for direct, gathered in GATHERED.items() if gathers and name in TAKE_A_STEP else ():
-                text = text.replace(direct, gathered)
-            texts.append(text)
+            changes = {**WHOLE_NUMBERS, **(GATHERED if gathers and name in TAKE_A_STEP else {})}
+            texts.append(_read(f"{name}.c" if name in SHARED else f"int8/{name}.c", changes))
     return "\n".join(texts)
 
 
-def _read(name: str) -> str:
-    return (files("forwardonly.export.c") / "sources" / name).read_text(encoding="utf-8")
+def _read(name: str, changes: Mapping[str, str]) -> str:
+    """The text of a part, with its placeholders, or what else is to be changed, filled in."""
+    text = (files("forwardonly.export.c") / "sources" / name).read_text(encoding="utf-8")
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    return text
