@@ -38,9 +38,9 @@ table { border-collapse: collapse; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7.5em; }
-th { color: var(--faint); font-weight: 600; }
-@media (max-width: 480px) { table { font-size: .8rem; } th, td { padding-right: 8px; } th { white-space: normal;
-  vertical-align: bottom; } th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); } }
+th { color: var(--faint); font-weight: 600; white-space: normal; vertical-align: bottom; }
+@media (max-width: 480px) { table { font-size: .8rem; } th, td { padding-right: 8px; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); } }
 svg { display: block; width: 100%; height: auto; max-width: 640px; } svg text { fill: var(--ink);
   font: 12px system-ui, sans-serif; }
 svg .tick { fill: var(--faint); font-size: 11px; } svg .grid { stroke: var(--rule); stroke-width: 1; }
