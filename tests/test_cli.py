@@ -593,6 +593,18 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_end(forwardonly, elsewhere
 # As a process
 
 
+def test_a_warning_of_the_library_is_one_line_without_a_path_of_its_code(elsewhere):
+    run = ["train", "--hidden", "20", "--out", "r"]
+    assert subprocess.run(command(*run, "--epochs", "2"), capture_output=True).returncode == 0
+    newest = max(Path("r/checkpoint").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    done = subprocess.run(command(*run, "--epochs", "3", "--resume", "--json"), capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["epochs"] == 3
+    lines = [line for line in done.stderr.splitlines() if "is damaged" in line]
+    assert len(lines) == 1 and lines[0].startswith("forwardonly: ") and lines[0].endswith("the one before.")
+    assert "Warning" not in done.stderr and ".py" not in done.stderr
+
+
 def test_a_mistake_as_a_process():
     done = subprocess.run(command("train", "--rule", "xyz"), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -59,6 +59,21 @@ def test_pixels_come_out_as_they_are(tmp_path, picture):
     assert read_images([path], shape=(1, 4, 6)).shape == (1, 1, 4, 6)
 
 
+def test_where_the_shorter_side_is_right_pixels_are_cut_not_resampled(tmp_path, picture):
+    wide = picture(tmp_path / "wide.png", mode="RGB", size=(9, 6))
+    high = picture(tmp_path / "high.png", mode="RGB", size=(6, 11))
+    pixels = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in (wide, high)]
+    expected = [pixels[0][:, :, 1:7], pixels[1][:, 2:8]]  # an odd pixel that is left over stays behind
+    assert np.array_equal(read_images([wide, high], image_size=6).numpy(), np.stack(expected))
+
+
+def test_a_single_picture_in_colour_makes_all_coloured(tmp_path, picture):
+    for place in range(3):
+        files = [picture(tmp_path / f"{n}.png", mode="RGB" if n == place else "L", size=(6, 6)) for n in range(3)]
+        assert read_images(files, image_size=4).shape == (3, 3, 4, 4)
+    assert read_images([files[0]], image_size=4).shape == (1, 1, 4, 4)
+
+
 def test_grey_and_coloured_together_are_coloured(tmp_path, picture):
     fill(tmp_path, picture)
     assert load(tmp_path).train.shape == (1, 8, 8)

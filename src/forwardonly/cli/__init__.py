@@ -16,8 +16,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from forwardonly.cli.parsing import HELP_ALL, brief, parse
 from forwardonly.cli.screen import Screen, leads
@@ -68,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a letter that it lacks is no error
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with _warnings_as_lines():
+            status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return status
     except SystemExit as stop:  # tyro has printed help
@@ -81,6 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", MISTAKE)
     except ValueError as error:
         return _say(str(error), MISTAKE)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """The library's own warnings as one line each, where Python would name a file of the library and its code."""
+    usual, ours = warnings.showwarning, Path(__file__).parents[1]
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if Path(filename).is_relative_to(ours):
+            _say(str(message), OK)
+        else:
+            usual(message, category, filename, *rest)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -89,10 +89,12 @@ def read_with_changes(
         raise ValueError(f"image_size must be at least 1 pixel, not {image_size}")
     with quiet_pool() as pool:
         if shape is None:
-            heads = list(pool.map(picture_head, files))
             if image_size is None:
+                heads = list(pool.map(picture_head, files))
                 _require_one_size(files, [size for _, size in heads])
-            width, height = heads[0][1] if image_size is None else (image_size, image_size)
+                width, height = heads[0][1]
+            else:  # no other size matters, so that the first one in colour is enough
+                heads, width, height = map(picture_head, files), image_size, image_size
             shape = (1 if all(grey for grey, _ in heads) else 3, height, width)
         if shape[0] not in (1, 3):
             raise ValueError(f"image files have 1 channel or 3, not {shape[0]}")
@@ -181,7 +183,9 @@ def pillow_formats() -> tuple[tuple[str, ...], frozenset[str]]:
     except ImportError as error:
         raise UnreadableError("image files need Pillow: pip install 'forward-only[images]'") from error
     Image.init()
-    formats = tuple(name for name in Image.ID if name != "EPS" and name in Image.OPEN)
+    common = {"JPEG": 0, "PNG": 1}  # tried first, as a format without a mark of its own takes a whole attempt
+    known = sorted(Image.ID, key=lambda name: common.get(name, len(common)))
+    formats = tuple(name for name in known if name != "EPS" and name in Image.OPEN)
     return formats, frozenset(s for s, name in Image.registered_extensions().items() if name in formats)
 
 
@@ -220,15 +224,23 @@ def look(file: Picture, most_pixels: int = MAX_PIXELS, side: int | None = None) 
 
 def fitted(image: Image, file: Picture, shape: tuple[int, int, int], image_size: int | None) -> np.ndarray:
     """A seen picture as (C, H, W) uint8, resized and cut to a square if `image_size` is given."""
-    from PIL import Image, ImageOps
-
     channels, height, width = shape
     image = in_mode(image, "L" if channels == 1 else "RGB")
     if image_size is not None:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+        image = _square(image, image_size)
     if image.size != (width, height):
         raise UnreadableError(f"{file}: it is {image.width} x {image.height} pixels, it must be {width} x {height}")
     return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _square(image: Image, side: int) -> Image:
+    """The centre square of an image, resized; whole pixels are cut out where the shorter side is right already."""
+    from PIL import Image, ImageOps
+
+    if min(image.size) != side:
+        return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def _require_one_size(files: Sequence[Picture], sizes: list[tuple[int, int]]) -> None:
