@@ -143,6 +143,33 @@ def test_learnable_loss_is_the_papers(maps, epoch, as_published):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_votes_of_regions_are_those_of_their_means(maps):
+    generator = np.random.default_rng(1)
+    rule = learnable(features=48, scale=3.0, label_smoothing=0.0, entropy_weight=0.0, orthogonality_weight=0.0)
+    assert rule.votes.shape == (12 * 2 * 2, 4) and rule.regions == 4
+    votes = generator.normal(size=(48, 4))
+    rule.votes.data = torch.tensor(votes, dtype=torch.float32)
+    rule.log_temperature.data.zero_()
+    halves = [maps[:, :, :, :3], maps[:, :, :, 3:]]
+    means = np.stack([half[:, :, rows].mean((2, 3)) for rows in (slice(0, 2), slice(2, 4)) for half in halves], axis=2)
+    scores = 3 * 4 / 48 * (means.reshape(5, 48) @ softmax(votes))
+    np.testing.assert_allclose(rule.scores(torch.tensor(maps)).detach(), scores, rtol=1e-4, atol=1e-6)
+    labels = np.arange(5) % 4
+    loss = rule.loss(torch.tensor(maps), torch.tensor(labels))
+    assert loss.item() == pytest.approx(cross_entropy(scores, labels), rel=1e-5)
+
+
+def test_regions_of_one_channel_start_with_its_lead():
+    rule = learnable(features=48, lead=3.0)
+    assert rule.votes.argmax(1).tolist() == [c for c in range(4) for _ in range(3 * 4)]
+
+
+def test_without_a_norm_of_the_rules_activations_go_on_as_they_are(maps):
+    activation = torch.tensor(maps)
+    assert learnable(norm="none").pass_on(activation) is activation
+    assert learnable().normalises and not learnable(norm="none").normalises
+
+
 def test_one_hot_assignment_is_the_static_rule(maps):
     activation = torch.tensor(maps)
     static = ChannelStatic(classes=4).for_block(maps.shape[1:], BlockPosition(0, 1))

@@ -22,7 +22,8 @@ class Assignment:
     block: int
     """Index of the block, from 0."""
     weights: Tensor
-    """(K, C), every row sums to 1; channels are sorted by their strongest class, the most certain first."""
+    """(K, C), every row sums to 1; channels are sorted by their strongest class, the most certain first. Where regions of
+    a channel have votes of their own, their mean."""
     channels: Tensor
     """(K,) the channel of each row."""
     entropy: float
@@ -50,7 +51,7 @@ def assignments(network: Network) -> list[Assignment]:
     for index, block in enumerate(network.row):
         rule = block.rule
         if isinstance(rule, ChannelLearnable):
-            weights = rule.assignment().detach().cpu()
+            weights = rule.assignment().detach().cpu().unflatten(0, (-1, rule.regions)).mean(1)
         elif isinstance(rule, ChannelStatic):
             weights = F.one_hot(rule.groups, rule.classes).float().cpu()
         else:

@@ -4,32 +4,33 @@
 Each channel contributes to the class scores by learned softmax weights, which sharpen during training. Given by the
 paper and its authors' code: everything but the following. Reconstruction: on flat activations the score of a channel is
 its value. Ours: the orthogonality term is not divided by the further C^2 K of their code, which makes it inert
-(`as_published` divides), and three options for short runs, `scale`, `lead` and `votes_rate`.
+(`as_published` divides), three options for short runs, `scale`, `lead` and `votes_rate`, and two for bodies with norms
+of their own, `features` and `norm`.
 
-Shapes: B batch, C classes, K channels (of flat activations: features).
+Shapes: B batch, C classes, K channels (of flat activations: features), V votes: K, or K times the regions of a map.
 """
 
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forwardonly.ops.norms import group_index, instance_norm
-from forwardonly.ops.pooling import channel_scores
-from forwardonly.rules.base import BlockPosition, OnePassRule
+from forwardonly.ops.pooling import channel_scores, grid_for, grid_pool, grid_size
+from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 
 
 def entropy(assignment: Tensor) -> Tensor:
-    """Entropy of an assignment W (K, C) in nats: mean over channels of -sum_c W log W."""
+    """Entropy of an assignment W (V, C) in nats: mean over votes of -sum_c W log W."""
     return -torch.xlogy(assignment, assignment).sum(1).mean()
 
 
 def orthogonality(assignment: Tensor) -> Tensor:
-    """Mean over pairs of classes of (Wn^T Wn - I)^2, where Wn is W (K, C) with columns of unit length."""
+    """Mean over pairs of classes of (Wn^T Wn - I)^2, where Wn is W (V, C) with columns of unit length."""
     columns = F.normalize(assignment, dim=0)
     gram = columns.T @ columns
     return (gram - torch.eye(len(gram), device=gram.device)).square().mean()
@@ -37,7 +38,7 @@ def orthogonality(assignment: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class ChannelLearnable(OnePassRule):
-    """Cross-entropy of class scores g = p W, W = softmax(A/T). Owns `votes` A (K, C) and `log_temperature`."""
+    """Cross-entropy of class scores g = p W, W = softmax(A/T). Owns `votes` A (V, C) and `log_temperature`."""
 
     mean_weight: float = 0.94
     """Weight of a channel's mean over space in its score (0.97 for MNIST in the paper)."""
@@ -60,11 +61,17 @@ class ChannelLearnable(OnePassRule):
     cooling: float = 0.995
     """Factor by which the temperature falls with each epoch."""
     scale: float | None = None
-    """Inverse temperature of scores that are means over K/C channels; none leaves them sums, as published, which are
+    """Inverse temperature of scores that are means over V/C votes; none leaves them sums, as published, which are
     small where channels are few."""
     lead: float = 0.0
     """Initial advantage, in votes, of the class that `channel-static` assigns to a channel; the published votes start
     equal."""
+    features: int | None = None
+    """Split maps into regions, about this many over all channels; each region of a channel then has a vote of its own,
+    with its mean as score. None for one vote a channel, as published."""
+    norm: Literal["instance", "none"] = "instance"
+    """Norm between blocks: instance norm, as published, which takes each channel's mean away; or none, where the body
+    has norms of its own."""
     votes_rate: float | None = None
     """Learning rate of a separate AdamW for the votes and the temperature; none leaves them to the block's
     optimiser."""
@@ -77,17 +84,22 @@ class ChannelLearnable(OnePassRule):
         super().__post_init__()
         if not 0.1 <= self.temperature <= 100 or not 0 < self.cooling <= 1:
             raise ValueError("temperature must be from 0.1 to 100, and cooling above 0 and up to 1.")
-        for name in ("scale", "votes_rate"):
+        for name in ("scale", "votes_rate", "features"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive or none, not {value}.")
+        vars(self)["normalises"] = self.norm == "instance"
 
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
-        votes = torch.full((shape[0], self.classes), 0.5)
+        self.grid = None if self.features is None else grid_for(shape, self.features)
+        count = shape[0] if self.grid is None else grid_size(shape, self.grid)
+        self.regions = count // shape[0]
+        votes = torch.full((count, self.classes), 0.5)
         if self.lead:
-            votes += self.lead * F.one_hot(group_index(shape[0], self.classes), self.classes)
+            own = F.one_hot(group_index(shape[0], self.classes), self.classes)
+            votes += self.lead * own.repeat_interleave(self.regions, dim=0)
         self.votes = nn.Parameter(votes)
-        self.share = 1.0 if self.scale is None else self.scale * self.classes / shape[0]
+        self.share = 1.0 if self.scale is None else self.scale * self.classes / count
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
         self.epoch = nn.Buffer(torch.zeros(()))  # saved with the weights, because scores depend on it
 
@@ -108,7 +120,7 @@ class ChannelLearnable(OnePassRule):
         return self.log_temperature.exp().clamp(0.1, 100.0) * self.cooling**self.epoch
 
     def assignment(self) -> Tensor:
-        """W (K, C); each channel's row sums to 1."""
+        """W (V, C); the row of each vote sums to 1."""
         return torch.softmax(self.votes / self._temperature(), dim=1)
 
     def scores(self, activation: Tensor) -> Tensor:
@@ -116,7 +128,10 @@ class ChannelLearnable(OnePassRule):
             return self._scores(activation, self.assignment())
 
     def _scores(self, activation: Tensor, assignment: Tensor) -> Tensor:
-        pooled = channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight)
+        if self.grid is None:
+            pooled = channel_scores(activation, self.mean_weight, self.max_weight, self.min_weight)
+        else:
+            pooled = float32(grid_pool(activation, self.grid))
         return self.share * (pooled @ assignment)
 
     def loss(self, activation: Tensor, labels: Tensor) -> Tensor:
@@ -130,4 +145,4 @@ class ChannelLearnable(OnePassRule):
             return error + self.entropy_weight * entropy(assignment) + self.orthogonality_weight * rise * overlap
 
     def pass_on(self, activation: Tensor) -> Tensor:
-        return instance_norm(activation)
+        return instance_norm(activation) if self.norm == "instance" else activation
