@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TextIO
 
 from forwardonly.cli.parsing import HELP_ALL, brief, parse
 from forwardonly.cli.screen import Screen, leads
@@ -92,11 +92,18 @@ def _warnings_as_lines() -> Iterator[None]:
     """The library's own warnings as one line each, where Python would name a file of the library and its code."""
     usual, ours = warnings.showwarning, Path(__file__).parents[1]
 
-    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if Path(filename).is_relative_to(ours):
             _say(str(message), OK)
         else:
-            usual(message, category, filename, *rest)
+            usual(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
     try:

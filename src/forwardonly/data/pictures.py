@@ -92,10 +92,10 @@ def read_with_changes(
             if image_size is None:
                 heads = list(pool.map(picture_head, files))
                 _require_one_size(files, [size for _, size in heads])
-                width, height = heads[0][1]
+                (width, height), grey = heads[0][1], all(grey for grey, _ in heads)
             else:  # no other size matters, so that the first one in colour is enough
-                heads, width, height = map(picture_head, files), image_size, image_size
-            shape = (1 if all(grey for grey, _ in heads) else 3, height, width)
+                width, height, grey = image_size, image_size, all(picture_head(file)[0] for file in files)
+            shape = (1 if grey else 3, height, width)
         if shape[0] not in (1, 3):
             raise ValueError(f"image files have 1 channel or 3, not {shape[0]}")
         pixels = _room(len(files), shape)

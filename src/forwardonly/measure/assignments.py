@@ -22,8 +22,8 @@ class Assignment:
     block: int
     """Index of the block, from 0."""
     weights: Tensor
-    """(K, C), every row sums to 1; channels are sorted by their strongest class, the most certain first. Where regions of
-    a channel have votes of their own, their mean."""
+    """(K, C), every row sums to 1; channels are sorted by their strongest class, the most certain first. Where regions
+    of a channel have votes of their own, their mean."""
     channels: Tensor
     """(K,) the channel of each row."""
     entropy: float

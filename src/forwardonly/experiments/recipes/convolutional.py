@@ -70,6 +70,21 @@ SHORT: Options = {
 """What suits few epochs of the channel rules (log/): Muon, worth 10 points there, and no dropout, as narrow blocks
 underfit.
 """
+REGIONS: Options = {
+    **option_names(MUON),
+    **SHIFTED,
+    **HELD_OUT,
+    "weight-decay": 0.0,
+    "rule.temperature": 1.0,
+    "rule.lead": 3.0,
+    "rule.scale": 120.0,
+    "rule.votes-rate": 0.3,
+    "rule.features": 2048,
+    "rule.norm": "none",
+    "rule.label-smoothing": 0.05,
+    "readout": "range",
+}
+"""What suits few epochs of learnable channels on a body with batch norm (log/): votes of regions that learn fast."""
 WITHOUT: dict[str, Options] = {
     "without entropy": {"rule.entropy-weight": 0.0},
     "without orthogonality": {"rule.orthogonality-weight": 0.0},
@@ -90,6 +105,10 @@ def lcca(scale: Scale) -> list[Line]:
         *deeperforward(scale),
         *_each(scale, "backprop", dict.fromkeys(("cifar-10", "mnist", "fashion-mnist")), _resnet(scale)),
     ]
+    length = {"epochs": {"quick": 1, "cpu": 10, "full": 100}[scale], "width": 0.25 if scale == "quick" else 1.0}
+    for data in ("cifar-10", "cifar-100", "fashion-mnist", "mnist"):
+        name = f"channel-learnable, {data}, six convolutions"
+        rows.append(Line(name, None, data, "channel-learnable", "six", {**REGIONS, **length}))
     augmented = {**learnable, **AUGMENTED}
     rows.append(
         Line("channel-learnable, cifar-10, augmented", None, "cifar-10", "channel-learnable", "resnet17", augmented)
