@@ -4,22 +4,14 @@ Forward-only in one colour, backprop in another; filled marks are ours, hollow o
 those of the papers that the method pages cite, on their own nets.
 """
 
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("svg")
 import matplotlib.pyplot as plt
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from drawing import BACKPROP, INK, LOCAL, dress, save
 from lines import Results, published
 from render import PAIRS
 
-plt.rcParams["svg.hashsalt"] = "accuracy"  # or the names in the file, and so the file, would be new each time
 results = Results()
-INK, LOCAL, BACKPROP = "#8a8f98", "#c4500a", "#1f78b4"  # grey that reads on white and on black
 
 
 class Published(NamedTuple):
@@ -68,12 +60,8 @@ def main() -> None:
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlim(0.5, 0.999)
-    axes.set_xlabel("test accuracy, %", color=INK)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
-    axes.tick_params(colors=INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
+    dress(axes, "test accuracy, %")
     keys = [("forward-only", LOCAL, LOCAL), ("backprop", BACKPROP, BACKPROP), ("published", INK, "none")]
     marks = [plt.Line2D([], [], ls="", marker="o", ms=7, mec=edge, mfc=face) for _, edge, face in keys]
     axes.legend(
@@ -85,7 +73,7 @@ def main() -> None:
         loc="lower right",
         bbox_to_anchor=(1, 1),
     )
-    figure.savefig(Path(__file__).with_name("accuracy.svg"), transparent=True, metadata={"Date": None})
+    save(figure, __file__)
 
 
 def ours() -> list[tuple[str, float, float | None]]:

@@ -4,19 +4,10 @@ Starvation and separation of each block of four, Fashion-MNIST, without a remedy
 seeds.
 """
 
-import sys
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("svg")
 import matplotlib.pyplot as plt
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from drawing import INK, dress, save
 from lines import Results
 
-plt.rcParams["svg.hashsalt"] = "free-riding"  # or the names in the file, and so the file, would be new each time
-INK = "#8a8f98"  # grey that reads on white and on black
 REMEDIES = {
     "none": ("#c4500a", "o"),
     "gated": ("#a67c00", "v"),
@@ -36,16 +27,12 @@ def main() -> None:
             name = f"free-riding/quick/4-layers/{remedy}"
             means = [results.free_riding(name, quantity, block) for block in range(1, 5)]
             axes.plot(range(1, 5), means, color=colour, marker=marker, ms=5, lw=1.4, label=remedy)
-        axes.set_xlabel("block", color=INK)
         axes.set_xticks(range(1, 5))
         axes.set_title(label, color=INK, fontsize=10)
-        axes.tick_params(colors=INK)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(INK)
+        dress(axes, "block")
     panels[1].axhline(0, color=INK, lw=0.6)
     panels[0].legend(frameon=False, labelcolor=INK, fontsize=9)
-    figure.savefig(Path(__file__).with_name("free-riding.svg"), transparent=True, metadata={"Date": None})
+    save(figure, __file__)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,14 @@
 What a probe reads from networks that learned without labels, against the share of the labels that it sees.
 """
 
-import sys
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("svg")
 import matplotlib.pyplot as plt
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from drawing import BACKPROP, INK, LOCAL, dress, save
 from lines import Results
 
-plt.rcParams["svg.hashsalt"] = "label-share"  # or the names in the file, and so the file, would be new each time
-INK = "#8a8f98"  # grey that reads on white and on black
 RULES = {
-    "ff-unsupervised": ("#c4500a", "-"),
-    "self-contrastive": ("#c4500a", "--"),
-    "simclr": ("#1f78b4", "-"),
+    "ff-unsupervised": (LOCAL, "-"),
+    "self-contrastive": (LOCAL, "--"),
+    "simclr": (BACKPROP, "-"),
 }
 
 
@@ -39,14 +30,9 @@ def main() -> None:
     axes.set_xscale("log")
     axes.set_xticks(list(random), [f"{100 * share:g}" for share in random])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("% of the labels", color=INK)
-    axes.set_ylabel("test accuracy, %", color=INK)
-    axes.tick_params(colors=INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
+    dress(axes, "% of the labels", "test accuracy, %")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, labelcolor=INK)
-    figure.savefig(Path(__file__).with_name("label-share.svg"), transparent=True, metadata={"Date": None})
+    save(figure, __file__)
 
 
 if __name__ == "__main__":

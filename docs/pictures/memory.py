@@ -3,25 +3,16 @@
 Peak memory of a fresh process above what the code of a step takes, and the time of a step, against depth.
 """
 
-import sys
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from drawing import BACKPROP, INK, LOCAL, dress, save
+from lines import Results
 from matplotlib.axes import Axes
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from lines import Results
-
-plt.rcParams["svg.hashsalt"] = "memory"  # or the names in the file, and so the file, would be new each time
-INK = "#8a8f98"  # grey that reads on white and on black
 ARMS = {
-    "ours": ("forward-only", "#c4500a", "-"),
-    "backprop": ("backprop", "#1f78b4", "-"),
-    "backprop-checkpointed": ("backprop, checkpoints", "#1f78b4", "--"),
-    "backprop-accumulated": ("backprop, 4 micro-batches", "#1f78b4", ":"),
+    "ours": ("forward-only", LOCAL, "-"),
+    "backprop": ("backprop", BACKPROP, "-"),
+    "backprop-checkpointed": ("backprop, checkpoints", BACKPROP, "--"),
+    "backprop-accumulated": ("backprop, 4 micro-batches", BACKPROP, ":"),
 }
 
 
@@ -37,7 +28,7 @@ def main() -> None:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, labelcolor=INK
     )
-    figure.savefig(Path(__file__).with_name("memory.svg"), transparent=True, metadata={"Date": None})
+    save(figure, __file__)
 
 
 def draw(axes: Axes, values: dict[str, dict[str, float]], label: str) -> None:
@@ -45,13 +36,8 @@ def draw(axes: Axes, values: dict[str, dict[str, float]], label: str) -> None:
     for arm, own in values.items():
         name, colour, style = ARMS[arm]
         axes.plot([int(depth) for depth in own], list(own.values()), style, marker="o", ms=4, color=colour, label=name)
-    axes.set_xlabel("convolutions", color=INK)
-    axes.set_ylabel(label, color=INK)
     axes.set_ylim(0)
-    axes.tick_params(colors=INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
+    dress(axes, "convolutions", label)
 
 
 if __name__ == "__main__":
