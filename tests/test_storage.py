@@ -23,6 +23,22 @@ def test_a_loaded_network_gives_the_same_scores(images, tmp_path, rule_name):
     assert not loaded.training
 
 
+@pytest.mark.parametrize(
+    ("rule_name", "options"),
+    [
+        ("projection", {"features": 10**6}),
+        ("best", {"features": 10**6}),
+        ("bilinear", {"features": 10**6, "group": 10**6, "window": 10**6}),
+        ("channel-learnable", {"features": 10**6, "warmup_epochs": 10**6}),
+        ("ff-unsupervised", {"blurs": 10**6}),
+    ],
+)
+def test_a_small_network_may_have_large_upper_bounds(images, tmp_path, rule_name, options):
+    net = fo.mlp(images.shape, [12], rule=fo.rules.make(rule_name, classes=4, **options))
+    fo.save(net, tmp_path)
+    assert fo.load(tmp_path).row[0].rule.options() == net.row[0].rule.options()
+
+
 def test_a_label_classifier_is_saved_too(images, tmp_path):
     rule = fo.rules.ForwardForward(classes=4, negatives="hard", predict="softmax")
     net = fo.mlp(images.shape, [12, 9], rule=rule)

@@ -69,9 +69,21 @@ def test_the_cache_is_read_again_and_made_anew_for_other_files(tmp_path, monkeyp
     fo.data.stream(folder, image_size=10, cache=True, workers=0)
     assert len(list(tmp_path.glob(".shapes-*.npy"))) == 4 and not list(tmp_path.glob("*.tmp"))
     cached.write_bytes(cached.read_bytes()[:500])
-    monkeypatch.setattr(large, "_key", lambda *_: cached.name.removeprefix(".shapes-").removesuffix(".npy"))
+    monkeypatch.setattr(large, "_decoding", lambda _: cached.name.removeprefix(".shapes-").removesuffix(".npy"))
     found, _ = whole(fo.data.stream(folder, image_size=12, cache=True, workers=0).train)
     assert torch.equal(found, fo.data.load(folder, image_size=12).train.images), "one that was cut short is made anew"
+
+
+def test_a_cache_that_was_decoded_in_another_way_is_not_read(tmp_path, monkeypatch):
+    folder = draw(tmp_path / "shapes")
+    fo.data.stream(folder, image_size=12, cache=True, workers=0)
+    (old,) = tmp_path.glob(".shapes-*.npy")
+    old.write_bytes(old.read_bytes()[:128] + bytes(len(old.read_bytes()) - 128))  # what an older version made of it
+    for name, value in (("forwardonly.data.large.DECODING", 99), ("PIL.__version__", "1.2.3")):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, value)
+            found, _ = whole(fo.data.stream(folder, image_size=12, cache=True, workers=0).train)
+        assert torch.equal(found, fo.data.load(folder, image_size=12).train.images)
 
 
 def test_no_room_for_the_cache_is_a_sentence(tmp_path, monkeypatch):

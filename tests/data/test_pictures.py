@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from forwardonly.data import load, load_test, read_images, sources
+from forwardonly.data.pictures import look
 
 
 def fill(root, picture, classes=("cat", "ant"), count=5, suffix="png", **options):
@@ -87,6 +88,37 @@ def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path):
     assert read_images([path]).flatten().tolist() == [0, 1, 255]
 
 
+def test_too_few_to_keep_some_for_testing_is_one_clear_sentence(tmp_path, picture):
+    fill(tmp_path / "a", picture, count=1)
+    with pytest.raises(ValueError, match="a: 2 images in 2 classes are too few to keep a fifth for testing"):
+        load(tmp_path / "a")
+
+
+def test_a_cameras_two_jpegs_in_one_file_are_a_picture(tmp_path, picture):
+    fill(tmp_path / "a", picture, count=5, mode="RGB", size=(40, 30))
+    colours = np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3)
+    Image.fromarray(colours).save(tmp_path / "a" / "cat" / "x.mpo", "MPO", save_all=True)
+    train, _, test = load(tmp_path / "a", image_size=8)
+    assert len(train) + len(test) == 11 and "passed over" not in train.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG"])
+@pytest.mark.parametrize("mark", [1, 6])
+def test_the_size_that_is_told_is_that_in_the_file(tmp_path, kind, mark):
+    exif = Image.Exif()
+    exif[0x0112] = mark
+    Image.new("RGB", (400, 300)).save(tmp_path / "x", kind, exif=exif)
+    assert look(tmp_path / "x", side=12).size == ((400, 300) if mark == 1 else (300, 400))
+
+
+def test_lab_has_colours(tmp_path):
+    Image.new("LAB", (8, 8), (150, 200, 90)).save(tmp_path / "x.tif")
+    assert read_images(tmp_path / "x.tif").shape == (1, 3, 8, 8)
+    for depth in (8, 16):  # grey with opacity, which Pillow names LA
+        (tmp_path / "x.png").write_bytes(png_of(8, 8, depth, kind=4, rows=(b"\0" + b"\xff" * (2 * depth)) * 8))
+        assert read_images(tmp_path / "x.png").shape == (1, 1, 8, 8)
+
+
 def test_sizes_must_agree_or_be_made_to(tmp_path, picture):
     fill(tmp_path, picture)
     odd = picture(tmp_path / "cat" / "odd.png", size=(20, 10))
@@ -121,14 +153,14 @@ def test_folders_without_what_is_needed(tmp_path, picture):
     assert load(tmp_path).train.labels.bincount().tolist() == [1, 4]
 
 
-def png_of(width, height):
-    """A PNG whose header claims this size and whose data are nothing like it."""
+def png_of(width, height, depth=8, kind=0, rows=b""):
+    """A PNG whose header claims this size, depth and kind of colours; by default its data are nothing like it."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(8_000, 8_000), (10_000, 10_000), (60_000, 60_000)])

@@ -16,7 +16,7 @@ from forwardonly.cli import main
 from forwardonly.cli.parsing import parse
 from forwardonly.data.sources import SOURCES
 from forwardonly.experiments import diagnosis, recipes
-from forwardonly.experiments.batch import Job
+from forwardonly.experiments.batch import Job, run_all
 from forwardonly.experiments.compare import parse_arm
 from forwardonly.experiments.reproduce import find, sentences
 
@@ -147,6 +147,16 @@ def test_arms_and_progress(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"training": {"schedule": "greedy", "epochs": 4}}))
     (tmp_path / "metrics.jsonl").write_text((json.dumps({"loss": [1.0, 2.0]}) + "\n") * 6)
     assert job.share() == 6 / 8
+
+
+def test_a_batch_of_finished_runs_says_so(tmp_path):
+    job = Job(("--rule", "ff"), tmp_path / "run")
+    job.folder.mkdir()
+    (job.folder / "command.json").write_text(json.dumps({"options": list(job.options)}))
+    (job.folder / "result.json").write_text(json.dumps({"test_accuracy": 0.5}))
+    said = []
+    assert [run.result["test_accuracy"] for run in run_all([job], report=said.append)] == [0.5]
+    assert said == [(1.0, 1, 1)]
 
 
 @pytest.mark.parametrize("row", [{"free_riding": 3}, {"free_riding": {}, "epoch": 0}, {"free_riding": {"blocks": [1]}}])

@@ -25,8 +25,19 @@ TEST_SHARE, SPLIT_SEED = 0.2, 0  # of sets without a test split; fixed, so that 
 
 
 def split_test(everything: Set) -> tuple[Set, Set]:
-    """(train, test) of a set without a test split: always the same stratified 20 %."""
-    return hold_out(everything, max(1, round(TEST_SHARE * len(everything))), SPLIT_SEED)
+    """(train, test) of a set without a test split: always the same stratified 20 %.
+
+    Raises:
+        ValueError: too few images for that.
+    """
+    count = max(1, round(TEST_SHARE * len(everything)))
+    everything.require_labels()
+    if len(everything) - (found := len(everything.labels.unique())) < count:
+        raise ValueError(
+            f"{everything.name}: {len(everything)} images in {found} classes are too few to keep a fifth for testing, "
+            "as each class keeps one to train on: add images, or give it a test part of its own"
+        )
+    return hold_out(everything, count, SPLIT_SEED)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

@@ -28,6 +28,7 @@ from forwardonly.system.cores import cores
 LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
 SHARE = 0.5  # of the machine's memory that a folder may take decoded, before it is decoded as it goes by
 BATCH = 64  # pictures that a process decodes at a time for the cache
+DECODING = 2  # to be raised whenever the same files give other pixels than before, so that no old cache is read
 
 
 class PictureFiles:
@@ -154,7 +155,8 @@ def stream(
         validation: how many training images are held out, as by `load`.
         seed: of what is held out.
         cache: decode all once into a file beside the folder, `.FOLDER-KEY.npy`, and read that; its key is made of the
-            files' names, sizes and times, so that a changed folder is decoded anew. Else images are decoded each time.
+            files' names, sizes and times and the version of Pillow, so that a changed folder is decoded anew. Else
+            images are decoded each time.
         workers: processes that decode; by default one for each processor, at most 8.
 
     Raises:
@@ -196,7 +198,7 @@ def read_streamed(
         workers=workers,
     )
     if cache:
-        everything = decoded_once(everything, root.resolve().parent / f".{name}-{key[:16]}.npy")
+        everything = decoded_once(everything, root.resolve().parent / f".{name}-{_decoding(key)}.npy")
     return split_parts(everything, found.where)
 
 
@@ -258,6 +260,13 @@ def _key(root: Path, files: Sequence[str], options: Any) -> str:
             about = os.stat(root / file)
             found.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
     return found.hexdigest()
+
+
+def _decoding(key: str) -> str:
+    """A hash of files and of what decodes them: this library and Pillow, which another version may change in a bit."""
+    import PIL
+
+    return blake2b(f"{key} {DECODING} {PIL.__version__}".encode(), digest_size=8).hexdigest()
 
 
 def _is_cache(path: Path, shape: tuple[int, ...]) -> bool:

@@ -186,7 +186,8 @@ def pillow_formats() -> tuple[tuple[str, ...], frozenset[str]]:
     common = {"JPEG": 0, "PNG": 1}  # tried first, as a format without a mark of its own takes a whole attempt
     known = sorted(Image.ID, key=lambda name: common.get(name, len(common)))
     formats = tuple(name for name in known if name != "EPS" and name in Image.OPEN)
-    return formats, frozenset(s for s, name in Image.registered_extensions().items() if name in formats)
+    opened = {*formats, "MPO"}  # two JPEGs in one file, as some cameras write; Pillow opens it as a JPEG
+    return formats, frozenset(s for s, name in Image.registered_extensions().items() if name in opened)
 
 
 def open_picture(file: Picture, stream: BinaryIO, most_pixels: int = MAX_PIXELS) -> Image:

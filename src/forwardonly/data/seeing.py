@@ -49,7 +49,7 @@ def is_grey(image: Image) -> bool:
     """Whether an opened file has no colours, by its header."""
     if image.mode == "P":
         return _grey_palette(image)
-    return image.mode in _GREY or _raw(image).startswith("LA") or _is_wide(image)
+    return image.mode in _GREY or _raw(image).split(";")[0] == "LA" or _is_wide(image)
 
 
 def upright_size(image: Image, stream: BinaryIO) -> tuple[int, int]:
@@ -72,9 +72,9 @@ def as_seen(image: Image, side: int | None = None) -> Seen:
 
     grey, raw, key = is_grey(image), _raw(image), image.info.get("transparency")
     mark = _orientation(image) if image.format == "TIFF" else 1  # which Pillow turns by itself, forgetting the mark
-    whole = image.size
+    whole, drafted = image.size, False
     if side is not None:
-        image.draft(None, (math.ceil(REDUCED * side), math.ceil(REDUCED * side)))
+        drafted = image.draft(None, (math.ceil(REDUCED * side), math.ceil(REDUCED * side))) is not None
     image.load()
     left = _orientation(image)
     colour, alpha, brightest = _layers(image, grey=grey, raw=raw, key=key)
@@ -88,7 +88,7 @@ def as_seen(image: Image, side: int | None = None) -> Seen:
         changes.append(ON_WHITE)
     if left > 1:
         colour = colour.transpose(getattr(pillow.Transpose, _TURNS[left]))
-    if image.format != "JPEG":
+    if not drafted:
         return Seen(colour, tuple(changes), brightest, colour.size)
     return Seen(colour, tuple(changes), brightest, whole[::-1] if left >= 5 else whole)
 

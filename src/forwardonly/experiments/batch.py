@@ -87,6 +87,8 @@ def run_all(
     pending = [job for job in jobs if not job.finished]
     threads = max(1, cores() // at_once)
     running: list[tuple[Job, subprocess.Popen[str]]] = []
+    if report is not None:
+        report(_standing(jobs))  # also where all are finished
     try:
         while pending or running:
             while pending and len(running) < at_once:

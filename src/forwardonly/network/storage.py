@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from forwardonly import rules
 from forwardonly.names import as_path
 from forwardonly.network.build import from_config as built
 from forwardonly.network.localize import rebuilt
@@ -136,11 +137,11 @@ def _class_names(config: Mapping[str, Any], count: int, folder: Path) -> tuple[s
 def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path, model: nn.Module | None) -> None:
     """Raises ValueError unless the weights are those of the network in the config, before memory is spent on it.
 
-    No size in a config is larger than the number of its network's weights, except options that are upper bounds; so the
-    trial build without memory takes no longer than the size of the file allows.
+    No size in a config is larger than the number of its network's weights, but for options that the rule says are none;
+    so the trial build without memory takes no longer than the size of the file allows.
     """
     most = max(4096, sum(tensor.numel() for tensor in tensors.values()))
-    if (largest := _largest(config)) > most:
+    if (largest := _largest(_sizes(config))) > most:
         raise ValueError(f"{folder / CONFIG} asks for {largest:.6g} of something, more than {MODEL} has numbers.")
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -154,6 +155,15 @@ def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: 
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     if found != {name: (tensor.shape, tensor.dtype) for name, tensor in wanted.items()}:
         raise ValueError(f"{folder / MODEL} does not hold the weights of the network in {CONFIG}.")
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the options of its rule that are no sizes."""
+    rule = config.get("rule")
+    if not isinstance(rule, dict) or (name := str(rule.get("name"))) not in rules.TABLE:
+        return config
+    others = rules.rule_class(rules.TABLE[name]).not_sizes
+    return {**config, "rule": {option: value for option, value in rule.items() if option not in others}}
 
 
 def _largest(value: Any) -> float:

@@ -72,6 +72,8 @@ class Rule(nn.Module):
     """Names of the weights that compute class scores; Muon leaves them to SGD."""
     expert: ClassVar[frozenset[str]] = frozenset()
     """Names of options that `--help` hides and `--help-all` shows."""
+    not_sizes: ClassVar[frozenset[str]] = frozenset()
+    """Names of options with whole numbers that may be larger than the network: upper bounds, counts of epochs."""
     preset: ClassVar[str | None] = None
     """Name of the preset that made the rule; a preset sets it on the instance."""
 

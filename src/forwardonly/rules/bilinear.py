@@ -46,6 +46,7 @@ class Bilinear(Projection):
     label_smoothing: float = 0.05
     """Label smoothing: share of the target spread evenly over all classes."""
 
+    not_sizes = frozenset({"features", "group", "window"})
     training_defaults = MappingProxyType({**MUON, "delay": 0.15})
 
     def __post_init__(self) -> None:

@@ -77,6 +77,7 @@ class ChannelLearnable(OnePassRule):
     optimiser."""
 
     expert = frozenset({"mean_weight", "max_weight", "min_weight", "warmup_epochs", "as_published", "cooling", "lead"})
+    not_sizes = frozenset({"features", "warmup_epochs"})
     training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
 

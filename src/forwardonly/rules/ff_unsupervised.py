@@ -51,6 +51,7 @@ class ForwardForwardUnsupervised(UnlabelledRule):
     """Times that a mask is blurred: the more, the larger its regions."""
 
     expert = frozenset({"size"})
+    not_sizes = frozenset({"blurs"})
     training_defaults = MappingProxyType({"batch_size": 100})
 
     def __post_init__(self) -> None:

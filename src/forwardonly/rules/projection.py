@@ -29,6 +29,7 @@ class Projection(OnePassRule):
     """Label smoothing: share of the target spread evenly over all classes; numbers have none."""
 
     learns = frozenset(KINDS)
+    not_sizes = frozenset({"features"})
     training_defaults = MappingProxyType({"learning_rate": 5e-3})
 
     def __post_init__(self) -> None:
