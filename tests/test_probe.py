@@ -152,6 +152,8 @@ def test_a_share_of_the_labels_has_its_share_of_every_class(digits):
         ({"method": "svm"}, "method must be one of ridge, logistic, knn, not 'svm'"),
         ({"blocks": "first"}, "blocks must be one of all-but-first, all, last, not 'first'"),
         ({"labels_share": 0.0}, "labels_share is a share from above 0 to 1, not 0.0"),
+        ({"labels_share": "0.1"}, "labels_share is a share from above 0 to 1, not 0.1"),
+        ({"labels_share": None}, "labels_share is a share from above 0 to 1, not None"),
         ({"labels_share": 0.01}, "labels_share 0.01 of 80 images leaves 1, fewer than one for each of 4 classes"),
         ({"grid": 0}, "grid must be at least 1, not 0"),
         ({"precision": "fp8"}, "Unknown precision 'fp8'"),
@@ -169,6 +171,25 @@ def test_images_that_do_not_fit_are_one_sentence(images):
         fo.probe(network(images), images.images)
     with pytest.raises(ValueError, match="two classes or more"):
         fo.probe(network(images), images.subset(torch.arange(0, 80, 4)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", KINDS)
+def test_a_diverged_network_is_one_sentence(images, value, method):
+    net = network(images)
+    with torch.no_grad():
+        next(net.row[1].parameters()).fill_(value)
+    with pytest.raises(ValueError, match="activations hold NaN or infinity: training has diverged"):
+        fo.probe(net, images, method=method)
+
+
+def test_a_probe_takes_tensors_arrays_and_images(images):
+    read = fo.probe(network(images), images)
+    expected = read.predict(images.images)
+    assert torch.equal(read.predict(images), expected)
+    assert torch.equal(read.predict(images.images.numpy()), expected)
+    with pytest.raises(ValueError, match=r"images must be a tensor, an array or fo.data.Images, not list"):
+        read.predict([images.images[0]])
 
 
 # As a command

@@ -7,8 +7,10 @@ Shapes: B batch, C classes; features of an example are those of the blocks one b
 """
 
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from forwardonly.data.images import limited
 from forwardonly.data.matching import named_as
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.measure.readers import KINDS, Reader, middle
-from forwardonly.names import one_of, whole_number
+from forwardonly.names import one_of, require, whole_number
 from forwardonly.network.network import Network, require_network
 from forwardonly.ops.pooling import grid_pool
 from forwardonly.rules.base import unit_rms
@@ -49,15 +51,17 @@ class Probe:
     _read: Reader = field(repr=False)
     _how: dict[str, Any] = field(repr=False)
 
-    def scores(self, images: Tensor) -> Tensor:
+    def scores(self, images: Tensor | np.ndarray | Images) -> Tensor:
         """Class scores (B, C) of images (B, channels, height, width).
 
         Raises:
-            ValueError: images of another shape than the network's.
+            ValueError: images of another shape than the network's, or something else than images.
         """
-        return self._read(features(self._network, images, **self._how))
+        pixels = images.images if isinstance(images, Images) else images
+        require("images", pixels, (Tensor, np.ndarray), "a tensor, an array or fo.data.Images")
+        return self._read(features(self._network, torch.as_tensor(pixels), **self._how))
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor | np.ndarray | Images) -> Tensor:
         """The class index of each image, (B,).
 
         Raises:
@@ -100,7 +104,7 @@ def probe(
 
     Raises:
         ValueError: images without labels, of one class or of another shape than the network's, a share that leaves a
-            class without an image, or an option out of range.
+            class without an image, an option out of range, or a network that has diverged.
     """
     require_network(network)
     _check(network, train, test, method, blocks, labels_share)
@@ -147,7 +151,13 @@ def features(network: Network, images: Tensor, *, blocks: Blocks, grid: int, bat
                 incoming = network.alone(network.prepare(part.to(device)))
                 seen = network.each(incoming, lambda block, activation, passed: _pooled(activation, grid))
             rows.append(torch.cat([unit_rms(own.float()) for own in seen[first:]], dim=1))
-    return torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
+    found = torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
+    if not bool(found.isfinite().all()):
+        raise ValueError(
+            "The network's activations hold NaN or infinity: training has diverged, or its inputs hold such numbers; "
+            "train with a smaller learning_rate."
+        )
+    return found
 
 
 def _pooled(activation: Tensor, grid: int) -> Tensor:
@@ -183,5 +193,5 @@ def _check(network: Network, train: Images, test: Images | None, method: str, bl
         raise ValueError("A probe needs labelled images of two classes or more.")
     for value, allowed, what in ((method, get_args(Method), "method"), (blocks, get_args(Blocks), "blocks")):
         one_of(what, value, allowed)
-    if not 0 < labels_share <= 1:
+    if not isinstance(labels_share, Real) or not 0 < labels_share <= 1:
         raise ValueError(f"labels_share is a share from above 0 to 1, not {labels_share}.")
