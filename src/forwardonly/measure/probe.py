@@ -177,7 +177,7 @@ def _accuracy(scores: Tensor, labels: Tensor) -> float:
     return float((scores.argmax(1) == labels).float().mean())
 
 
-def _check(network: Network, train: Images, test: Images | None, method: str, blocks: str, labels_share: float) -> None:
+def _check(network: Network, train: Images, test: Images | None, method: str, blocks: str, labels_share: Any) -> None:
     """Raises ValueError unless a probe can be fitted."""
     for name, images in (("train", train), ("test", test)):
         if images is None and name == "test":
