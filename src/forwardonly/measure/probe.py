@@ -7,7 +7,6 @@ Shapes: B batch, C classes; features of an example are those of the blocks one b
 """
 
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -193,5 +192,5 @@ def _check(network: Network, train: Images, test: Images | None, method: str, bl
         raise ValueError("A probe needs labelled images of two classes or more.")
     for value, allowed, what in ((method, get_args(Method), "method"), (blocks, get_args(Blocks), "blocks")):
         one_of(what, value, allowed)
-    if not isinstance(labels_share, Real) or not 0 < labels_share <= 1:
+    if not isinstance(labels_share, int | float | np.floating) or not 0 < labels_share <= 1:
         raise ValueError(f"labels_share is a share from above 0 to 1, not {labels_share}.")
