@@ -93,6 +93,7 @@ PAIRS = [
         "whole-run/bilinear/six/two-workers-fp32",
     ),
     Pair("CIFAR-10", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-10/six", None),
+    Pair("CIFAR-10", SIX, "channels", "channel-learnable", "channel-learnable/cifar-10/six", None),
     Pair(
         "CIFAR-10",
         "ResNet-17, a quarter as wide",

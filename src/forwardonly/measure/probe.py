@@ -58,7 +58,7 @@ class Probe:
         """
         pixels = images.images if isinstance(images, Images) else images
         require("images", pixels, (Tensor, np.ndarray), "a tensor, an array or fo.data.Images")
-        return self._read(features(self._network, torch.as_tensor(pixels), **self._how))
+        return self._read(_finite(features(self._network, torch.as_tensor(pixels), **self._how)))
 
     def predict(self, images: Tensor | np.ndarray | Images) -> Tensor:
         """The class index of each image, (B,).
@@ -122,7 +122,7 @@ def probe(
     kind, classes = KINDS[method], len(train.classes)
     parts = hold_out(train, _spare(train), seed)
     (x, y), (held_x, held_y) = (
-        (features(network, part.images, **how), part.labels.to(network.device)) for part in parts
+        (_finite(features(network, part.images, **how)), part.labels.to(network.device)) for part in parts
     )
     strength, held_accuracy = middle(kind.strengths), None
     if len(held_y):
@@ -133,7 +133,7 @@ def probe(
     (read,) = kind.fit(x, y, classes, [strength])
     accuracy = None
     if test is not None:
-        accuracy = _accuracy(read(features(network, test.images, **how)), test.labels.to(network.device))
+        accuracy = _accuracy(read(_finite(features(network, test.images, **how))), test.labels.to(network.device))
     return Probe(accuracy, held_accuracy, strength, x.shape[1], len(train), train.classes, network, read, how)
 
 
@@ -150,7 +150,11 @@ def features(network: Network, images: Tensor, *, blocks: Blocks, grid: int, bat
                 incoming = network.alone(network.prepare(part.to(device)))
                 seen = network.each(incoming, lambda block, activation, passed: _pooled(activation, grid))
             rows.append(torch.cat([unit_rms(own.float()) for own in seen[first:]], dim=1))
-    found = torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
+    return torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
+
+
+def _finite(found: Tensor) -> Tensor:
+    """Features; ValueError if they hold NaN or infinity."""
     if not bool(found.isfinite().all()):
         raise ValueError(
             "The network's activations hold NaN or infinity: training has diverged, or its inputs hold such numbers; "

@@ -76,7 +76,10 @@ class ChannelLearnable(OnePassRule):
     """Learning rate of a separate AdamW for the votes and the temperature; none leaves them to the block's
     optimiser."""
 
-    expert = frozenset({"mean_weight", "max_weight", "min_weight", "warmup_epochs", "as_published", "cooling", "lead"})
+    expert = frozenset(
+        {"mean_weight", "max_weight", "min_weight", "entropy_weight", "orthogonality_weight", "warmup_epochs"}
+        | {"as_published", "cooling", "lead"}
+    )
     not_sizes = frozenset({"features", "warmup_epochs"})
     training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
     normalises = True
