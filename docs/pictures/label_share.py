@@ -17,10 +17,11 @@ RULES = {
 def main() -> None:
     """A line a rule, and one of the same network with random weights."""
     figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    results = Results()
     random: dict[float, float] = {}
     for rule, (colour, style) in RULES.items():
         learned = {}
-        for line in Results().group(f"{rule}/mnist/mlp-2x1000/short"):
+        for line in results.group(f"{rule}/mnist/mlp-2x1000/short"):
             for probe in line["probes"]:
                 if probe["method"] == "ridge":
                     learned[probe["labels_share"]] = 100 * probe["accuracy"]

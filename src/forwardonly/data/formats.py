@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from forwardonly.data.images import Images, Set, hold_out
+from forwardonly.data.images import Images, Set, hold_out, spare
 from forwardonly.data.pickles import read_pickle
 from forwardonly.data.ranges import scale_top, to_bytes
 from forwardonly.data.reading import GIB, UnreadableError, reading
@@ -32,10 +32,10 @@ def split_test(everything: Set) -> tuple[Set, Set]:
     """
     count = max(1, round(TEST_SHARE * len(everything)))
     everything.require_labels()
-    if len(everything) - (found := len(everything.labels.unique())) < count:
+    if (possible := spare(everything)) < count:
         raise ValueError(
-            f"{everything.name}: {len(everything)} images in {found} classes are too few to keep a fifth for testing, "
-            "as each class keeps one to train on: add images, or give it a test part of its own"
+            f"{everything.name}: {len(everything)} images in {len(everything) - possible} classes are too few to keep "
+            "a fifth for testing, as each class keeps one to train on: add images, or give it a test part of its own"
         )
     return hold_out(everything, count, SPLIT_SEED)
 

@@ -207,6 +207,11 @@ def limited(split: Set, count: int, seed: int) -> Set:
     return split if count >= len(split) else hold_out(split, len(split) - count, seed)[0]
 
 
+def spare(split: Set) -> int:
+    """How many images can be held out at the most, so that each class keeps one."""
+    return int((torch.bincount(split.labels) - 1).clamp(min=0).sum())
+
+
 def hold_out(split: Set, count: int, seed: int) -> tuple[Set, Set]:
     """(kept, held): `count` images held out by a generator seeded with `seed`, each class by its share.
 
@@ -214,13 +219,13 @@ def hold_out(split: Set, count: int, seed: int) -> tuple[Set, Set]:
     """
     count, seed = whole_number("the number of images held out", count, 0), whole_number("seed", seed, 0)
     split.require_labels()
-    sizes = torch.bincount(split.labels, minlength=len(split.classes))
-    possible = int((sizes - 1).clamp(min=0).sum())
+    possible = spare(split)
     if not 0 <= count <= possible:
         raise ValueError(
             f"{split.name}: cannot hold out {count} of {len(split)} images in {len(split.classes)} classes, "
             f"it must be 0 to {possible} so that each class keeps one"
         )
+    sizes = torch.bincount(split.labels, minlength=len(split.classes))
     # Shares rounded down first; the remaining images go to the classes with the largest remainders.
     exact = sizes.double() * count / max(len(split), 1)
     quota = torch.minimum(exact.floor().long(), (sizes - 1).clamp(min=0))

@@ -6,6 +6,7 @@ shows what a network has learned without labels, and reads any other network too
 Shapes: B batch, C classes; features of an example are those of the blocks one behind the other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images, hold_out
-from forwardonly.data.images import limited
+from forwardonly.data.images import limited, spare
 from forwardonly.data.matching import named_as
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.measure.readers import KINDS, Reader, middle
@@ -58,7 +59,7 @@ class Probe:
         """
         pixels = images.images if isinstance(images, Images) else images
         require("images", pixels, (Tensor, np.ndarray), "a tensor, an array or fo.data.Images")
-        return self._read(_finite(features(self._network, torch.as_tensor(pixels), **self._how)))
+        return self._read(_finite_features(self._network, torch.as_tensor(pixels), self._how))
 
     def predict(self, images: Tensor | np.ndarray | Images) -> Tensor:
         """The class index of each image, (B,).
@@ -122,7 +123,7 @@ def probe(
     kind, classes = KINDS[method], len(train.classes)
     parts = hold_out(train, _spare(train), seed)
     (x, y), (held_x, held_y) = (
-        (_finite(features(network, part.images, **how)), part.labels.to(network.device)) for part in parts
+        (_finite_features(network, part.images, how), part.labels.to(network.device)) for part in parts
     )
     strength, held_accuracy = middle(kind.strengths), None
     if len(held_y):
@@ -133,7 +134,7 @@ def probe(
     (read,) = kind.fit(x, y, classes, [strength])
     accuracy = None
     if test is not None:
-        accuracy = _accuracy(read(_finite(features(network, test.images, **how))), test.labels.to(network.device))
+        accuracy = _accuracy(read(_finite_features(network, test.images, how)), test.labels.to(network.device))
     return Probe(accuracy, held_accuracy, strength, x.shape[1], len(train), train.classes, network, read, how)
 
 
@@ -153,8 +154,9 @@ def features(network: Network, images: Tensor, *, blocks: Blocks, grid: int, bat
     return torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
 
 
-def _finite(found: Tensor) -> Tensor:
-    """Features; ValueError if they hold NaN or infinity."""
+def _finite_features(network: Network, images: Tensor, how: Mapping[str, Any]) -> Tensor:
+    """`features`; ValueError if they hold NaN or infinity."""
+    found = features(network, images, **how)
     if not bool(found.isfinite().all()):
         raise ValueError(
             "The network's activations hold NaN or infinity: training has diverged, or its inputs hold such numbers; "
@@ -172,8 +174,7 @@ def _pooled(activation: Tensor, grid: int) -> Tensor:
 
 def _spare(train: Images) -> int:
     """How many of the labelled images to hold out: each class keeps one."""
-    sizes = torch.bincount(train.labels, minlength=len(train.classes))
-    return min(round(HELD_OUT * len(train)), MOST_HELD_OUT, int((sizes - 1).clamp(min=0).sum()))
+    return min(round(HELD_OUT * len(train)), MOST_HELD_OUT, spare(train))
 
 
 def _accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -77,8 +77,17 @@ class ChannelLearnable(OnePassRule):
     optimiser."""
 
     expert = frozenset(
-        {"mean_weight", "max_weight", "min_weight", "entropy_weight", "orthogonality_weight", "warmup_epochs"}
-        | {"as_published", "cooling", "lead"}
+        {
+            "mean_weight",
+            "max_weight",
+            "min_weight",
+            "entropy_weight",
+            "orthogonality_weight",
+            "warmup_epochs",
+            "as_published",
+            "cooling",
+            "lead",
+        }
     )
     not_sizes = frozenset({"features", "warmup_epochs"})
     training_defaults = MappingProxyType({"learning_rate": 0.02, "clip": 1.0})
