@@ -54,6 +54,8 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
     if already := [word for word in argv if word.replace("_", "-") not in flags and _opposite(word) in flags]:
         # of an option whose default is True, as in a resumed run, tyro has only the flag that turns it off
         return parse(options, [word for word in argv if word not in already], prog=prog, description=description)
+    if (named := _none_as_tyro_has_it(argv, _flags(options, prog, of=r" +\{None\}\|"))) != list(argv):
+        return parse(options, named, prog=prog, description=description)
     _refuse_unknown_option(argv, flags, prog)
     if unknown:
         raise ValueError(f"unexpected {unknown[0]!r}; see {prog} --help")
@@ -154,12 +156,24 @@ def _tyro(options: Any, argv: Sequence[str], prog: str, description: str) -> tup
     )
 
 
-def _flags(options: Any, prog: str) -> list[str]:
-    """Every `--option`, as the help lists them."""
+def _none_as_tyro_has_it(argv: Sequence[str], flags: Collection[str]) -> list[str]:
+    """`argv` with "None" for the word "none" after an option of `flags`, those that may be none."""
+    words = list(argv)
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if equals and value == "none" and name.replace("_", "-") in flags:
+            words[index] = f"{name}=None"
+        elif word == "none" and index and words[index - 1].replace("_", "-") in flags:
+            words[index] = "None"
+    return words
+
+
+def _flags(options: Any, prog: str, of: str = "") -> list[str]:
+    """Every `--option`, as the help lists them; with `of`, those after which the help has this pattern."""
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         _tyro(options, ["--help"], prog, "")
-    return re.findall(r"^[│ ]+(?:-\w, )?(--[\w.-]+)", page.getvalue(), re.MULTILINE)
+    return re.findall(r"^[│ ]+(?:-\w, )?(--[\w.-]+)" + of, page.getvalue(), re.MULTILINE)
 
 
 def _refuse_unknown_option(argv: Sequence[str], flags: list[str], prog: str) -> None:
@@ -191,7 +205,8 @@ def _complaint(box: str, argv: Sequence[str], prog: str) -> str:
         flag = found[1]
         takes = next((line.removeprefix(f"{flag} ") for line in lines if line.startswith(f"{flag} ")), "something else")
         kind = takes.removeprefix("{None}|")
-        return f"{flag} takes {_KINDS.get(kind, kind)}, not {' '.join(_values_of(flag, argv))!r}"
+        known = _KINDS.get(kind, kind) + (" or none" if kind != takes else "")
+        return f"{flag} takes {known}, not {' '.join(_values_of(flag, argv))!r}"
     return f"{text}; see {prog} --help"
 
 
