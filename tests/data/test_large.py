@@ -171,7 +171,7 @@ def test_a_home_folder_may_be_larger_than_memory(tmp_path, monkeypatch):
 def test_mistakes_are_found_before_training(tmp_path):
     folder = draw(tmp_path / "shapes")
     Image.new("RGB", (20, 20)).save(folder / "disc" / "odd.png")
-    with pytest.raises(ValueError, match="of different sizes, such as 20 x 20 and 40 x 30: give --image-size N"):
+    with pytest.raises(ValueError, match=r"odd\.png: it is 20 x 20 pixels, others are 40 x 30: .* give --image-size N"):
         fo.data.stream(folder)
     (folder / "disc" / "odd.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"odd\.png: damaged or not an image"):

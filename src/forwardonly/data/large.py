@@ -19,7 +19,7 @@ from forwardonly.data.folders import list_folder, split_parts
 from forwardonly.data.images import Splits
 from forwardonly.data.inputs import Expected
 from forwardonly.data.loading import divide
-from forwardonly.data.pictures import decode, picture_head, quiet_pool, read_images
+from forwardonly.data.pictures import common_shape, decode, picture_head, quiet_pool, read_images
 from forwardonly.data.reading import reading
 from forwardonly.data.streams import Indexed, as_it_is
 from forwardonly.data.targets import Names
@@ -232,18 +232,9 @@ def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
 
 
 def _shape(paths: list[Path], image_size: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of all: grey if all are, and their size if no other is given."""
-    with quiet_pool() as pool:
-        heads = list(pool.map(picture_head, paths))
-    sizes = {size for _, size in heads}
-    if image_size is None and len(sizes) > 1:
-        (one, other, *_) = sorted(sizes)
-        raise ValueError(
-            f"the images are of different sizes, such as {one[0]} x {one[1]} and {other[0]} x {other[1]}: give "
-            "--image-size N (image_size=N) to resize all"
-        )
-    width, height = heads[0][1] if image_size is None else (image_size, image_size)
-    return (1 if all(grey for grey, _ in heads) else 3), height, width
+    """(C, H, W) of all, after a look at every head, so that a file that is no image is refused before training."""
+    with quiet_pool():
+        return common_shape(paths, list(map(picture_head, paths)), image_size)
 
 
 def _look(paths: list[Path], shape: tuple[int, int, int], image_size: int | None) -> None:

@@ -89,19 +89,30 @@ def read_with_changes(
         raise ValueError(f"image_size must be at least 1 pixel, not {image_size}")
     with quiet_pool() as pool:
         if shape is None:
-            if image_size is None:
-                heads = list(pool.map(picture_head, files))
-                _require_one_size(files, [size for _, size in heads])
-                (width, height), grey = heads[0][1], all(grey for grey, _ in heads)
-            else:  # no other size matters, so that the first one in colour is enough
-                width, height, grey = image_size, image_size, all(picture_head(file)[0] for file in files)
-            shape = (1 if grey else 3, height, width)
+            shape = common_shape(files, map(picture_head, files), image_size)
         if shape[0] not in (1, 3):
             raise ValueError(f"image files have 1 channel or 3, not {shape[0]}")
         pixels = _room(len(files), shape)
         seen = decode(files, shape, image_size, pixels, pool.map)
     _require_bright(files, seen)
     return torch.from_numpy(pixels), Counter(change for each in seen for change in each.changes)
+
+
+def common_shape(
+    files: Sequence[Picture], heads: Iterable[tuple[bool, tuple[int, int]]], image_size: int | None
+) -> tuple[int, int, int]:
+    """(C, H, W) of all files by their heads: grey if all are, and their size if no other is given.
+
+    Where a size is given, heads are taken up to the first one in colour. Raises ValueError for a file of another size.
+    """
+    if image_size is None:
+        heads = list(heads)
+        sizes = [size for _, size in heads]
+        _require_one_size(files, sizes)
+        width, height = sizes[0]
+    else:
+        width, height = image_size, image_size
+    return (1 if all(grey for grey, _ in heads) else 3), height, width
 
 
 def decode(
