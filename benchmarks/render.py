@@ -92,7 +92,7 @@ PAIRS = [
         "backprop/cifar-10/six",
         "whole-run/bilinear/six/two-workers-fp32",
     ),
-    Pair("CIFAR-10", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-10/six", None),
+    Pair("CIFAR-10", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-10/six-muon", None),
     Pair("CIFAR-10", SIX, "channels", "channel-learnable", "channel-learnable/cifar-10/six", None),
     Pair(
         "CIFAR-10",
