@@ -7,12 +7,12 @@ that weighs blocks by their loss, beside which stands the plain sum of blocks 2 
 
 from forwardonly.experiments.recipes.convolutional import (
     AUGMENTED,
-    COMMITTED,
     HELD_OUT,
     LCCA_MNIST,
     PLAIN,
     SHORT,
     STEEP,
+    VOTES,
     WITHOUT,
     Line,
     Options,
@@ -31,8 +31,6 @@ PAPERS: Options = {
     "clip": 1.0,
     "rule.label-smoothing": 0.1,
 }
-VOTES: Options = {**COMMITTED, "rule.scale": 60.0, "rule.votes-rate": 0.3, "rule.label-smoothing": 0.05}
-"""What suits few epochs: votes that learn fast (log/)."""
 LENGTH: dict[Scale, Options] = {
     "full": PAPERS,
     "cpu": {**SHORT, "epochs": 5},
