@@ -102,17 +102,7 @@ PAIRS = [
         "channel-learnable/cifar-10/resnet17-quarter",
         "backprop/cifar-10/resnet17-quarter",
     ),
-    Pair(
-        "CIFAR-10",
-        "ResNet-56, five walls",
-        "auxiliary head",
-        "best",
-        "best/cifar-10/resnet56",
-        "backprop/cifar-10/resnet56",
-    ),
-    Pair("CIFAR-10", "TinyCNN", "channels", "channel-learnable", "channel-learnable/cifar-10/tinycnn", None),
     Pair("CIFAR-100", SIX, "auxiliary head", "best", "best/cifar-100/six", "backprop/cifar-100/six"),
-    Pair("CIFAR-100", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-100/six-20-epochs", None),
 ]
 """The best rule of each kind on each data set and net."""
 HEADLINE = [

@@ -135,9 +135,8 @@ def papers_rows():
     return [row for name in TABLE for row in TABLE[name](SCALES[name][0]).rows if row.paper is not None]
 
 
-def test_results_are_tables_under_few_words():
-    lines = (ROOT / "docs/results.md").read_text(encoding="utf-8").splitlines()
-    assert sum(len(line.split()) for line in lines if not line.startswith("|")) < 450
+def test_results_under_800_words():
+    assert len((ROOT / "docs/results.md").read_text(encoding="utf-8").split()) < 800
 
 
 @pytest.mark.parametrize(

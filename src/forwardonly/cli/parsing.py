@@ -49,12 +49,13 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
         if not stop.code:
             raise
         unknown = []
-    flags = _flags(options, prog)
+    page = _help(options, prog)
+    flags = _flags(page)
     _refuse_opposites(argv, flags)
     if already := [word for word in argv if word.replace("_", "-") not in flags and _opposite(word) in flags]:
         # of an option whose default is True, as in a resumed run, tyro has only the flag that turns it off
         return parse(options, [word for word in argv if word not in already], prog=prog, description=description)
-    if (named := _none_as_tyro_has_it(argv, _flags(options, prog, of=r" +\{None\}\|"))) != list(argv):
+    if (named := _none_as_tyro_has_it(argv, _flags(page, before=r" +\{None\}\|"))) != list(argv):
         return parse(options, named, prog=prog, description=description)
     _refuse_unknown_option(argv, flags, prog)
     if unknown:
@@ -168,12 +169,16 @@ def _none_as_tyro_has_it(argv: Sequence[str], flags: Collection[str]) -> list[st
     return words
 
 
-def _flags(options: Any, prog: str, of: str = "") -> list[str]:
-    """Every `--option`, as the help lists them; with `of`, those after which the help has this pattern."""
+def _help(options: Any, prog: str) -> str:
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         _tyro(options, ["--help"], prog, "")
-    return re.findall(r"^[│ ]+(?:-\w, )?(--[\w.-]+)" + of, page.getvalue(), re.MULTILINE)
+    return page.getvalue()
+
+
+def _flags(page: str, before: str = "") -> list[str]:
+    """Every `--option` that a help page lists; with `before`, those that stand before this pattern."""
+    return re.findall(r"^[│ ]+(?:-\w, )?(--[\w.-]+)" + before, page, re.MULTILINE)
 
 
 def _refuse_unknown_option(argv: Sequence[str], flags: list[str], prog: str) -> None:

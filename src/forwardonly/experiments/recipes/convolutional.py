@@ -147,12 +147,12 @@ def hff(scale: Scale) -> list[Line]:
     epochs = {"quick": 1, "cpu": 30, "full": 200}[scale]
     mlp = {"hidden": (1000, 1000, 1000) if scale != "quick" else (200, 200), "dropout": 0.2, "epochs": epochs}
     mlp |= {"learning-rate": 1e-3}
-    cnn: Options = {"width": 0.25 if scale == "quick" else 1.0, "epochs": epochs}
-    cnn = {**cnn, "batch-size": 250, "learning-rate": 3e-3}
+    cnn: Options = {"epochs": epochs, "batch-size": 250, "learning-rate": 3e-3}
     readout = "validation"
     if scale == "cpu":
         cnn = {**option_names(MUON), **SHIFTED, "weight-decay": 0.0, "epochs": 12}
         readout = "range"
+    cnn = {**cnn, "width": 0.25 if scale == "quick" else 1.0}
     rows = []
     for rule in ("hyperspherical", "backprop"):
         ours = rule == "hyperspherical"
