@@ -8,6 +8,7 @@ import pytest
 import forwardonly as fo
 from forwardonly.cli import train
 from forwardonly.cli.parsing import parse
+from forwardonly.data.sources import SOURCES as SOURCES_OF_DATA
 from forwardonly.experiments.recipes import locality, tinycnn
 from forwardonly.experiments.recipes.convolutional import CLASSES, SOURCES
 from forwardonly.experiments.reproduce import find
@@ -26,13 +27,17 @@ def parsed(words):
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", LINES)
-def test_every_line_is_a_command(name, scale):
+def test_every_line_is_a_command_whose_network_suits_its_data(name, scale):
     rows = LINES[name](scale)
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         chosen = parsed(["--data", row.data, *row.options_of_train()])
         assert (chosen.rule, chosen.data, chosen.body) == (row.rule, row.data, row.body)
         assert chosen.validation == 5_000 or row.options.get("readout", "sum") in ("sum", "last", "skip-first")
+        source = SOURCES_OF_DATA[row.data]
+        rule = fo.rules.make(row.rule, classes=source.classes, **asdict(chosen.rule_options))
+        body = fo.bodies.TABLE[row.body](**asdict(chosen.network))
+        assert fo.build(body, source.shape, rule=rule).classes == source.classes
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,14 @@ def test_regions_of_one_channel_start_with_its_lead():
     assert rule.votes.argmax(1).tolist() == [c for c in range(4) for _ in range(3 * 4)]
 
 
+def test_regions_lead_where_channels_are_fewer_than_classes():
+    shape, classes = (4, 4, 4), 10
+    rule = ChannelLearnable(classes=classes, lead=3.0, features=64).for_block(shape, BlockPosition(0, 1))
+    leads = rule.votes.detach().argmax(1)
+    counts = leads.bincount(minlength=classes)
+    assert len(leads) == 64 and counts.min() >= 6 and counts.max() <= 7
+
+
 def test_without_a_norm_of_the_rules_activations_go_on_as_they_are(maps):
     activation = torch.tensor(maps)
     assert learnable(norm="none").pass_on(activation) is activation

@@ -64,8 +64,8 @@ class ChannelLearnable(OnePassRule):
     """Inverse temperature of scores that are means over V/C votes; none leaves them sums, as published, which are
     small where channels are few."""
     lead: float = 0.0
-    """Initial advantage, in votes, of the class that `channel-static` assigns to a channel; the published votes start
-    equal."""
+    """Initial advantage, in votes, of the class that `channel-static` assigns to a channel, or to a region where there
+    are fewer channels than classes; the published votes start equal."""
     features: int | None = None
     """Split maps into regions, about this many over all channels; each region of a channel then has a vote of its own,
     with its mean as score. None for one vote a channel, as published."""
@@ -109,8 +109,9 @@ class ChannelLearnable(OnePassRule):
         self.regions = count // shape[0]
         votes = torch.full((count, self.classes), 0.5)
         if self.lead:
-            own = F.one_hot(group_index(shape[0], self.classes), self.classes)
-            votes += self.lead * own.repeat_interleave(self.regions, dim=0)
+            spread = 1 if shape[0] >= self.classes else self.regions  # few channels have classes region by region
+            own = F.one_hot(group_index(shape[0] * spread, self.classes), self.classes)
+            votes += self.lead * own.repeat_interleave(self.regions // spread, dim=0)
         self.votes = nn.Parameter(votes)
         self.share = 1.0 if self.scale is None else self.scale * self.classes / count
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
