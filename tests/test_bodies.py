@@ -267,6 +267,15 @@ def test_whitening_makes_patches_uncorrelated():
     assert torch.equal(stem.filters[8:], -stem.filters[:8])
 
 
+def test_a_stem_with_a_stride_of_two_reads_every_second_window():
+    images, (near, far) = torch.randn(20, 1, 8, 8), (Whitening(1, stride) for stride in (1, 2))
+    for stem in (near, far):
+        stem.fit(images)
+    assert torch.equal(far.filters, near.filters)
+    torch.testing.assert_close(far(images), near(images)[:, :, ::2, ::2])
+    assert shapes(build("six", (3, 64, 64), stride=2, width=0.1))[0] == (6, 16, 16)
+
+
 def test_a_network_with_a_stem_is_saved_with_it(tmp_path):
     images = some((1, 12, 12))
     network = build("six", (1, 12, 12), width=0.1)
@@ -292,6 +301,8 @@ def test_one_channel_and_two_hundred_classes(rule):
     [
         ("vgg8b", (3, 8, 8), {}, "halves its maps 4 times: images must be at least 16 pixels a side, not 8"),
         ("six", (3, 8, 8), {}, "images must be at least 9 pixels a side, not 8"),
+        ("six", (3, 15, 15), {"stride": 2}, "images must be at least 16 pixels a side, not 15"),
+        ("six", (3, 32, 32), {"stride": 3}, "stride must be 1 or 2"),
         ("cnn", (3, 32, 32), {"width": 0.001}, "leaves no channel"),
         ("cnn", (3, 32, 32), {"dropout": 1.0}, "dropout is a share"),
         ("resnet17", (3, 32, 32), {"dropout": -0.1}, "dropout is a share"),

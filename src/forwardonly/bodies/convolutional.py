@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from forwardonly.bodies.dropout import Dropout
-from forwardonly.bodies.layers import Body, Layer, Stem, Whitening
+from forwardonly.bodies.layers import Body, Layer, Whitening
 from forwardonly.ops.convolution import conv3x3
 
 
@@ -40,18 +40,17 @@ def convolutions(
     activation: type[nn.Module],
     norm: bool = True,
     dropout: float = 0.0,
-    lost: int = 0,
+    stem: Whitening | None = None,
 ) -> list[Layer]:
-    """3x3 convolutions for maps of `shape`, each followed by pooling if planned, batch norm, activation, dropout.
-
-    `lost` are the pixels a side that a stem has taken off the images.
+    """3x3 convolutions for images of `shape`, each followed by pooling if planned, batch norm, activation, dropout.
 
     Raises:
-        ValueError: the maps are too small to be halved as often as planned, or dropout is not a share.
+        ValueError: the maps behind the stem are too small to be halved as often as planned, or dropout is not a share.
     """
-    require_halvings(name, shape, sum(step.pool for step in plan), lost)
+    window, stride = (1, 1) if stem is None else (stem.WINDOW, stem.stride)
+    require_halvings(name, shape, sum(step.pool for step in plan), window, stride)
     check_dropout(dropout)
-    layers, channels = [], shape[0]
+    layers, channels = [], shape[0] if stem is None else stem.channels
     for step in plan:
         parts: list[nn.Module] = [conv3x3(channels, step.channels, bias=not norm)]
         if step.pool:
@@ -66,12 +65,12 @@ def convolutions(
     return layers
 
 
-def require_halvings(name: str, shape: Sequence[int], halvings: int, lost: int = 0) -> None:
-    """Raises ValueError unless maps of `shape` can be halved that often; a stem took `lost` pixels a side off them."""
-    if min(shape[1:]) >> halvings == 0:
+def require_halvings(name: str, shape: Sequence[int], halvings: int, window: int = 1, stride: int = 1) -> None:
+    """Raises ValueError unless images of `shape` can be halved that often, behind a stem of this window and stride."""
+    if (min(shape[1:]) - window) // stride + 1 >> halvings < 1:
         raise ValueError(
-            f"The body {name!r} halves its maps {halvings} times: images must be at least {(1 << halvings) + lost} "
-            f"pixels a side, not {min(shape[1:]) + lost}."
+            f"The body {name!r} halves its maps {halvings} times: images must be at least "
+            f"{((1 << halvings) - 1) * stride + window} pixels a side, not {min(shape[1:])}."
         )
 
 
@@ -125,14 +124,20 @@ class Six(Body):
     """Factor on the channels, 64-64-256-256-256-256 at 1."""
     dropout: float = 0.0
     """Share of each layer's outputs that is dropped in training."""
+    stride: int = 1
+    """Stride of the stem: 2 halves images of 64 pixels before the first block."""
 
-    def stem(self, shape: Sequence[int]) -> Stem:
-        return Whitening(shape[0])
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride not in (1, Whitening.WINDOW):
+            raise ValueError(f"stride must be 1 or 2, as the stem reads windows of 2 pixels, not {self.stride}.")
+
+    def stem(self, shape: Sequence[int]) -> Whitening:
+        return Whitening(shape[0], self.stride)
 
     def layers(self, shape: Sequence[int]) -> list[Layer]:
         plan = [ConvSpec(scaled(channels, self.width), first) for channels in (64, 256, 256) for first in (True, False)]
-        behind_stem = (8 * shape[0], shape[1] - 1, shape[2] - 1)
-        return convolutions("six", behind_stem, plan, activation=nn.GELU, dropout=self.dropout, lost=1)
+        return convolutions("six", shape, plan, activation=nn.GELU, dropout=self.dropout, stem=self.stem(shape))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,25 +93,29 @@ class LayerNormStem(Stem):
 
 
 class Whitening(Stem):
-    """A convolution that decorrelates 2 x 2 patches, then GELU: (B, c, H, W) -> (B, 8 c, H-1, W-1).
+    """A convolution that decorrelates 2 x 2 patches, then GELU: (B, c, H, W) -> (B, 8 c, H-1, W-1) at a stride of 1.
 
-    Its filters are the eigenvectors of the patches' covariance divided by the root of their eigenvalues, each with both
-    signs, so that GELU loses nothing. The idea is from Keller Jordan's airbench, arXiv 2404.00498, section 3.2.
+    At a stride of 2, maps are half as large as even images. Its filters are the eigenvectors of the patches' covariance
+    divided by the root of their eigenvalues, each with both signs, so that GELU loses nothing. The idea is from Keller
+    Jordan's airbench, arXiv 2404.00498, section 3.2.
     """
 
     EPSILON = 5e-4
+    WINDOW = 2  # pixels a side
     filters: Tensor
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, stride: int = 1):
         super().__init__()
-        self.register_buffer("filters", torch.zeros(8 * channels, channels, 2, 2))
+        self.stride = stride
+        self.channels = 8 * channels
+        self.register_buffer("filters", torch.zeros(self.channels, channels, self.WINDOW, self.WINDOW))
 
     def fit(self, images: Tensor) -> None:
-        patches = nn.functional.unfold(images, 2).transpose(1, 2).flatten(0, 1).double()
+        patches = nn.functional.unfold(images, self.WINDOW).transpose(1, 2).flatten(0, 1).double()
         patches = patches - patches.mean(0)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         rows = (vectors / (values.clamp_min(0) + self.EPSILON).sqrt()).T.view(-1, *self.filters.shape[1:])
         self.filters.copy_(torch.cat([rows, -rows]))
 
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.gelu(nn.functional.conv2d(images, self.filters))
+        return nn.functional.gelu(nn.functional.conv2d(images, self.filters, stride=self.stride))

@@ -88,6 +88,7 @@ WITHOUT: dict[str, Options] = {
     "without orthogonality": {"rule.orthogonality-weight": 0.0},
 }
 """The learnable rule without one of its terms."""
+LOCAL_AND_BACKPROP = ("best", "projection", "bilinear", "backprop")
 LCCA_MNIST = {"rule.mean-weight": 0.97, "rule.max-weight": 0.03, "rule.min-weight": -0.03}
 
 
@@ -188,7 +189,7 @@ def six_blocks(scale: Scale) -> list[Line]:
     """The six-block net at equal epochs, which is no paper's table.
 
     The arms are a plain local head, an auxiliary one, and backprop; then `best`, and other rules and backprop with its
-    training config.
+    training config, on CIFAR-10, CIFAR-100 and Tiny ImageNet.
     """
     length = {
         "epochs": {"quick": 1, "cpu": 16, "full": 100}[scale],
@@ -208,25 +209,23 @@ def six_blocks(scale: Scale) -> list[Line]:
     smoothing = PRESETS["best"].options["label_smoothing"]
     second = {**option_names(MUON), **SHIFTED, **length, "rule.label-smoothing": smoothing}
     convolutional = {**first, "rule.convolutions": 2, "rule.depth": 0}
-    arms = (
-        ("projection", first),
-        ("auxiliary", convolutional),
-        ("backprop", first),
-        ("best", second),
-        ("projection", second),
-        ("bilinear", second),
-        ("backprop", second),
+    own = (
+        ("projection", "cifar-10", first),
+        ("auxiliary", "cifar-10", convolutional),
+        ("backprop", "cifar-10", first),
     )
+    alike = [(rule, data, second) for data in ("cifar-10", "cifar-100") for rule in LOCAL_AND_BACKPROP]
+    alike += [(rule, "tiny-imagenet", {**second, "stride": 2}) for rule in ("best", "backprop")]  # images of 64 pixels
     return [
         Line(
-            f"{rule}, cifar-10" + (", best's training config" if rule != "best" and options is second else ""),
+            f"{rule}, {data}" + (", best's training config" if index >= len(own) and rule != "best" else ""),
             None,
-            "cifar-10",
+            data,
             rule,
             "six",
             options if rule == "backprop" else {**options, "readout": "range"},
         )
-        for rule, options in arms
+        for index, (rule, data, options) in enumerate((*own, *alike))
     ]
 
 
