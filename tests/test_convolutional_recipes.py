@@ -1,6 +1,7 @@
 """Recipes for convolutional networks: `forwardonly train` accepts every line, for 10, 100 and 200 classes."""
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,9 +36,8 @@ def test_every_line_is_a_command_whose_network_suits_its_data(name, scale):
         assert (chosen.rule, chosen.data, chosen.body) == (row.rule, row.data, row.body)
         assert chosen.validation == 5_000 or row.options.get("readout", "sum") in ("sum", "last", "skip-first")
         source = SOURCES_OF_DATA[row.data]
-        rule = fo.rules.make(row.rule, classes=source.classes, **asdict(chosen.rule_options))
-        body = fo.bodies.TABLE[row.body](**asdict(chosen.network))
-        assert fo.build(body, source.shape, rule=rule).classes == source.classes
+        images = SimpleNamespace(shape=source.shape, classes=range(source.classes))
+        assert chosen.build(images, chosen.make_rule(images)).classes == source.classes
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,8 @@ def test_regions_lead_where_channels_are_fewer_than_classes():
     leads = rule.votes.detach().argmax(1)
     counts = leads.bincount(minlength=classes)
     assert len(leads) == 64 and counts.min() >= 6 and counts.max() <= 7
+    with pytest.raises(ValueError, match="A layer has 16 regions: too few for 20 classes"):
+        ChannelLearnable(classes=20, lead=3.0, features=16).for_block(shape, BlockPosition(0, 1))
 
 
 def test_without_a_norm_of_the_rules_activations_go_on_as_they_are(maps):

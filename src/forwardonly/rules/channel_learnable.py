@@ -109,9 +109,9 @@ class ChannelLearnable(OnePassRule):
         self.regions = count // shape[0]
         votes = torch.full((count, self.classes), 0.5)
         if self.lead:
-            spread = 1 if shape[0] >= self.classes else self.regions  # few channels have classes region by region
-            own = F.one_hot(group_index(shape[0] * spread, self.classes), self.classes)
-            votes += self.lead * own.repeat_interleave(self.regions // spread, dim=0)
+            by_region = shape[0] < self.classes and self.regions > 1
+            led = group_index(count, self.classes, "region") if by_region else group_index(shape[0], self.classes)
+            votes += self.lead * F.one_hot(led, self.classes).repeat_interleave(count // len(led), dim=0)
         self.votes = nn.Parameter(votes)
         self.share = 1.0 if self.scale is None else self.scale * self.classes / count
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
