@@ -40,6 +40,12 @@ def test_every_line_is_a_command_whose_network_suits_its_data(name, scale):
         assert chosen.build(images, chosen.make_rule(images)).classes == source.classes
 
 
+@pytest.mark.parametrize("name", ["tinycnn", "lcca", "deeperforward"])
+def test_no_row_learns_from_mirrored_digits(name):
+    rows = [row for row in LINES[name]("cpu") if row.data == "mnist"]
+    assert {parsed(["--data", row.data, *row.options_of_train()]).augmentation.flip for row in rows} == {"none"}
+
+
 @pytest.mark.parametrize(
     "data", [pytest.param(name, marks=pytest.mark.slow if classes > 100 else []) for name, classes in CLASSES.items()]
 )

@@ -107,7 +107,8 @@ def lcca(scale: Scale) -> list[Line]:
     length = {"epochs": {"quick": 1, "cpu": 10, "full": 100}[scale], "width": 0.25 if scale == "quick" else 1.0}
     for data in ("cifar-10", "cifar-100", "fashion-mnist", "mnist"):
         name = f"channel-learnable, {data}, six convolutions"
-        rows.append(Line(name, None, data, "channel-learnable", "six", {**REGIONS, **length}))
+        options = {**REGIONS, **length, **({"flip": "none"} if data == "mnist" else {})}  # digits have a handedness
+        rows.append(Line(name, None, data, "channel-learnable", "six", options))
     augmented = {**learnable, **AUGMENTED}
     rows.append(
         Line("channel-learnable, cifar-10, augmented", None, "cifar-10", "channel-learnable", "resnet17", augmented)
