@@ -11,7 +11,7 @@ from forwardonly.cli import train
 from forwardonly.cli.parsing import parse
 from forwardonly.data.sources import SOURCES as SOURCES_OF_DATA
 from forwardonly.experiments.recipes import locality, tinycnn
-from forwardonly.experiments.recipes.convolutional import CLASSES, SOURCES
+from forwardonly.experiments.recipes.convolutional import SOURCES
 from forwardonly.experiments.reproduce import find
 
 SCALES = ("quick", "cpu", "full")
@@ -46,12 +46,10 @@ def test_no_row_learns_from_mirrored_digits(name):
     assert {parsed(["--data", row.data, *row.options_of_train()]).augmentation.flip for row in rows} == {"none"}
 
 
-@pytest.mark.parametrize(
-    "data", [pytest.param(name, marks=pytest.mark.slow if classes > 100 else []) for name, classes in CLASSES.items()]
-)
+@pytest.mark.parametrize("data", ["cifar-100", pytest.param("tiny-imagenet", marks=pytest.mark.slow)])
 def test_sets_that_are_not_here_are_exercised_on_generated_ones(data, tmp_path):
     """100 and 200 classes of two images each, through the same options at their smallest."""
-    classes, generator = CLASSES[data], np.random.default_rng(0)
+    classes, generator = SOURCES_OF_DATA[data].classes, np.random.default_rng(0)
     labels = np.tile(np.arange(classes), 2)
     images = generator.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8)
     np.savez(tmp_path / "made.npz", x=images, y=labels, x_test=images[:20], y_test=labels[:20])

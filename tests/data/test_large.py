@@ -53,6 +53,20 @@ def test_the_same_images_in_the_same_splits(tmp_path, cache, workers, parts):
     assert loaded.train.notes[0].startswith(streamed.train.notes[0])
 
 
+def test_it_is_said_how_pictures_are_changed_by_those_looked_at(tmp_path, monkeypatch):
+    folder = draw(tmp_path / "shapes")
+    said = "20 of 40 pictures are transparent, laid on white"
+    for path in sorted((folder / "disc").iterdir()):
+        image = Image.open(path)
+        image.putalpha(90)
+        image.save(path)
+    assert fo.data.stream(folder, image_size=12, workers=0).train.notes == fo.data.load(folder).train.notes
+    assert said in fo.data.stream(folder, image_size=12, workers=0).train.notes
+    monkeypatch.setattr(large, "LOOKED_AT", 8)
+    notes = fo.data.stream(folder, image_size=12, workers=0).train.notes
+    assert "4 of the 8 pictures looked at are transparent, laid on white" in notes
+
+
 def test_the_cache_is_read_again_and_made_anew_for_other_files(tmp_path, monkeypatch):
     folder = draw(tmp_path / "shapes")
     fo.data.stream(folder, image_size=12, cache=True, workers=0)

@@ -53,21 +53,21 @@ class Listing(NamedTuple):
     """How many lie in folders below their class's."""
     passed: Passed
 
-    def notes(self, name: str, changes: Counter[str]) -> tuple[str, ...]:
-        """What is said before training: what there is, what was passed over, and how pictures were changed."""
+    def notes(self, name: str, changes: Counter[str], seen: int) -> tuple[str, ...]:
+        """What is said before training: what there is, what was passed over, and how pictures were changed.
+
+        changes: how many pictures were changed in each way, of `seen` that were decoded.
+        """
         first = f"{name}: {len(self.files):,} images in {len(self.classes)} classes"
         over = _counted(self.passed)
         if self.below:
             first += f", {self.below:,} of them in folders below their class's"
         if over:
             first += f"; passed over: {', '.join(over)}"
+        of = f"{seen:,} pictures" if seen == len(self.files) else f"the {seen:,} pictures looked at"
         return (
             first,
-            *(
-                f"{changes[change]:,} of {len(self.files):,} pictures are {said}"
-                for change, said in _SAID.items()
-                if changes[change]
-            ),
+            *(f"{changes[change]:,} of {of} are {said}" for change, said in _SAID.items() if changes[change]),
         )
 
 
@@ -118,7 +118,7 @@ def read_folder(root: Path, image_size: int | None, *, fewest: int = 2) -> tuple
     # All parts at once, so that a grey part and a coloured part get the same number of channels.
     pixels, changes = read_with_changes(found.files, image_size=image_size)
     name = root.resolve().name
-    notes = found.notes(name, changes)
+    notes = found.notes(name, changes, len(found.files))
     if black := dark(name, int(pixels.max())):
         notes = (*notes, black)
     return split_parts(Images(pixels, torch.tensor(found.labels), found.classes, name, notes), found.where)

@@ -19,7 +19,7 @@ from forwardonly.data.folders import list_folder, split_parts
 from forwardonly.data.images import Splits
 from forwardonly.data.inputs import Expected
 from forwardonly.data.loading import divide
-from forwardonly.data.pictures import common_shape, decode, picture_head, quiet_pool, read_images
+from forwardonly.data.pictures import common_shape, decode, picture_head, quiet_pool, read_with_changes
 from forwardonly.data.reading import reading
 from forwardonly.data.streams import Indexed, as_it_is
 from forwardonly.data.targets import Names
@@ -183,7 +183,7 @@ def read_streamed(
     found = list_folder(root, fewest=fewest)
     name = root.resolve().name
     shape = _shape(found.files, image_size)
-    _look(found.files, shape, image_size)
+    changes, seen = _look(found.files, shape, image_size)
     files = [str(file.relative_to(root)) for file in found.files]
     key = _key(root, files, (shape, image_size))
     labels, rows = torch.tensor(found.labels), torch.arange(len(files))
@@ -193,7 +193,7 @@ def read_streamed(
         found.classes,
         shape,
         name=name,
-        notes=found.notes(name, Counter()),
+        notes=found.notes(name, changes, seen),
         key=key,
         workers=workers,
     )
@@ -233,14 +233,18 @@ def larger_than_memory(folder: str | Path, image_size: int | None) -> bool:
 
 def _shape(paths: list[Path], image_size: int | None) -> tuple[int, int, int]:
     """(C, H, W) of all, after a look at every head, so that a file that is no image is refused before training."""
-    with quiet_pool():
-        return common_shape(paths, list(map(picture_head, paths)), image_size)
+    with quiet_pool() as pool:
+        return common_shape(paths, list(pool.map(picture_head, paths)), image_size)
 
 
-def _look(paths: list[Path], shape: tuple[int, int, int], image_size: int | None) -> None:
-    """Raises ValueError, as `load` does, for pictures that cannot be read or are nearly black, by a few of them."""
+def _look(paths: list[Path], shape: tuple[int, int, int], image_size: int | None) -> tuple[Counter[str], int]:
+    """How a few pictures were changed in reading, and how many they are.
+
+    Raises ValueError, as `load` does, if one of them cannot be read, or they are nearly black.
+    """
     every = max(1, len(paths) // LOOKED_AT)
-    read_images(paths[::every][:LOOKED_AT], shape=shape, image_size=image_size)
+    few = paths[::every][:LOOKED_AT]
+    return read_with_changes(few, shape=shape, image_size=image_size)[1], len(few)
 
 
 def _key(root: Path, files: Sequence[str], options: Any) -> str:

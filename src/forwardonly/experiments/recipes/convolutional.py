@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from forwardonly.data import sources
 from forwardonly.experiments.compare import Arm
 from forwardonly.experiments.recipes.table import Row, Scale, Table, option_names, test_accuracy
 from forwardonly.names import as_words
@@ -45,7 +46,6 @@ def runs_of(lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-CLASSES = {"cifar-100": 100, "tiny-imagenet": 200}
 HELD_OUT = {"validation": 5_000}
 SGD: Options = {"optimiser": "sgd", "weight-decay": 5e-4, "batch-size": 250}
 PLAIN = {"crop": 0, "flip": "none"}
@@ -244,7 +244,7 @@ def _each(scale: Scale, rule: str, papers: Mapping[str, float | None], options: 
     rows = []
     for data, paper in papers.items():
         own = {**options, **(LCCA_MNIST if rule == "channel-learnable" and data == "mnist" else {})}
-        own["width"] = max(own["width"], CLASSES.get(data, 10) / 100)
+        own["width"] = max(own["width"], sources.SOURCES[data].classes / 100)
         rows.append(Line(f"{rule}, {data}", paper, data, rule, "resnet17", own))
     return rows
 
