@@ -23,6 +23,7 @@ from PIL import Image
 import forwardonly as fo
 from forwardonly import cli
 from forwardonly.cli import COMMANDS, train
+from forwardonly.cli.parsing import parse
 from forwardonly.cli.screen import Screen
 
 SMALL = ["--hidden", "40", "--batch-size", "64"]
@@ -417,6 +418,14 @@ def test_data_fetch_has_nothing_to_do_for_the_digits(forwardonly):
 )
 def test_a_mistake_is_one_clear_sentence(refused, line, says):
     assert re.search(says, refused(*line.split()))
+
+
+@pytest.mark.parametrize("words", ["--memory-budget none --clip none", "--memory-budget=none --clip=none"])
+def test_none_is_no_value_in_options_of_text_and_of_numbers(words):
+    argv = [*words.split(), "--flip", "none"]
+    chosen = parse(train.options(argv), argv, prog="forwardonly train", description="")
+    assert chosen.memory_and_processes.memory_budget is None and chosen.schedule_and_optimiser.clip is None
+    assert chosen.augmentation.flip == "none"
 
 
 @pytest.mark.parametrize(

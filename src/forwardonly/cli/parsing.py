@@ -39,6 +39,8 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
         ValueError: a mistake in `argv`, named in one sentence.
         SystemExit: with status 0, after printing help.
     """
+    if any(word == "none" or word.endswith("=none") for word in argv):
+        argv = _none_as_tyro_has_it(argv, _flags(_help(options, prog), before=r" +\{None\}\|"))
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -55,8 +57,6 @@ def parse(options: Any, argv: Sequence[str], *, prog: str, description: str) -> 
     if already := [word for word in argv if word.replace("_", "-") not in flags and _opposite(word) in flags]:
         # of an option whose default is True, as in a resumed run, tyro has only the flag that turns it off
         return parse(options, [word for word in argv if word not in already], prog=prog, description=description)
-    if (named := _none_as_tyro_has_it(argv, _flags(page, before=r" +\{None\}\|"))) != list(argv):
-        return parse(options, named, prog=prog, description=description)
     _refuse_unknown_option(argv, flags, prog)
     if unknown:
         raise ValueError(f"unexpected {unknown[0]!r}; see {prog} --help")
