@@ -420,7 +420,7 @@ def test_a_mistake_is_one_clear_sentence(refused, line, says):
     assert re.search(says, refused(*line.split()))
 
 
-@pytest.mark.parametrize("words", ["--memory-budget none --clip none", "--memory-budget=none --clip=none"])
+@pytest.mark.parametrize("words", ["--memory-budget none", "--memory-budget=none", "--memory-budget none --clip none"])
 def test_none_is_no_value_in_options_of_text_and_of_numbers(words):
     argv = [*words.split(), "--flip", "none"]
     chosen = parse(train.options(argv), argv, prog="forwardonly train", description="")
