@@ -58,14 +58,7 @@ PAIRS = [
     Pair("Fashion-MNIST", HALF, "auxiliary head", "best", "fashion-fast/best", "fashion-fast/backprop"),
     Pair("Fashion-MNIST", HALF, "plain head", "projection", "projection/fashion-mnist/six-half", None),
     Pair("Fashion-MNIST", SIX, "auxiliary head", "best", "best/fashion-mnist/six", None),
-    Pair(
-        "Fashion-MNIST",
-        "four convolutions",
-        "channels",
-        "channel-learnable",
-        "channel-learnable/fashion-mnist/cnn",
-        None,
-    ),
+    Pair("Fashion-MNIST", SIX, "channels", "channel-learnable", "channel-learnable/fashion-mnist/six", None),
     Pair(
         "CIFAR-10",
         "3072-1000-1000-1000",
@@ -103,6 +96,8 @@ PAIRS = [
         "backprop/cifar-10/resnet17-quarter",
     ),
     Pair("CIFAR-100", SIX, "auxiliary head", "best", "best/cifar-100/six", "backprop/cifar-100/six"),
+    Pair("CIFAR-100", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-100/six-20-epochs", None),
+    Pair("CIFAR-100", SIX, "channels", "channel-learnable", "channel-learnable/cifar-100/six", None),
 ]
 """The best rule of each kind on each data set and net."""
 HEADLINE = [
