@@ -98,6 +98,7 @@ PAIRS = [
     Pair("CIFAR-100", SIX, "auxiliary head", "best", "best/cifar-100/six", "backprop/cifar-100/six"),
     Pair("CIFAR-100", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-100/six-20-epochs", None),
     Pair("CIFAR-100", SIX, "channels", "channel-learnable", "channel-learnable/cifar-100/six", None),
+    Pair("Tiny ImageNet", SIX, "auxiliary head", "best", "best/tiny-imagenet/six", None),
 ]
 """The best rule of each kind on each data set and net."""
 HEADLINE = [
