@@ -59,7 +59,8 @@ def main() -> None:
     ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
     axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(0.5, 0.999)
+    lowest = min(value for _, *values, _ in rows for value in values if value is not None)
+    axes.set_xlim(lowest / 100 - 0.03, 0.999)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
     dress(axes, "test accuracy, %")
     keys = [("forward-only", LOCAL, LOCAL), ("backprop", BACKPROP, BACKPROP), ("published", INK, "none")]
