@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -169,6 +170,15 @@ def test_every_link_of_the_site_leads_somewhere(site, links):
             elif path.suffix == ".html" and unquote(parts.fragment) not in links[path].anchors:
                 dead.append(f"{page.relative_to(folder)}: no anchor for {target}")
     assert not dead, "\n".join(dead)
+
+
+def test_every_option_of_a_rule_that_a_page_names_is_one():
+    rules = [fo.rules.rule_class(entry) for entry in fo.rules.TABLE.values()]
+    known = {field.name.replace("_", "-") for rule in rules for field in fields(rule)}
+    known |= {f"no-{name}" for name in known}
+    for page in PAGES:
+        named = set(re.findall(r"--rule\.([a-z-]+)", page.read_text(encoding="utf-8")))
+        assert named <= known, f"{page}: no rule has {sorted(named - known)}"
 
 
 IN_REPOSITORY = [

@@ -21,6 +21,12 @@ from torch import Tensor
 Kind = Literal["class", "labels", "number", "token"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 IGNORED = -100  # a token that is not to be predicted, such as padding
+NO_LABEL = -1  # of an example that has none
+
+
+def examples_in(targets: Tensor, kind: Kind) -> int | Tensor:
+    """The examples over which the loss of a batch is a mean: of tokens, the positions that are to be predicted."""
+    return (targets != IGNORED).sum() if kind == "token" else len(targets)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ def read_arrays(x: Any, y: Any, expected: Expected, names: Names, name: str) -> 
     assert isinstance(inputs, torch.Tensor)
     if y is None and expected.kind == "token":  # text that is its own target
         return Examples(inputs[:, :-1], inputs[:, 1:], (), name, learned="token")
+    if y is None and not expected.labelled:
+        y = inputs  # of which only the number counts
     targets, classes = read_targets(y, expected, names, f"y of {name}")
     return Examples(inputs, targets, classes, name, learned=expected.kind)
 

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from forwardonly.names import require, whole_number
-from forwardonly.targets import Kind
-
-NO_LABEL = -1
+from forwardonly.targets import NO_LABEL, Kind
 
 
 class Divisible(Protocol):

@@ -31,6 +31,8 @@ class Expected(NamedTuple):
     """Class names that the network has learned."""
     tokens: bool = False
     """Whether whole numbers are token ids, which an embedding takes, and not values of a table."""
+    labelled: bool = True
+    """Whether it learns from targets; else they may be missing, and are not looked at."""
 
 
 def parts(inputs: Inputs) -> list[Tensor]:

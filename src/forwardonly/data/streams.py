@@ -111,6 +111,8 @@ class Stream:
             raise ValueError(f"{what} is empty: leave empty batches out.")
         if targets is None and self.kind == "token" and isinstance(read, Tensor):
             return Pair(read[:, :-1], read[:, 1:])
+        if targets is None and not self.expected.labelled:
+            targets = range(count)
         if targets is None:
             return Pair(read, None)
         labels, _ = read_targets(targets, self.expected, self._known(), f"targets of {what}")

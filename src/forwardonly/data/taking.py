@@ -42,7 +42,7 @@ def take(
 
     Args:
         data: a batch or an example of it is (inputs, target), or a dict.
-        expected: what the network takes and learns.
+        expected: what the network takes and learns; of one without labels, inputs alone will do.
         classes: names of the classes in the order of their indices, where the data do not say them.
         columns: of named columns, which are the inputs and the target.
         name: in messages.
@@ -51,7 +51,7 @@ def take(
         ValueError: something else, or what `read_inputs` and `read_targets` refuse.
     """
     if isinstance(data, Data):
-        if data.kind != expected.kind:
+        if expected.labelled and data.kind != expected.kind:
             raise ValueError(
                 f"{data.name} has {OBJECTIVES[data.kind].words} for targets, the network learns "
                 f"{OBJECTIVES[expected.kind].words}: make its rule with targets={data.kind!r}."
@@ -61,11 +61,13 @@ def take(
     split = partial(split_item, expected=expected, columns=columns, name=name)
     if isinstance(data, TensorDataset):
         *x, y = data.tensors
+        if not x and not expected.labelled:
+            return read_arrays(y, None, expected, names, name)
         return _arrays(tuple(x) if len(x) > 1 else x[0], y, expected, names, name) if x else _no_target(name, data)
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data, Splits) and _is_inputs(data[0]):
         if is_array(data[1]):
             return _arrays(data[0], data[1], expected, names, name)
-    elif expected.kind == "token" and is_array(data) and not isinstance(data, list):
+    elif (expected.kind == "token" or not expected.labelled) and is_array(data) and not isinstance(data, list):
         return read_arrays(data, None, expected, names, name)
     if isinstance(data, str | Path | bytes | Splits | Mapping) or (is_array(data) and not isinstance(data, list)):
         return _no_target(name, data)

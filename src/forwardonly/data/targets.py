@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from forwardonly.data.inputs import Expected, array_of, is_pandas, require_finite, tensor_of
-from forwardonly.targets import IGNORED, KINDS, OBJECTIVES
+from forwardonly.targets import IGNORED, KINDS, NO_LABEL, OBJECTIVES
 
 INSTEAD = {
     "class": "classes are one a row, whole numbers or names",
@@ -56,8 +56,11 @@ def read_targets(raw: Any, expected: Expected, names: Names, what: str) -> tuple
     """The targets of many examples, as `forwardonly.targets` describes each kind, and the names of the classes.
 
     Where `names` has none, those of classes are found in `raw`, sorted. Raises ValueError for another kind than the
-    network learns, for a label that is missing or not among the names, and for numbers that are not finite.
+    network learns, for a label that is missing or not among the names, and for numbers that are not finite. Of a
+    network without labels only the number of targets counts.
     """
+    if not expected.labelled:
+        return torch.full((len(raw),), NO_LABEL), ()
     if expected.kind == "class":
         return _classes(raw, expected, names, what)
     if expected.kind == "token":
@@ -143,7 +146,26 @@ def _columns(raw: Any, expected: Expected, what: str) -> Tensor:
     if values.dim() != 2 or values.shape[1] != expected.outputs:
         raise _wrong(raw, expected, what)
     require_finite(values, what)
+    if expected.kind == "number":
+        require_told_apart(raw, what)
     return values
+
+
+def require_told_apart(numbers: Any, what: str) -> None:
+    """Raises ValueError for a column of numbers (N, ...) whose range float32, in which they are learned, cannot hold.
+
+    That is, the largest rounding error is above a hundredth of the range.
+    """
+    if isinstance(numbers, Tensor):
+        numbers = numbers.detach().cpu()
+        numbers = numbers.float() if numbers.dtype == torch.bfloat16 else numbers
+    exact = np.asarray(numbers, dtype=np.float64)
+    error, spread = np.abs(exact - exact.astype(np.float32)).max(0), np.ptp(exact, 0)
+    if bool(np.any((error > 0.01 * spread) & (spread > 0))):
+        raise ValueError(
+            f"{what}: numbers such as {exact.flat[0]:g} differ by less than float32 keeps of them: subtract their mean "
+            "first."
+        )
 
 
 def _tokens(raw: Any, expected: Expected, what: str) -> Tensor:

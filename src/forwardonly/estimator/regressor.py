@@ -11,6 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
 from forwardonly.data.examples import Examples
+from forwardonly.data.targets import require_told_apart
 from forwardonly.estimator.perceptron import DTYPES, Perceptron
 
 
@@ -117,5 +118,6 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, Perceptron):
 
     def _data(self, X: np.ndarray, y: np.ndarray) -> Examples:
         """Rows and numbers in the form that training takes."""
+        require_told_apart(y, "y")
         numbers = torch.from_numpy(y.reshape(len(y), -1).astype(np.float32))
         return Examples(self._rows(X), numbers, tuple(map(str, range(numbers.shape[1]))), "X", learned="number")

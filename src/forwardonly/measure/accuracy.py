@@ -15,7 +15,9 @@ from forwardonly.data.matching import named_as
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.measure.metrics import TALLIES
 from forwardonly.network.network import Network, require_network
+from forwardonly.network.readout import block_losses
 from forwardonly.system.precision import autocast, choose_precision
+from forwardonly.targets import IGNORED
 
 AT_A_TIME = 1000  # images
 
@@ -31,6 +33,8 @@ def evaluate(
     columns: Columns | None = None,
 ) -> Any:
     """Accuracy on labelled images, or on the summed scores of several `views` of each, on the network's device.
+
+    Numbers are the mean of those of the views.
 
     If the network has learned class names, labels are matched by name: images may have their classes in another order,
     or fewer. For several labels, numbers or tokens the figures are others; see `forwardonly.measure.metrics`.
@@ -75,8 +79,17 @@ def matched(network: Network, images: Data) -> Any:
 def fit_readout(network: Network, images: Data, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
     """Fits the network's readout to labelled images; a fixed readout does not change."""
     images = matched(network, images)
-    if network.readout.fitted_on is not None:
-        scored = _scored(network, images, batch_size, precision, Views())
+    if network.readout.fitted_on is None:
+        return
+    scored = _scored(network, images, batch_size, precision, Views())
+    if network.targets == "token":  # whose scores of a whole vocabulary at every position are not kept
+        losses, count = torch.zeros_like(network.readout.weights), 0
+        for own, targets in scored:
+            kept = targets != IGNORED
+            losses += block_losses(own[:, kept], targets[kept], "token") * (found := int(kept.sum()))
+            count += found
+        network.readout.weigh(losses / count)
+    else:
         scores, labels = zip(*((network.aimed(own), network.aimed(targets)) for own, targets in scored), strict=True)
         network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels), network.targets)
 
@@ -100,4 +113,5 @@ def _scored(
                     scores = [network.scores(view) for view in views(given)]
                 else:
                     scores = [network.scores(given)]
-            yield sum(scores[1:], start=scores[0]), labels.to(device)
+            together = sum(scores[1:], start=scores[0])
+            yield together / len(scores) if network.targets == "number" else together, labels.to(device)

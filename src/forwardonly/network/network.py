@@ -73,6 +73,7 @@ class Network(nn.Module):
         refuse_shared_weights(blocks)
         rule = blocks[0].rule
         self.shape = tuple(shape)
+        rule.require_shape(self.shape)
         self.classes = rule.classes
         self._config: dict[str, Any] = dict(config or {})
         self.class_names: tuple[str, ...] | None = None
@@ -154,7 +155,7 @@ class Network(nn.Module):
     @property
     def expected(self) -> Expected:
         """What the network takes and learns, by which data of any origin are read."""
-        return Expected(self.shape, self.targets, self.classes, self.class_names, self.prepare.tokens)
+        return Expected(self.shape, self.targets, self.classes, self.class_names, self.prepare.tokens, self.labelled)
 
     def aimed(self, targets: Tensor) -> Tensor:
         """Targets as the rules' losses take them: numbers in standard units, others as they are."""

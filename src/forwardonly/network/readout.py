@@ -19,8 +19,12 @@ def loss_aware_weights(scores: Tensor, labels: Tensor, targets: Targets = "class
 
     Of other `targets` than classes, of minus their own loss.
     """
-    losses = torch.stack([OBJECTIVES[targets].loss(own.float(), labels, 0.0) for own in scores])
-    return torch.softmax(-losses, dim=0)
+    return torch.softmax(-block_losses(scores, labels, targets), dim=0)
+
+
+def block_losses(scores: Tensor, labels: Tensor, targets: Targets) -> Tensor:
+    """Each block's mean loss (L,) by its own scores, without label smoothing."""
+    return torch.stack([OBJECTIVES[targets].loss(own.float(), labels, 0.0) for own in scores])
 
 
 def best_range(scores: Tensor, labels: Tensor) -> tuple[int, int]:
@@ -80,7 +84,11 @@ class Readout(nn.Module):
             self.weights.zero_()
             self.weights[first:end] = 1.0
         elif self.fitted_on is not None:
-            self.weights.copy_(loss_aware_weights(scores, labels, targets))
+            self.weigh(block_losses(scores, labels, targets))
+
+    def weigh(self, losses: Tensor) -> None:
+        """Sets the weights from each block's mean loss (L,), as `loss_aware_weights` does."""
+        self.weights.copy_(torch.softmax(-losses, dim=0))
 
     def mean(self, joined: Tensor) -> Tensor:
         """The blocks' mean score, of their weighted sum."""

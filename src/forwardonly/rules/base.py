@@ -104,6 +104,9 @@ class Rule(nn.Module):
         rule.setup(tuple(shape[-1:] if self.targets == "token" else shape), position)
         return rule
 
+    def require_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if the rule cannot learn from inputs of `shape` (without the batch)."""
+
     def setup(self, shape: tuple[int, ...], position: BlockPosition) -> None:
         """Creates the rule's parameters, if any, for an activation of `shape` (without the batch)."""
 
@@ -154,6 +157,8 @@ class OnePassRule(Rule):
     def local_loss(self, activation: Tensor, labels: Tensor, peers: PeerGoodness | None) -> tuple[Tensor, None]:
         if self.targets == "token":  # each position is an example
             kept = labels.flatten() != IGNORED
+            if not kept.any():  # a mean over nothing would be NaN
+                return float32(activation).sum() * 0.0, None
             activation, labels = activation.flatten(0, 1)[kept], labels.flatten()[kept]
         return self.loss(activation, labels), None
 

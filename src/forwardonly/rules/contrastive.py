@@ -71,6 +71,10 @@ class ContrastiveRule(TwoStreamRule):
     normalise_input: bool = False
     """Normalise each image before the label code is written into it."""
 
+    def require_shape(self, shape: tuple[int, ...]) -> None:
+        if self.label_placement == "everywhere" and len(shape) != 3:
+            raise ValueError(f"label_placement everywhere needs pictures, and the network takes {shape}: choose first.")
+
     def label_one(self, largest: float) -> float:
         """The value of the label code's "1" in images whose pixels are at most `largest`."""
         return largest if self.label_value is None else self.label_value

@@ -62,6 +62,13 @@ class ForwardForwardUnsupervised(UnlabelledRule):
         if self.blurs < 0:
             raise ValueError(f"blurs must be 0 or more, not {self.blurs}.")
 
+    def require_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3:
+            raise ValueError(
+                f"ff-unsupervised mixes pictures, and the network takes {shape}: choose another rule, such as "
+                "self-contrastive."
+            )
+
     def pair(self, first: Tensor, second: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count, _, height, width = first.shape
         masks = smooth_masks(count, height, width, self.blurs, generator)

@@ -3,7 +3,7 @@ Algorithm", arXiv 2305.12393 (AAAI 2024).
 
 The probability of "positive" in a block includes the detached goodness of other blocks: p_l = sigmoid(|f_l|^2 +
 sg(sum |f_t|^2) - theta), over all other blocks t or the earlier ones. Given (read second-hand): this equation, and
-blocks that are trained in alternation. Ours: theta = 2, and alternation with every batch. The defaults of
+blocks that are trained in alternation. Ours: theta = 2, and that all blocks learn from every batch. The defaults of
 Forward-Forward's options are the tuned ones of `ForwardForward`; the paper's are sharpness 1 and the sum of squares.
 
 Shapes: B batch.

@@ -157,8 +157,9 @@ class Feed:
             labels = draft.targets.to(self.device, non_blocking=True)
         generator = generator_at(labels.device, self.seed, *coordinates)
         if self.augment is not None:
+            turn = position.epoch if self.count is None else position.run_step // (self.count // self.batch_size)
             views = network.rule.views if isinstance(network.rule, UnlabelledRule) else 1
-            drawn = [self.augment(images, generator, epoch=position.epoch, indices=chosen) for _ in range(views)]
+            drawn = [self.augment(images, generator, epoch=turn, indices=chosen) for _ in range(views)]
             images = drawn[0] if views == 1 else torch.cat(drawn)
         if isinstance(network.rule, UnlabelledRule):  # pairs of the whole batch
             return portion(Batch(network.present(images, labels, generator), labels), part, streams=2)

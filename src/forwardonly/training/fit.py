@@ -69,7 +69,8 @@ def fit(
 
     What fails after training (measuring, writing) or did not learn is warned of and noted in the result's `notes`, and
     a failed validation in those of the epoch's row; the run goes on, or is returned all the same. Of a network built by
-    hand or by `localize`, a run folder holds weights and figures, but `fo.load` cannot rebuild it.
+    hand, a run folder holds weights and figures, but `fo.load` cannot rebuild it; of one that `localize` cut, it can,
+    with the model as `model=` where no name builds it.
 
     Args:
         network: is moved to the device that the options name.

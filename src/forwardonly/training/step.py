@@ -16,6 +16,7 @@ from forwardonly.network.block import Block
 from forwardonly.network.network import Network
 from forwardonly.network.signal import Signal
 from forwardonly.system.precision import Precision, autocast
+from forwardonly.targets import examples_in
 from forwardonly.training.batch import Batch
 from forwardonly.training.memory.micro_batch import accumulate
 from forwardonly.training.randomness import seed_at
@@ -79,6 +80,8 @@ def learn(block: Block, update: Update, batch: Batch, context: Context) -> tuple
         return accumulate(block, update, batch, context.precision, context.micro_batch)
     with autocast(context.precision, batch.labels.device):
         activation, loss, goodness = block.judge(*batch)  # its own: nothing from other blocks flows back
+    if block.rule.targets == "token":
+        update.examples = examples_in(batch.labels, "token")
     update(loss)  # gradient, optimiser step, nothing kept
     return loss.detach(), batch.behind(block, activation, goodness)  # detached
 

@@ -15,6 +15,9 @@ class Update:
 
     Its body learns at `body_rate` times the config's learning rate.
 
+    Attributes:
+        examples: over which the loss of the next step is a mean, where batches of one size differ in them.
+
     Raises:
         ValueError: there is no optimiser of the config's name.
     """
@@ -22,6 +25,7 @@ class Update:
     def __init__(self, module: nn.Module, config: TrainingConfig, body_rate: float = 1.0):
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.clip = config.clip
+        self.examples: int | Tensor | None = None
         groups = parameter_groups(module, config, body_rate)
         self.optimisers = [make_optimiser(name, groups[name], config) for name in groups]
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]

@@ -287,7 +287,8 @@ class Team:
 class SharedUpdate(Update):
     """One block's update where replicas share the batch: the step follows once their gradients are summed.
 
-    The next block computes meanwhile. `weight` is this replica's share of the global batch.
+    The next block computes meanwhile. `weight` is this replica's share of the global batch; where `examples` says of
+    how many this replica's loss is a mean, their number is summed beside the gradient.
     """
 
     def __init__(self, module: nn.Module, config: TrainingConfig, team: Team, weight: float, body_rate: float = 1.0):
@@ -303,7 +304,11 @@ class SharedUpdate(Update):
         if not self.sharing:  # a frozen block
             return
         pieces = [parameter.grad.flatten() for parameter in self.sharing if parameter.grad is not None]
-        self.gradient = torch.cat(pieces).mul_(self.weight)
+        if self.examples is None:
+            self.gradient = torch.cat(pieces).mul_(self.weight)
+        else:
+            count = pieces[0].new_full((1,), float(self.examples))
+            self.gradient = torch.cat([*(piece * count for piece in pieces), count])
         for parameter in self.sharing:
             parameter.grad = None
         self.work = self.team.exchange(self, self.gradient)
@@ -313,7 +318,8 @@ class SharedUpdate(Update):
         with self.team.peers():
             assert self.work is not None
             self.work.wait()
-        pieces = self.gradient.split([parameter.numel() for parameter in self.sharing])
+        gradient = self.gradient if self.examples is None else self.gradient[:-1] / self.gradient[-1].clamp_min(1)
+        pieces = gradient.split([parameter.numel() for parameter in self.sharing])
         for parameter, piece in zip(self.sharing, pieces, strict=True):
             parameter.grad = lying_as(parameter, piece.view(parameter.shape))
         super().step()

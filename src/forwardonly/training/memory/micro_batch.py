@@ -10,6 +10,7 @@ from forwardonly.network.block import Block
 from forwardonly.network.signal import Signal
 from forwardonly.rules import PeerGoodness, TwoStreamRule
 from forwardonly.system.precision import Precision, autocast
+from forwardonly.targets import examples_in
 from forwardonly.training.batch import Batch
 from forwardonly.training.update import Update
 
@@ -21,9 +22,10 @@ def accumulate(block: Block, update: Update, batch: Batch, precision: Precision,
     """
     streams = 2 if isinstance(block.rule, TwoStreamRule) else 1
     losses, behind = [], []
+    whole = max(examples_in(batch.labels, block.rule.targets), 1)
     for start in range(0, len(batch.labels), size):
         part = portion(batch, slice(start, start + size), streams)
-        share = len(part.labels) / len(batch.labels)
+        share = examples_in(part.labels, block.rule.targets) / whole
         with autocast(precision, batch.labels.device):
             activation, loss, goodness = block.judge(*part)
         update.backward(loss * share)

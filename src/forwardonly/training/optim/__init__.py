@@ -29,7 +29,9 @@ def _eager(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """
     own: dict[str, Any] = {name: inspect.unwrap(getattr(cls, name)) for name in DECORATED}
     own["step"] = torch.no_grad()(inspect.unwrap(cls.step))
-    return type(cls.__name__, (cls,), own)
+    made = type(f"Eager{cls.__name__}", (cls,), {**own, "__module__": __name__})
+    globals()[made.__name__] = made  # where pickle looks for it
+    return made
 
 
 EAGER = {name: _eager(cls) for name, cls in TABLE.items()}

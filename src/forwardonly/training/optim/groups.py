@@ -25,8 +25,8 @@ def parameter_groups(module: nn.Module, config: Rates, body_rate: float = 1.0) -
 
     Among a rule's options for a parameter, `optimiser` names an optimiser other than the config's, and `relative_rate`
     is a multiple of the config's learning rate. Muon trains the weights of hidden layers, a rule's own among them;
-    one-dimensional parameters, embeddings, and a rule's read-outs without options, go to SGD. The body learns at
-    `body_rate` times the config's rate.
+    one-dimensional parameters, embeddings, a rule's read-outs without options, and weights that are all zero, whose
+    norm Muon would keep, go to SGD. The body learns at `body_rate` times the config's rate.
     """
     rule = getattr(module, "rule", None)
     special, readouts = (rule.optimiser_options(), rule.readouts) if isinstance(rule, Rule) else ({}, frozenset[str]())
@@ -40,6 +40,7 @@ def parameter_groups(module: nn.Module, config: Rates, body_rate: float = 1.0) -
             continue
         if options is None:
             hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts | no_layer
+            hidden = hidden and bool(parameter.any())
             optimiser = "sgd" if config.optimiser.lower() == "muon" and not hidden else config.optimiser
             plain.setdefault((optimiser, body_rate if name.startswith("body.") else 1.0), []).append(parameter)
         else:
