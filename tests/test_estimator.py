@@ -182,3 +182,21 @@ def test_several_numbers_batch_by_batch_saved_and_loaded(diabetes, tmp_path):
     ForwardOnlyRegressor(**{**NUMBERS, "epochs": 1}).fit(X, y[:, 0]).save(tmp_path / "one")
     assert ForwardOnlyRegressor.load(tmp_path / "one").predict(X).shape == (len(X),)
     assert "was not written by ForwardOnlyClassifier" in str(_refused(lambda: ForwardOnlyClassifier.load(tmp_path)))
+
+
+def test_what_was_learned_batch_by_batch_can_be_pickled_and_learns_on(split):
+    """As process-parallel scikit-learn and joblib do."""
+    X, _, y, _ = split
+    ends = []
+    for copied in (False, True):
+        learner = ForwardOnlyClassifier(hidden=(16,), random_state=0)
+        learner.partial_fit(X[:100], y[:100], classes=np.unique(y))
+        learner = pickle.loads(pickle.dumps(learner)) if copied else learner
+        ends.append(learner.partial_fit(X[100:200], y[100:200]).predict_proba(X[:50]))
+    assert np.array_equal(*ends)
+
+
+def test_numbers_far_from_zero_are_refused_where_float32_would_make_them_one(diabetes):
+    X, y = diabetes[0], diabetes[2]
+    said = str(_refused(lambda: ForwardOnlyRegressor(**NUMBERS).fit(X, 1.7e10 + y)))
+    assert "differ by less than float32 keeps of them" in said

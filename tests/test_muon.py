@@ -116,3 +116,15 @@ def test_momentum_changes_what_muon_does():
             optimiser.step()
         weights.append(weight.detach().clone())
     assert not torch.allclose(*weights)
+
+
+def test_weights_that_begin_at_zero_are_given_to_sgd_and_move():
+    """Muon keeps a weight's norm, and that of zeros is 0."""
+    net = fo.mlp((6,), [5], rule=fo.rules.Projection(classes=3))
+    (name,) = [name for name in given(net.row[0])["muon"] if name.startswith("body.")]
+    weight = net.row[0].get_parameter(name)
+    torch.nn.init.zeros_(weight)
+    torch.nn.init.ones_(net.row[0].get_parameter(name.replace("weight", "bias")))  # or no unit would be active
+    assert name in given(net.row[0])["sgd"]
+    fo.fit(net, (torch.rand(40, 6), torch.arange(40) % 3), epochs=2, batch_size=8, optimiser="muon")
+    assert weight.abs().max() > 0

@@ -127,3 +127,15 @@ def test_nothing_temporary_is_left(saved):
         "hidden": [12],
         "dropout": 0.0,
     }
+
+
+def test_what_a_folder_holds_is_not_lost(images, tmp_path):
+    net = fo.mlp(images.shape, [12], rule=fo.rules.Projection(classes=4))
+    fo.save(net, tmp_path / "net")
+    fo.save(net, tmp_path / "net")  # the user's own, again
+    with pytest.raises(ValueError, match="net already holds a network: choose another folder"):
+        fo.fit(net, images, epochs=1, out=tmp_path / "net")
+    fo.fit(net, images, epochs=1, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="run holds a finished run, whose result is its own network's: choose another"):
+        fo.save(fo.mlp(images.shape, [9], rule=fo.rules.Projection(classes=4)), tmp_path / "run")
+    assert fo.load(tmp_path / "run").config["body"]["hidden"] == (12,)

@@ -16,6 +16,11 @@ from forwardonly.bodies.layers import Layer
 from forwardonly.measure.metrics import TALLIES, average_precision
 from forwardonly.network.build import assemble
 from forwardonly.targets import IGNORED, KINDS
+from forwardonly.training import Team
+from forwardonly.training.batch import Batch
+from forwardonly.training.config import TrainingConfig
+from forwardonly.training.step import Context, train_step
+from forwardonly.training.update import Update
 
 CPU = torch.device("cpu")
 LINEAR = ["projection", "auxiliary", "best", "bilinear", "backprop"]
@@ -240,3 +245,94 @@ def test_online_learning_of_numbers():
     assert fo.evaluate(net, (X, y)).r2 > 0.9
     with pytest.raises(ValueError, match="does not fit a network that learns numbers"):
         online.learn(X, torch.zeros(64, 2))
+
+
+def padded(rows):
+    """Text as its own target, of which the first rows have one position each to be predicted."""
+    ids, targets = rows[:, :-1], rows[:, 1:].clone()
+    targets[: len(rows) // 2, 1:] = IGNORED
+    return ids, targets
+
+
+def stepped(net, ids, targets, **context):
+    """The losses of one step, and the weights after it."""
+    config = TrainingConfig(optimiser="sgd", learning_rate=0.1)
+    updates = [Update(block, config) for block in net.row]
+    losses, _ = train_step(net.row, updates, Batch(net.prepare(ids), targets), Context("fp32", **context))
+    return losses, torch.cat([weight.detach().flatten() for weight in net.parameters()])
+
+
+@pytest.mark.parametrize("part", [4, 3])
+def test_micro_batches_of_padded_tokens_take_the_step_of_the_whole_batch(part):
+    ids, targets = padded(counting(8))
+    expected = stepped(language_model(), ids, targets)
+    for found, own in zip(stepped(language_model(), ids, targets, micro_batch=part), expected, strict=True):
+        torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_padding_alone_has_no_loss_and_moves_nothing():
+    ids, targets = padded(counting(8))
+    net = language_model()
+    before = torch.cat([weight.detach().flatten() for weight in net.parameters()])
+    losses, after = stepped(net, ids, torch.full_like(targets, IGNORED))
+    assert losses.tolist() == [0.0, 0.0] and torch.equal(after, before)
+
+
+def test_replicas_weigh_padded_tokens_by_those_that_are_to_be_predicted(monkeypatch):
+    """The second of two replicas runs after the first one's gradients are known, and adds them to its own."""
+    ids, targets = padded(counting(8))
+    _, expected = stepped(language_model(), ids, targets)
+    config = TrainingConfig(optimiser="sgd", learning_rate=0.1)
+    sent, arriving = [], []
+
+    class Done:
+        def wait(self):
+            pass
+
+    def summed(gradient, **_):
+        sent.append(gradient.clone())
+        if arriving:
+            gradient += arriving.pop(0)
+        return Done()
+
+    monkeypatch.setattr("forwardonly.training.distributed.team.dist.all_reduce", summed)
+    for replica in range(2):
+        net, team, arriving[:] = language_model(), Team(), list(sent)
+        team.replicas, team.replica = 2, replica
+        updates = [team.update(block, config, 8) for block in net.row]
+        rows = team.part(8)
+        train_step(net.row, updates, Batch(net.prepare(ids[rows]), targets[rows]), Context("fp32"))
+        team.finish()
+    found = torch.cat([weight.detach().flatten() for weight in net.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["validation", "training"])
+def test_a_readout_is_fitted_to_the_tokens_that_are_to_be_predicted(kind):
+    ids, targets = padded(counting(40))
+    net = language_model()
+    net.readout = fo.Readout(kind, 2)
+    fo.fit(net, (ids, targets), validation=(ids, targets), epochs=2, batch_size=16, precision="fp32")
+    scores, kept = net.eval().scores(ids), targets != IGNORED
+    losses = torch.stack([F.cross_entropy(own[kept], targets[kept]) for own in scores])
+    torch.testing.assert_close(net.readout.weights, torch.softmax(-losses, 0))
+    assert not torch.equal(net.readout.weights, torch.ones(2))
+
+
+def test_numbers_are_the_mean_of_those_of_several_views(digits):
+    brightness = digits.train.images.float().mean((1, 2, 3), keepdim=True).flatten(1)
+    net = fo.mlp(digits.train.shape, [16], rule=fo.rules.Projection(classes=1, targets="number"))
+    fo.fit(net, (digits.train.images, brightness), epochs=8, seed=0)
+    plain = fo.evaluate(net, (digits.train.images, brightness))
+    mirrored = fo.evaluate(net, (digits.train.images, brightness), views=fo.data.Views(mirror=True))
+    assert plain.r2 > 0.8 and mirrored.r2 == pytest.approx(plain.r2, abs=0.1)
+
+
+@pytest.mark.parametrize("of", [torch.tensor, np.array, list])
+def test_numbers_that_float32_cannot_tell_apart_are_refused(of):
+    seconds = [1.7e9 + 20 * math.sin(number) for number in range(50)]
+    net = fo.mlp((3,), [4], rule=fo.rules.Projection(classes=1, targets="number"))
+    given = torch.tensor(seconds, dtype=torch.float64) if of is torch.tensor else of(seconds)
+    with pytest.raises(ValueError, match=r"numbers such as 1.7e\+09 differ by less than float32 keeps .*: subtract"):
+        fo.fit(net, (drawn(50, 3), given), epochs=1)
+    fo.fit(net, (drawn(50, 3), of([0.1] * 50)), epochs=1)  # one that never varies loses nothing

@@ -410,3 +410,19 @@ def test_a_run_without_a_checkpoint_starts_again_and_notes_its_new_options(image
     run = fit_in(tmp_path / "run", images, resume=True, epochs=1, batch_size=20)
     assert len(run.history) == 1
     assert json.loads((tmp_path / "run/config.json").read_text())["training"]["batch_size"] == 20
+
+
+def test_an_alternating_flip_alternates_with_each_pass_also_in_a_run_by_steps(images, monkeypatch):
+    """80 images in batches of 16 are five steps a pass."""
+    passes = []
+
+    def noted(self, batch, generator, *, epoch=0, indices=None):
+        passes.append(epoch)
+        return batch
+
+    monkeypatch.setattr(fo.data.Augment, "__call__", noted)
+    for length in ({"steps": 15}, {"epochs": 3}):
+        passes.clear()
+        net = fo.mlp(images.shape, [8], rule=fo.rules.Projection(classes=4))
+        fo.fit(net, images, batch_size=16, flip="alternating", **length)
+        assert passes == [0] * 5 + [1] * 5 + [2] * 5

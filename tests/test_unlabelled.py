@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import forwardonly as fo
 from forwardonly import cli
@@ -202,3 +203,41 @@ def test_commands_say_no_to_images_held_out_and_to_a_comparison(tmp_path, capsys
     assert "no accuracy on validation or test images" in capsys.readouterr().err
     assert cli.main(["compare", "--rules", "ff", "self-contrastive", "--out", str(tmp_path / "compared")]) == 2
     assert "'self-contrastive' learns without labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("kind", ["arrays", "numpy", "set", "by index", "loader", "batches"])
+def test_inputs_of_any_origin_will_do_with_targets_or_without(images, kind, labelled):
+    x, y = images.images, images.labels + 40  # labels that no class has
+
+    class ByIndex(Dataset):
+        def __len__(self):
+            return len(x)
+
+        def __getitem__(self, index):
+            return (x[index], int(y[index])) if labelled else x[index]
+
+    tensors = TensorDataset(x, y) if labelled else TensorDataset(x)
+    data = {
+        "arrays": (x, y) if labelled else x,
+        "numpy": (x.numpy(), y.numpy()) if labelled else x.numpy(),
+        "set": tensors,
+        "by index": ByIndex(),
+        "loader": DataLoader(tensors, 16),
+        "batches": [(x[:16], y[:16]), (x[16:32], y[16:32])] if labelled else [x[:16], x[16:32]],
+    }[kind]
+    size = {} if kind in ("loader", "batches") else {"batch_size": 16}
+    net = network(images)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    run = fo.fit(net, data, epochs=1, seed=5, **size)
+    assert all(np.isfinite(run.history[-1]["loss"]))
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_what_is_made_of_pictures_refuses_rows_in_a_sentence():
+    with pytest.raises(ValueError, match=r"ff-unsupervised mixes pictures, and the network takes \(10,\)"):
+        fo.mlp((10,), [8], rule=fo.rules.ForwardForwardUnsupervised())
+    with pytest.raises(ValueError, match=r"label_placement everywhere needs pictures, and the network takes \(10,\)"):
+        fo.mlp((10,), [8], rule=fo.rules.ForwardForward(classes=3, label_placement="everywhere"))
+    net = fo.mlp((10,), [8], rule=fo.rules.SelfContrastive())
+    assert np.isfinite(fo.fit(net, torch.rand(64, 10), epochs=1, batch_size=16).history[-1]["loss"]).all()

@@ -16,7 +16,7 @@ except ImportError as missing:
 from forwardonly import rules
 from forwardonly.names import as_words, name_in
 from forwardonly.network.network import Network
-from forwardonly.network.storage import CONFIG, MODEL, load, read_config, read_result, save, write_atomically
+from forwardonly.network.storage import CONFIG, MODEL, load, read_config, read_result, write, write_atomically
 
 CARD = "README.md"
 TAGS = ["forwardonly", "forward-forward", "image-classification"]
@@ -51,7 +51,7 @@ class HubNetwork(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         kept = {name: value for name, value in self.run.items() if name != "network"}
-        save(self.network, save_directory, **kept)
+        write(self.network, save_directory, **kept)
         write_atomically(save_directory / CARD, card(self.network, self.run).encode())
 
     @classmethod

@@ -174,7 +174,7 @@ def _numbers(raw: Any, expected: Expected, what: str) -> Tensor:
             raise ValueError(f"{what}: the network takes token ids, which are whole numbers, not {values.dtype}.")
         return values.long()
     if len(expected.shape) == 3 and whole and values.dtype != torch.uint8:
-        return torch.from_numpy(to_bytes(values.cpu().numpy(), what)[0])
+        return torch.from_numpy(to_bytes(values.cpu().numpy(), what, top=255)[0])  # as uint8: by itself, not its batch
     values = values if values.dtype == torch.uint8 else values.float()
     require_finite(values, what)
     return values

@@ -8,9 +8,14 @@ HALF_LEVEL = 1 / 510  # floats this far outside 0 to 1 still round to a pixel's 
 DARK = 64  # whole numbers that all stay below are less than a quarter of the range: most likely another scale
 
 
+def is_unit(low: float, high: float) -> bool:
+    """Whether floats from `low` to `high` are 0 to 1, within half a pixel's level."""
+    return low >= -HALF_LEVEL and high <= 1 + HALF_LEVEL
+
+
 def require_unit(low: float, high: float, what: str) -> None:
     """ValueError unless floats from `low` to `high` are 0 to 1, within half a pixel's level; `what`: "x holds"."""
-    if not (low >= -HALF_LEVEL and high <= 1 + HALF_LEVEL):
+    if not is_unit(low, high):
         raise ValueError(f"{what} floats from {low:g} to {high:g}, they must be 0 to 1")
 
 

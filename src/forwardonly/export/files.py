@@ -22,7 +22,7 @@ from forwardonly.export.converters import to_executorch, to_onnx, to_torch_expor
 from forwardonly.export.step import TrainingStep, example_inputs, input_type, plain_copy, unchecked
 from forwardonly.names import one_of, whole_number
 from forwardonly.network.network import Network, require_network
-from forwardonly.network.storage import save, write_atomically
+from forwardonly.network.storage import write, write_atomically
 
 Format = Literal["safetensors", "torch-export", "onnx", "executorch"]
 SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx", "executorch": ".pte"}
@@ -62,7 +62,7 @@ def export_network(
     if batch_size is not None and format != "executorch":
         raise ValueError(f"A network as {format} takes any batch: batch_size is for executorch.")
     if format == "safetensors":
-        save(network, folder)
+        write(network, Path(folder))
         return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
     network.require_classes()
     count, axes = 2, {0: Dim("batch", min=1)}

@@ -98,7 +98,22 @@ def from_config(config: Mapping[str, Any]) -> Network:
     if (given := config.get("input")) not in (None, *get_args(Input)):  # None: of before it was noted
         raise ValueError(f"The network's config has the input {given!r}, it must be pixels, features or tokens.")
     network.prepare.input = given
+    network.prepare.range = range_of(config)
     return network
+
+
+def range_of(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The range of the features that the network of a config was trained on, if it says one.
+
+    Raises:
+        ValueError: it is not two numbers.
+    """
+    given = config.get("range")
+    if given is None:
+        return None
+    if not isinstance(given, list) or [type(end) for end in given] != [float, float]:
+        raise ValueError(f"The network's config has the range {given!r}, it must be two numbers.")
+    return given[0], given[1]
 
 
 def _fit_rules(layers: Sequence[bodies.Layer], signal: Signal, rule: rules.Rule) -> list[Block]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from forwardonly.names import name_in, nearest, regular_expression, require, whole_number
 from forwardonly.network import models
-from forwardonly.network.build import rule_of
+from forwardonly.network.build import range_of, rule_of
 from forwardonly.network.cuts import cuts_at
 from forwardonly.network.localized import Cut, Localized
 from forwardonly.network.network import Network
@@ -177,6 +177,7 @@ def rebuilt(config: Mapping[str, Any], model: nn.Module | None = None) -> Locali
     network = Localized(model, cuts, rule, config["form"], images=images, head=head, readout=readout, config=config)
     if config["images"]:
         network.prepare.input = config.get("input")
+        network.prepare.range = range_of(config)
     return network
 
 

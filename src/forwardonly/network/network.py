@@ -105,10 +105,14 @@ class Network(nn.Module):
     def config(self) -> dict[str, Any]:
         """What `fo.load` needs to build this network again; empty for a network built by hand.
 
-        Its "input" says whether the network was fitted to pixels or to features; missing before training.
+        Its "input" says whether the network was fitted to pixels or to features; missing before training. Of features
+        that lie as pictures do, "range" says from where to where they went.
         """
         known = bool(self._config) and self.prepare.input is not None
-        return {**self._config, "input": self.prepare.input} if known else dict(self._config)
+        if not known:
+            return dict(self._config)
+        lie = {} if self.prepare.range is None else {"range": list(self.prepare.range)}
+        return {**self._config, "input": self.prepare.input, **lie}
 
     @property
     def row(self) -> list[Block]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from forwardonly.bodies import Stem
 from forwardonly.data.inputs import Inputs, require_finite
-from forwardonly.data.ranges import require_unit
+from forwardonly.data.ranges import is_unit, require_unit
 from forwardonly.network.signal import Signal, tensors_in
 
 Input = Literal["pixels", "features", "tokens"]
@@ -58,6 +58,7 @@ class Prepare(nn.Module):
         self.standardise = standardise
         self.tokens = tokens
         self.input: Input | None = None
+        self.range: tuple[float, float] | None = None  # of features that lie as pictures do
         channels = (*self.shape[:1], *[1] * (len(self.shape) - 1))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -72,7 +73,8 @@ class Prepare(nn.Module):
 
     def blank(self, count: int) -> Tensor:
         """`count` inputs of zeros, of the type that the network takes."""
-        dtype = torch.int64 if self.tokens else torch.uint8 if self.pictures else torch.float32
+        pixels = self.pictures and self.input != "features"
+        dtype = torch.int64 if self.tokens else torch.uint8 if pixels else torch.float32
         return torch.zeros(count, *self.shape, dtype=dtype, device=self.mean.device)
 
     @property
@@ -88,6 +90,10 @@ class Prepare(nn.Module):
             self.input = "tokens"
         else:
             self.input = "features" if images.is_floating_point() or not self.pictures else "pixels"
+            self.range = None
+            if self.pictures and self.input == "features":
+                low, high = images.aminmax()
+                self.range = float(low), float(high)
         if self.fitted or self.tokens:
             return
         if self.standardise:
@@ -169,6 +175,12 @@ class Prepare(nn.Module):
             want = " x ".join(map(str, self.shape))
             raise ValueError(f"The network takes images of {want} (channels, height, width), not {got}.")
         if images.dtype == torch.uint8:
+            if self.range is not None and not is_unit(*self.range):
+                low, high = self.range
+                raise ValueError(
+                    f"The network was trained on floats from {low:g} to {high:g}, and bytes stand for 0 to 1: give it "
+                    "floats of that range."
+                )
             values = images.float() / 255
         elif images.is_floating_point():
             values = images.float()

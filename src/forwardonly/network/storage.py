@@ -52,10 +52,18 @@ def save(network: Network, folder: str | Path, **more: Any) -> None:
     The config also has the names of its classes, if it has learned any.
 
     Raises:
-        ValueError: the folder cannot be written, or the network was built by hand and has no config.
+        ValueError: the folder cannot be written or holds a finished run, or the network was built by hand and has no
+            config.
     """
     require_network(network)
     folder = as_path("folder", folder)
+    if (folder / RESULT).exists():
+        raise ValueError(f"{folder} holds a finished run, whose result is its own network's: choose another folder.")
+    write(network, folder, **more)
+
+
+def write(network: Network, folder: Path, **more: Any) -> None:
+    """As `save`, whatever the folder holds."""
     if not network.config:
         raise ValueError(
             "This network was built by hand, so no config can rebuild it: save its state_dict() instead, "

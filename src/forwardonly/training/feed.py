@@ -113,9 +113,13 @@ class Feed:
                     yield self._read(*next(read), chosen)
             turn, begin = turn + 1, 0
 
-    def _read(self, inputs: Inputs, targets: Tensor | None, indices: Tensor | None) -> Read:
+    def _required(self, targets: Tensor | None) -> Tensor:
         if targets is None:
             raise ValueError(f"{self.images.name} has inputs without targets: a batch is (inputs, targets), or a dict.")
+        return targets
+
+    def _read(self, inputs: Inputs, targets: Tensor | None, indices: Tensor | None) -> Read:
+        targets = self._required(targets)
         if len(targets) == 1 and not self._learns_from_one:
             compatibility.require_batch(self.network, 1)
             self._learns_from_one = True
@@ -129,8 +133,8 @@ class Feed:
             return self.images.images, self.images.labels
         units = self.network.units
         fitted = bool(self.network.prepare.fitted) and (units is None or units.fitted)
-        drawn = self._read(*self.images.sample(1 if fitted else SAMPLE), None)
-        return each(drawn.inputs, lambda part: part.to(self.device)), drawn.targets.to(self.device)
+        inputs, targets = self.images.sample(1 if fitted else SAMPLE)
+        return each(inputs, lambda part: part.to(self.device)), self._required(targets).to(self.device)
 
     def place(self) -> list[Any] | None:
         """The place in a stream, for a checkpoint; data that are read by index need none."""

@@ -126,7 +126,12 @@ class Host:
         self.close()
 
     def _bytes(self, image: np.ndarray) -> bytes:
-        content = np.ascontiguousarray(image, self.type)
+        given = np.asarray(image)
+        if self.type is np.uint8 and given.dtype != np.uint8 and given.size:
+            low, high = given.min(), given.max()
+            if given.dtype.kind not in "biu" or low < 0 or high > 255:
+                raise ValueError(f"An example is bytes from 0 to 255, not {given.dtype} from {low} to {high}.")
+        content = np.ascontiguousarray(given, self.type)
         if content.size != self.inputs:
             raise ValueError(f"An example has {self.inputs} numbers, not {content.size}.")
         return content.tobytes()

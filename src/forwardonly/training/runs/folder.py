@@ -17,7 +17,7 @@ from forwardonly.network.storage import (
     RESULT,
     packed,
     read_config,
-    save,
+    write,
     write_atomically,
     write_json,
 )
@@ -36,6 +36,8 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
     """
     if (folder / RESULT).exists() or checkpoint.exists(folder):
         raise ValueError(f"{folder} already holds a run: choose another folder, or resume it.")
+    if (folder / MODEL).exists():
+        raise ValueError(f"{folder} already holds a network: choose another folder.")
     versions = {"forwardonly": __version__, "torch": torch.__version__, "python": platform.python_version()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def finish(
     """
     config = {**read_config(folder), **({} if learned_from is None else {DIGEST: learned_from})}
     if network.config:
-        save(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
+        write(network, folder, **{key: value for key, value in config.items() if key not in ("format", "network")})
     try:
         if not network.config:  # built by hand: the weights alone
             write_atomically(folder / MODEL, packed(network.state_dict()))
