@@ -6,6 +6,7 @@ Compiled by gcc and by clang with warnings as errors and with sanitisers; skippe
 import json
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -380,6 +381,20 @@ def test_the_commands_mistakes(trained_run, tmp_path, capsys, words, says):
     printed, err = capsys.readouterr()
     assert printed == "" and says in err and err.count("\n") == 1
     assert not (tmp_path / "c").exists()
+
+
+def test_what_are_no_bytes_is_refused_where_bytes_are_wanted(tmp_path):
+    """A cast would make black pictures of floats from 0 to 1."""
+    data = random_images(FLAT)
+    export_c(build("projection", MLP, data), tmp_path, **SGD)
+    pixels = data.images[:3].numpy()
+    with Host(tmp_path) as host:
+        assert np.array_equal(host.scores(pixels.astype(np.int64)), host.scores(pixels))
+        for wrong in (pixels / 255, pixels.astype(np.int64) + 200, -pixels.astype(np.int64)):
+            for ask in (host.scores, partial(host.learn, labels=data.labels[:3].numpy())):
+                with pytest.raises(ValueError, match="An example is bytes from 0 to 255, not"):
+                    ask(wrong)
+        assert host.learn(pixels, data.labels[:3].numpy()) == ["ok"] * 3
 
 
 def test_a_missing_compiler_is_named(tmp_path):
