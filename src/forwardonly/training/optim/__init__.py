@@ -29,8 +29,9 @@ def _eager(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """
     own: dict[str, Any] = {name: inspect.unwrap(getattr(cls, name)) for name in DECORATED}
     own["step"] = torch.no_grad()(inspect.unwrap(cls.step))
-    made = type(f"Eager{cls.__name__}", (cls,), {**own, "__module__": __name__})
-    globals()[made.__name__] = made  # where pickle looks for it
+    place = f"Eager{cls.__name__}"  # where pickle looks for it; what it is called stays torch's, and exports go by that
+    made = type(cls.__name__, (cls,), {**own, "__module__": __name__, "__qualname__": place})
+    globals()[place] = made
     return made
 
 
