@@ -218,7 +218,8 @@ class Tune(training.Train, Model):
         if mean is not None and len(mean) != train.shape[0]:
             mean = std = None
         text = self.words is not None
-        example = train.images[:2, :8] if text else train.images[:2]  # cutting keeps a graph of the whole model
+        few = train.images[:2] if isinstance(train, fo.data.Images) else train.sample(2).inputs
+        example = few[:, :8] if text else few  # cutting keeps a graph of the whole model
         return fo.localize(
             model,
             rule,
