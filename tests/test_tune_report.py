@@ -143,6 +143,14 @@ def test_the_command_has_what_was_given_and_no_default():
     assert given == expected
 
 
+def test_the_command_keeps_that_gradients_are_not_clipped():
+    argv = ["--model", "timm:resnet18", "--rule", "channel-static", "--clip", "none"]
+    words = tune.command(parse(tune.options(argv), argv, prog="forwardonly tune", description=""))
+    assert words[words.index("--clip") + 1] == "none"
+    again = parse(tune.options(words[2:]), words[2:], prog="forwardonly tune", description="")
+    assert again.schedule_and_optimiser.clip is None and "clip" in again.given
+
+
 def test_a_long_run_has_a_table_that_can_be_read():
     history = [{"epoch": epoch, "loss": [1.0], "validation_accuracy": 0.5} for epoch in range(300)]
     chosen = tuning._spaced(300, tuning.LISTED)

@@ -314,7 +314,7 @@ def command(chosen: Any) -> list[str]:
     words |= {f"rule.{name}": value for name, value in of_rule.items() if value != usual[name]}
     of_training, usual = training.training_options(chosen), training.all_training_options(plain)
     words |= {name: value for name, value in of_training.items() if name == "batch_size" or value != usual[name]}
-    return ["forwardonly", "tune", *as_words({name: value for name, value in words.items() if value is not None})]
+    return ["forwardonly", "tune", *as_words(words)]
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
