@@ -146,6 +146,36 @@ def test_the_command_line_streams_what_does_not_fit_and_caches_if_asked(tmp_path
     assert "--cache is for folders of images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("why", ["cached", "too large", "in memory"])
+def test_a_run_goes_on_with_its_folder_read_as_before(tmp_path, monkeypatch, capsys, why):
+    folder, run = draw(tmp_path / "shapes"), tmp_path / "run"
+    words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1", "--out", str(run)]
+    with monkeypatch.context() as smaller:
+        if why == "too large":
+            smaller.setattr(large, "SHARE", 0.0)
+        assert cli.main([*words, *(["--cache"] if why == "cached" else [])]) == 0
+    caches = list(tmp_path.glob(".shapes-*.npy"))
+    monkeypatch.setattr(large, "SHARE", 0.0 if why == "in memory" else 0.5)
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", "--out", str(run), "--epochs", "2"]) == 0, capsys.readouterr().err
+    noted = json.loads((run / "config.json").read_text())["data"]
+    assert (noted["streamed"], noted["cache"]) == (why != "in memory", why == "cached")
+    assert list(tmp_path.glob(".shapes-*.npy")) == caches and len(caches) == (why == "cached")
+    if why == "cached":  # decoded as they go by, they are the same images
+        assert cli.main(["train", "--resume", "--out", str(run), "--epochs", "3", "--no-cache"]) == 0
+        assert not json.loads((run / "config.json").read_text())["data"]["cache"]
+
+
+def test_a_run_that_does_not_say_how_its_folder_was_read_goes_on(tmp_path):
+    folder, run = draw(tmp_path / "shapes"), tmp_path / "run"
+    words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1"]
+    assert cli.main([*words, "--cache", "--out", str(run)]) == 0
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]["streamed"], config["data"]["cache"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert cli.main(["train", "--resume", "--out", str(run), "--epochs", "2", "--cache"]) == 0
+
+
 def test_what_does_not_fit_is_evaluated_as_it_goes_by(tmp_path, monkeypatch, capsys):
     folder, other = draw(tmp_path / "shapes"), draw(tmp_path / "others", seed=1)
     for kind in ("memory", "stream"):
