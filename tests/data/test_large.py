@@ -224,6 +224,22 @@ def test_mistakes_are_found_before_training(tmp_path):
         fo.data.stream(tmp_path / "nowhere", image_size=12)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": "20"}, "image_size must be a whole number, not '20'"),
+        ({"image_size": 0}, "image_size must be at least 1, not 0"),
+        ({"validation": "5"}, "validation must be a whole number, not '5'"),
+        ({"seed": 0.5}, "seed must be a whole number, not 0.5"),
+        ({"workers": -1}, "workers must be at least 0, not -1"),
+        ({"folder": 5}, "folder must be a path, not 5"),
+    ],
+)
+def test_options_of_another_kind_are_refused(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        fo.data.stream(**{"folder": draw(tmp_path / "shapes"), "image_size": 12, "workers": 0, **options})
+
+
 def test_a_damaged_picture_is_named_where_it_is_reached(tmp_path):
     folder = draw(tmp_path / "shapes", count=200)
     train, _, _ = fo.data.stream(folder, image_size=12, workers=1)
