@@ -314,6 +314,27 @@ def test_torch_export_of_both(run, tmp_path, digits):
     assert not any(path.suffix == ".tmp" or ".tmp" in path.name for path in tmp_path.iterdir())
 
 
+def test_the_step_of_a_run_whose_bodies_learned_slowly(run, digits, monkeypatch):
+    config = read(run / "config.json")
+    rates = {"body_rate": 0.1, "layer_decay": 0.5}
+    (run / "config.json").write_text(json.dumps({**config, "training": {**config["training"], **rates}}))
+    steps = []
+    monkeypatch.setattr(
+        "forwardonly.cli.export.export_training_step", lambda _, step, *__, **___: steps.append(step) or []
+    )
+    words = ["--what", "training-step", "--no-check", "--optimiser", "sgd", "--momentum", "0", "--batch-size", "32"]
+    assert cli.main(["export", str(run), *words]) == 0
+    some = digits.train.subset(torch.arange(32))
+    given = {"images": some.images, "labels": some.labels, "learning_rate": torch.tensor(0.01)}
+    _, state = steps[0](steps[0].state, **given)
+    net = fo.load(run)
+    sgd = {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 0.01}
+    fo.training.Online(net, precision="fp32", **sgd, **rates).learn(some.images, some.labels)
+    ours = net.state_dict()
+    for name, before in steps[0].state.items():
+        torch.testing.assert_close(state[name] - before, ours[name] - before, rtol=1e-2, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

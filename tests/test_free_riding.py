@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import forwardonly as fo
+from forwardonly import cli
 from forwardonly.measure import free_riding
 from forwardonly.rules.base import BlockPosition
 
@@ -87,3 +88,22 @@ def test_one_pass_rules_and_empty_sets(images):
     assert said.law_slope is None and said.blocks[1].prior_margin == pytest.approx(said.blocks[0].margin)
     with pytest.raises(ValueError, match="no images"):
         fo.measure.diagnose(net, images.subset(torch.arange(0)))
+
+
+@pytest.mark.parametrize("targets", ["number", "labels"])
+def test_what_has_no_wrong_class_is_refused(tmp_path, capsys, targets):
+    """In Python, by the command even where the names of the classes fit, and before a run that asks for it."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(40, 1, 8, 8, generator=generator), torch.randint(0, 2, (40, 10), generator=generator).float()
+    net = fo.mlp((1, 8, 8), [8], rule=fo.rules.Projection(classes=10, targets=targets))
+    fo.fit(net, (x, y), epochs=1, out=tmp_path / "run", classes=tuple("0123456789"))
+    says = "Free-riding is measured between the right class and a wrong one, and this network learns"
+    with pytest.raises(ValueError, match=says):
+        fo.measure.diagnose(net, fo.data.load("digits").test)
+    capsys.readouterr()
+    for more in (["--data", "digits"], []):
+        assert cli.main(["diagnose", str(tmp_path / "run"), *more]) == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1
+    with pytest.raises(ValueError, match=says):
+        fo.fit(net, (x, y), validation=(x, y), epochs=1, diagnose=True)

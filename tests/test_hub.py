@@ -57,6 +57,7 @@ def test_the_card_tells_what_was_measured_and_the_command(run, tmp_path):
     shown = float(re.search(r"test accuracy \| ([\d.]+) %", text)[1])
     assert shown == pytest.approx(100 * measured, abs=0.3)  # the run measured in its own precision
     assert "forwardonly train --body mlp --rule hyperspherical --data digits --rule.margin 0.2" in text
+    assert "--rule.margin 0.2 --hidden 40 20" in text
     assert text.startswith("---\nlibrary_name: forwardonly")
 
 
@@ -80,6 +81,56 @@ def test_the_command_on_a_card_is_one(tmp_path, rule, words):
     argv = shlex.split(line)[2:]
     chosen = parse(train.options(argv), argv, prog="forwardonly train", description="")
     assert fo.rules.make(chosen.rule, classes=3, **asdict(chosen.rule_options)).options() == rule.options()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [fo.bodies.MLP(hidden=(48, 48)), fo.bodies.CNN(width=0.1), fo.bodies.Separable(channels=(4, 8), pools=1)],
+    ids=lambda body: type(body).__name__,
+)
+def test_the_command_on_a_card_makes_the_body(body):
+    network = fo.build(body, (1, 8, 8), rule=fo.rules.Projection(classes=3))
+    line = next(line for line in card(network, {}).splitlines() if line.startswith("    forwardonly train "))
+    argv = shlex.split(line)[2:]
+    chosen = parse(train.options(argv), argv, prog="forwardonly train", description="")
+    assert fo.bodies.TABLE[chosen.body](**asdict(chosen.network)) == body
+
+
+class OwnRule(fo.rules.Projection):
+    """A rule that the command line does not know."""
+
+
+NUMBERS = {"classes": 3, "targets": "number"}
+NO_COMMAND = {
+    "one number": lambda: fo.mlp((4,), [16], rule=fo.rules.Projection(classes=1, targets="number")),
+    "numbers of pictures": lambda: fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(**NUMBERS)),
+    "labels": lambda: fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=3, targets="labels")),
+    "rows": lambda: fo.mlp((4,), [8], rule=fo.rules.Projection(classes=3)),
+    "standardise": lambda: fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=3), standardise=False),
+    "own rule": lambda: fo.mlp((1, 6, 6), [8], rule=OwnRule(classes=3)),
+    "model": lambda: fo.localize(
+        torch.nn.Sequential(*(torch.nn.Linear(6, 6) for _ in range(3))),
+        fo.rules.Projection(**NUMBERS),
+        torch.rand(2, 6),
+        source={"name": "timm:resnet18", "options": {}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_COMMAND)
+def test_a_card_has_no_command_that_cannot_be_given(tmp_path, case):
+    network = NO_COMMAND[case]()
+    HubNetwork(network).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "The command that trains" not in text and "    forwardonly" not in text
+    assert ("- image-classification" in text) == (case in ("standardise", "own rule"))
+
+
+def test_a_network_of_features_has_no_command():
+    network = fo.mlp((1, 6, 6), [8], rule=fo.rules.Projection(classes=3))
+    features = fo.data.Features(torch.randn(30, 1, 6, 6), torch.arange(30) % 3, ("a", "b", "c"), "features")
+    fo.fit(network, features, epochs=1)
+    assert "The command that trains" not in card(network, {})
 
 
 @pytest.mark.parametrize(
@@ -110,8 +161,10 @@ def test_a_card_says_what_is_learned():
     )
     for network, task, output in (
         (pictures, "pipeline_tag: image-classification", "| output | 3 classes |"),
+        (pictures, "- image-classification", "| output | 3 classes |"),
         (numbers, None, "| output | 2 numbers |"),
         (texts, "pipeline_tag: text-generation", "| output | 9 words |"),
     ):
         text = card(network, {})
         assert output in text and (task in text if task else "pipeline_tag" not in text)
+        assert ("- image-classification" in text) == (network is pictures)

@@ -1,5 +1,6 @@
 """Optimisers of blocks: torch's own, to the bit, without what they import for torch.compile."""
 
+import pickle
 import subprocess
 import sys
 
@@ -43,6 +44,7 @@ def test_an_optimiser_steps_as_torchs_own(name):
     assert torch.equal(weight, expected)
     assert isinstance(optimiser, TABLE[name])
     assert str(optimiser) == str(own)
+    assert str(pickle.loads(pickle.dumps(optimiser))) == str(own)
     own.load_state_dict(optimiser.state_dict())
     optimiser.load_state_dict(own.state_dict())
 

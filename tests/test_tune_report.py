@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import forwardonly as fo
@@ -75,6 +76,26 @@ def test_the_report_has_the_untouched_model_beside_each_epoch(start, tmp_path, c
     assert "--validation N" not in text and "--other DATA" not in text
 
 
+def test_a_folder_that_is_read_as_it_is_needed_is_tuned_on_as_one_in_memory(walk, tmp_path, capsys):
+    import timm
+
+    torch.manual_seed(3)
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(("dark", "light")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = generator.integers(0, 90, (SIDE, SIDE, 3)) + 80 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pets" / name / f"{index}.png")
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    words = ["tune", "--model", "timm:test_resnet", "--weights", str(weights), "--data", str(tmp_path / "pets")]
+    words += ["--image-size", str(SIDE), "--epochs", "1", "--precision", "fp32"]
+    for name, more in (("loaded", []), ("streamed", ["--cache"])):
+        assert cli.main([*words, *more, "--out", str(tmp_path / name)]) == 0, capsys.readouterr().err
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("loaded", "streamed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 @pytest.mark.slow
 def test_without_figures_the_report_says_which_options_show_them(start, tmp_path):
     assert cli.main(words_of(start, tmp_path / "run")) == 0
@@ -120,6 +141,14 @@ def test_the_command_has_what_was_given_and_no_default():
     expected = {"--model": "timm:resnet18", "--data": "a b", "--rule": "hyperspherical", "--heads-first": "0.3"}
     expected["--rule.margin"] = "0.2"
     assert given == expected
+
+
+def test_the_command_keeps_that_gradients_are_not_clipped():
+    argv = ["--model", "timm:resnet18", "--rule", "channel-static", "--clip", "none"]
+    words = tune.command(parse(tune.options(argv), argv, prog="forwardonly tune", description=""))
+    assert words[words.index("--clip") + 1] == "none"
+    again = parse(tune.options(words[2:]), words[2:], prog="forwardonly tune", description="")
+    assert again.schedule_and_optimiser.clip is None and "clip" in again.given
 
 
 def test_a_long_run_has_a_table_that_can_be_read():
@@ -197,8 +226,6 @@ def test_other_data_may_have_another_size_and_colour(start, tmp_path, capsys):
 
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 6, 6), (1, 12, 12)])
 def test_images_in_memory_are_adapted_as_files_are(tmp_path, shape):
-    from PIL import Image
-
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (3, 6, 9, 3), dtype=np.uint8)
     files = [tmp_path / f"{index}.png" for index in range(3)]

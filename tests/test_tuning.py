@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import forwardonly as fo
+from forwardonly.export import training_step
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.optim import Muon
 from forwardonly.training.update import Update
@@ -94,6 +95,22 @@ def test_bodies_and_early_blocks_take_smaller_steps(pictures):
         torch.testing.assert_close(steps["tuned"][0][index], share * steps["plain"][0][index], rtol=1e-2, atol=1e-7)
     first_head = steps["tuned"][1][0], steps["plain"][1][0]
     torch.testing.assert_close(*first_head)
+
+
+def test_batches_that_arrive_and_a_step_as_a_graph_have_the_rates_of_a_run(pictures):
+    """Plain SGD on all images: one step of `fit`, in which their order does not matter."""
+    rates = {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 0.05, "body_rate": 0.1, "layer_decay": 0.5}
+    fitted = fo.fit(small(), pictures, epochs=1, **{**OPTIONS, "batch_size": 80, **rates}).network.state_dict()
+    online = fo.training.Online(start := small(), precision="fp32", **rates)
+    start.prepare.fit(pictures.images)
+    step = training_step(start, batch_size=80, **rates)
+    given = {"images": pictures.images, "labels": pictures.labels, "learning_rate": torch.tensor(0.05)}
+    _, graph = step(step.state, **given)
+    online.learn(pictures.images, pictures.labels)
+    before, learned = small().state_dict(), online.network.state_dict()
+    for name in (name for name in graph if name.endswith("weight")):
+        for own in (learned, graph):
+            torch.testing.assert_close(own[name] - before[name], fitted[name] - before[name], rtol=1e-2, atol=1e-7)
 
 
 def test_muon_leaves_embeddings_and_positions_to_sgd():

@@ -5,6 +5,7 @@ repository holds what `fo.save` writes, safetensors and JSON, and a model card m
 """
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,19 @@ try:
 except ImportError as missing:
     raise ImportError("The Hub needs huggingface_hub: pip install 'forward-only[hub]'") from missing
 
-from forwardonly import rules
-from forwardonly.names import as_words, name_in
+from forwardonly import bodies, rules
+from forwardonly.names import as_words
 from forwardonly.network.network import Network
 from forwardonly.network.storage import CONFIG, MODEL, load, read_config, read_result, write, write_atomically
 
 CARD = "README.md"
-TAGS = ["forwardonly", "forward-forward", "image-classification"]
+TAGS = ["forwardonly", "forward-forward"]
 
 
 class HubNetwork(
     ModelHubMixin,
     library_name="forwardonly",
     tags=TAGS,
-    pipeline_tag="image-classification",
 ):
     """A network with the Hub's methods: `save_pretrained`, `push_to_hub`, `from_pretrained`.
 
@@ -105,7 +105,7 @@ def card(network: Network, run: dict[str, Any]) -> str:
     rule = network.config["rule"]
     data, result = run.get("data", {}), run.get("result", {})
     name = Path(str(data.get("name", "images"))).name
-    what, command, loading = _built(network.config)
+    what, loading = _built(network.config)
     rows = [
         ("rule", rule["name"]),
         what,
@@ -120,10 +120,10 @@ def card(network: Network, run: dict[str, Any]) -> str:
     for key in ("seconds", "device", "precision", "torch"):
         if key in result:
             rows.append((key, result[key] if key != "seconds" else f"{result[key]:.1f}"))
-    options = as_words({"rule": rule["name"], "data": name, **_given(network)})
     table = "\n".join(f"| {left} | {right} |" for left, right in rows)
-    tags = "\n".join(f"- {tag}" for tag in [*TAGS, rule["name"]])
-    task = PICTURES if network.targets == "class" and len(network.shape) == 3 else TASKS.get(network.targets)
+    pictures = network.targets == "class" and network.labelled and len(network.shape) == 3
+    task = PICTURES if pictures else TASKS.get(network.targets)
+    tags = "\n".join(f"- {tag}" for tag in [*TAGS, *filter(None, [task]), rule["name"]])
     pipeline = f"\npipeline_tag: {task}" if task else ""
     text = f"""---
 library_name: forwardonly{pipeline}
@@ -144,37 +144,53 @@ Every block of this network was trained by its own rule; no gradient has crossed
 network.predict(inputs)  # (B, {", ".join(map(str, network.shape))}) -> {OUTPUTS[network.targets][1]}
 ```
 """
-    if command:
+    if command := _command(network, name):
         text += f"""
 The command that trains such a network; `config.json` holds every option of this run:
 
-    {shlex.join(["forwardonly", *command, *options])}
+    {shlex.join(["forwardonly", *command])}
 """
     return text
 
 
-def _built(config: dict[str, Any]) -> tuple[tuple[str, str], list[str], str]:
-    """The row of the card that says what the blocks are, the command that makes them if there is one, how to load."""
+def _built(config: dict[str, Any]) -> tuple[tuple[str, str], str]:
+    """The row of the card that says what the blocks are, and how to load them."""
     own = 'from forwardonly.hub import HubNetwork\n\nnetwork = HubNetwork.from_pretrained("THIS REPOSITORY").network'
     if "body" in config:
         body = config["body"]
         words = ", ".join(f"{key} {value}" if key != "name" else str(value) for key, value in body.items())
-        return ("body", words), ["train", "--body", body["name"]], own
+        return ("body", words), own
     source = config["model"]  # of a network that `localize` made
     if source is None:
         code = (
             "import forwardonly as fo\nfrom huggingface_hub import snapshot_download\n\n"
             'network = fo.load(snapshot_download("THIS REPOSITORY"), model=model)  # your own module, built as it was'
         )
-        return ("model", "cut in place; only its own code builds it"), [], code
+        return ("model", "cut in place; only its own code builds it"), code
     if "name" in source:
-        return ("model", f"{source['name']}, cut in place"), ["tune", "--model", source["name"]], own
-    return ("model", f"{source['class']} of transformers, cut in place"), [], own
+        return ("model", f"{source['name']}, cut in place"), own
+    return ("model", f"{source['class']} of transformers, cut in place"), own
 
 
-def _given(network: Network) -> dict[str, Any]:
-    """The rule's options that differ from its defaults, under their names on the command line."""
-    options: dict[str, Any] = network.rule.options()
-    made = rules.TABLE.get(name_in(rules.TABLE, network.rule), type(network.rule))
-    default = made(classes=network.classes).options()
-    return {f"rule.{name}": value for name, value in options.items() if value != default[name]}
+def _command(network: Network, data: str) -> list[str]:
+    """The words that train such a network on `data`; none where the command line cannot make it."""
+    config, rule = network.config, network.config["rule"]["name"]
+    if network.targets != "class" or rule not in rules.TABLE:
+        return []
+    default = rules.TABLE[rule](classes=network.classes).options()
+    of_rule = {f"rule.{name}": value for name, value in _other(network.rule.options(), default).items()}
+    words = as_words({"rule": rule, "data": data, **of_rule})
+    if "body" in config:
+        body = config["body"]["name"]
+        pictures = len(network.shape) == 3 and network.prepare.input != "features" and "standardise" not in config
+        if not pictures or body not in bodies.TABLE:
+            return []
+        of_body = _other(config["body"], {"name": body, **asdict(bodies.TABLE[body]())})  # type: ignore[call-overload]  # a Body is a dataclass
+        return ["train", "--body", body, *words, *as_words(of_body)]
+    source = config["model"] or {}
+    return ["tune", "--model", source["name"], *words] if "name" in source else []
+
+
+def _other(options: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    return {name: value for name, value in options.items() if value != default[name]}

@@ -82,14 +82,15 @@ def plain(value: Any) -> Any:
 
 def as_words(options: Mapping[str, Any]) -> list[str]:
     """Options by name, without their dashes, as a command line: several values are several words, False is `--no-name`,
-    or `--group.no-name`.
+    or `--group.no-name`, None is the word none.
     """
     words = []
     for name, value in options.items():
         group, dot, own = name.replace("_", "-").rpartition(".")
         words.append(f"--{group}{dot}{'no-' if value is False else ''}{own}")
         if not isinstance(value, bool):
-            words += map(str, value if isinstance(value, list | tuple) else (value,))
+            values = value if isinstance(value, list | tuple) else (value,)
+            words += ["none" if each is None else str(each) for each in values]
     return words
 
 

@@ -2,6 +2,7 @@
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,31 @@ def test_shape_length_subset_and_device():
 def test_tensors_that_do_not_fit_are_named(images, labels, said):
     with pytest.raises(ValueError, match=said):
         Images(images, labels, ("a", "b", "c"), "toy")
+
+
+@pytest.mark.parametrize("labels", [[0, 2], (0, 2), list(np.array([0, 2])), []], ids=str)
+def test_labels_may_be_a_list(labels):
+    made = Images(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c"))
+    assert made.labels.dtype == torch.int64 and made.labels.tolist() == list(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a", "b"], "labels in a list must be whole numbers"),
+        ([0.0, 1.0], "labels in a list must be whole numbers"),
+        ([[0], [1, 2]], "labels in a list must be whole numbers"),
+        ([True, False], "labels in a list must be whole numbers"),
+        ([0, 2**70], "labels must be numbers"),
+        ([0, 3], "label 3 is out of range"),
+        ([0], "labels must be int64 of shape"),
+        ({0: 1}, "labels must be a tensor, an array or a list, not dict"),
+        ("ab", "labels must be a tensor, an array or a list, not 'ab'"),
+    ],
+)
+def test_what_is_no_list_of_labels_is_refused(labels, said):
+    with pytest.raises(ValueError, match=said):
+        Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c"))
 
 
 def test_held_out_images_are_balanced_disjoint_complete_and_repeatable():

@@ -146,6 +146,36 @@ def test_the_command_line_streams_what_does_not_fit_and_caches_if_asked(tmp_path
     assert "--cache is for folders of images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("why", ["cached", "too large", "in memory"])
+def test_a_run_goes_on_with_its_folder_read_as_before(tmp_path, monkeypatch, capsys, why):
+    folder, run = draw(tmp_path / "shapes"), tmp_path / "run"
+    words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1", "--out", str(run)]
+    with monkeypatch.context() as smaller:
+        if why == "too large":
+            smaller.setattr(large, "SHARE", 0.0)
+        assert cli.main([*words, *(["--cache"] if why == "cached" else [])]) == 0
+    caches = list(tmp_path.glob(".shapes-*.npy"))
+    monkeypatch.setattr(large, "SHARE", 0.0 if why == "in memory" else 0.5)
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", "--out", str(run), "--epochs", "2"]) == 0, capsys.readouterr().err
+    noted = json.loads((run / "config.json").read_text())["data"]
+    assert (noted["streamed"], noted["cache"]) == (why != "in memory", why == "cached")
+    assert list(tmp_path.glob(".shapes-*.npy")) == caches and len(caches) == (why == "cached")
+    if why == "cached":  # decoded as they go by, they are the same images
+        assert cli.main(["train", "--resume", "--out", str(run), "--epochs", "3", "--no-cache"]) == 0
+        assert not json.loads((run / "config.json").read_text())["data"]["cache"]
+
+
+def test_a_run_that_does_not_say_how_its_folder_was_read_goes_on(tmp_path):
+    folder, run = draw(tmp_path / "shapes"), tmp_path / "run"
+    words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1"]
+    assert cli.main([*words, "--cache", "--out", str(run)]) == 0
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]["streamed"], config["data"]["cache"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert cli.main(["train", "--resume", "--out", str(run), "--epochs", "2", "--cache"]) == 0
+
+
 def test_what_does_not_fit_is_evaluated_as_it_goes_by(tmp_path, monkeypatch, capsys):
     folder, other = draw(tmp_path / "shapes"), draw(tmp_path / "others", seed=1)
     for kind in ("memory", "stream"):
@@ -192,6 +222,22 @@ def test_mistakes_are_found_before_training(tmp_path):
         fo.data.stream(folder, image_size=12)
     with pytest.raises(ValueError, match="is not a folder of images"):
         fo.data.stream(tmp_path / "nowhere", image_size=12)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": "20"}, "image_size must be a whole number, not '20'"),
+        ({"image_size": 0}, "image_size must be at least 1, not 0"),
+        ({"validation": "5"}, "validation must be a whole number, not '5'"),
+        ({"seed": 0.5}, "seed must be a whole number, not 0.5"),
+        ({"workers": -1}, "workers must be at least 0, not -1"),
+        ({"folder": 5}, "folder must be a path, not 5"),
+    ],
+)
+def test_options_of_another_kind_are_refused(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        fo.data.stream(**{"folder": draw(tmp_path / "shapes"), "image_size": 12, "workers": 0, **options})
 
 
 def test_a_damaged_picture_is_named_where_it_is_reached(tmp_path):

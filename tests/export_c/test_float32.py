@@ -6,6 +6,7 @@ Compiled by gcc and by clang with warnings as errors and with sanitisers; skippe
 import json
 import math
 import re
+import shutil
 from functools import partial
 
 import numpy as np
@@ -395,6 +396,18 @@ def test_what_are_no_bytes_is_refused_where_bytes_are_wanted(tmp_path):
                 with pytest.raises(ValueError, match="An example is bytes from 0 to 255, not"):
                     ask(wrong)
         assert host.learn(pixels, data.labels[:3].numpy()) == ["ok"] * 3
+
+
+def test_the_command_refuses_a_run_whose_bodies_learned_slowly(trained_run, tmp_path, capsys):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["training"]["body_rate"] = 0.1
+    (run / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    words = ["--format", "c", "--what", "training-step", "--optimiser", "sgd"]
+    assert cli.main(["export", str(run), *words]) == 2
+    assert "C has one learning rate for all weights" in capsys.readouterr().err
+    assert not (run / "export").exists()
 
 
 def test_a_missing_compiler_is_named(tmp_path):

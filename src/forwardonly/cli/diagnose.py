@@ -12,6 +12,7 @@ from forwardonly.cli.held import OnData, test_images
 from forwardonly.cli.runs import open_run
 from forwardonly.cli.screen import Screen, percent
 from forwardonly.experiments import diagnosis
+from forwardonly.measure.free_riding import require_wrong_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ def options(argv: Sequence[str]) -> type[Diagnose]:
 def run(chosen: Diagnose, screen: Screen) -> dict[str, Any]:
     """Measures free-riding on the run's test images, and draws it together with the run's history."""
     saved_run = open_run(chosen.run, chosen.device)
+    require_wrong_labels(saved_run.network)  # before its data are looked for
     images, whole = test_images(chosen, saved_run)
     found = fo.measure.diagnose(
         saved_run.network, images, seed=chosen.seed, precision=saved_run.result.get("precision", "auto")

@@ -156,7 +156,10 @@ def _step(chosen: Export, saved_run: SavedRun) -> Any:
 def _step_options(chosen: Export) -> dict[str, Any]:
     """Options of a training step: the run's training config, except for options in `chosen`."""
     trained = read_config(chosen.run).get("training", {})
-    known = ("optimiser", "learning_rate", "weight_decay", "momentum", "clip", "batch_size")
+    known = (
+        *("optimiser", "learning_rate", "weight_decay", "momentum", "clip", "batch_size"),
+        *("body_rate", "layer_decay"),
+    )
     given = {"batch_size": 128, **{name: trained[name] for name in known if name in trained}}
     return given | {name: own for name in known if (own := getattr(chosen, name, None)) is not None}
 

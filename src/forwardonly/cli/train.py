@@ -18,6 +18,7 @@ from forwardonly.cli import cautions
 from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
 from forwardonly.cli.places import agreed, newest_of, restarted, stem_of
 from forwardonly.cli.screen import Screen, percent, sizes
+from forwardonly.data.large import Folder
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
 from forwardonly.network.storage import CONFIG, RESULT, read_config, write_json
@@ -108,6 +109,8 @@ class Train(Common):
     """Training options whose defaults are other than those of `TrainingConfig`."""
     advice: ClassVar[str] = "more --epochs, a convolutional --body, or --rule best"
     """What to try where the result is like guessing."""
+    streamed: ClassVar[bool | None] = None
+    """Whether the resumed run read its folder as it was needed; None of a new one, or of one that does not say."""
 
     @classmethod
     def named(cls, argv: Sequence[str]) -> Self:
@@ -213,7 +216,7 @@ def _with_groups(plain: Train, saved: dict[str, Any], argv: Sequence[str]) -> An
         "Train",
         [*first, *((name, kind) for name, (kind, _) in groups.items())],
         bases=(type(plain),),
-        namespace={"given": names},
+        namespace={"given": names, "streamed": saved.get("data", {}).get("streamed")},
         frozen=True,
         kw_only=True,
     )
@@ -265,7 +268,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = chosen.build(train, rule)
-    extra = {"data": {**_data(chosen, train.classes), **chosen.noted(), "notes": list(train.notes)}}
+    extra = {"data": {**_data(chosen, train), **chosen.noted(), "notes": list(train.notes)}}
     news = [
         *train.notes,
         *getattr(other, "notes", ()),
@@ -332,7 +335,7 @@ def _load(chosen: Any) -> fo.data.Splits:
         raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
     if chosen.cache and chosen.limit is not None:
         raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
-    if folder and chosen.limit is None and (chosen.cache or fo.data.larger_than_memory(chosen.data, chosen.image_size)):
+    if folder and chosen.limit is None and _streams(chosen):
         return fo.data.stream(
             chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
         )
@@ -343,6 +346,13 @@ def _load(chosen: Any) -> fo.data.Splits:
         data_dir=chosen.data_dir,
         image_size=chosen.image_size,
     )
+
+
+def _streams(chosen: Any) -> bool:
+    """Whether a folder is read as it is needed, as it was by a resumed run, which knows its images by that."""
+    if chosen.cache or chosen.streamed is not None:
+        return bool(chosen.cache or chosen.streamed)
+    return fo.data.larger_than_memory(chosen.data, chosen.image_size)
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
@@ -370,7 +380,7 @@ def show_work(result: dict[str, Any], screen: Screen) -> None:
         screen.say(note)
 
 
-def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
+def _data(chosen: Any, train: Any) -> dict[str, Any]:
     """The data in the run's config; paths are absolute, so that they are valid from any folder."""
     known = chosen.data in fo.data.NAMES
     return {
@@ -379,7 +389,9 @@ def _data(chosen: Any, classes: Sequence[str]) -> dict[str, Any]:
         "image_size": chosen.image_size,
         "validation": chosen.validation,
         "limit": chosen.limit,
-        "classes": list(classes),
+        "streamed": isinstance(train, Folder),
+        "cache": chosen.cache,
+        "classes": list(train.classes),
     }
 
 
@@ -394,6 +406,7 @@ def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:
         image_size=data["image_size"],
         validation=data["validation"],
         limit=data.get("limit"),
+        cache=data.get("cache") is True,
         **plain.as_saved(saved),
         readout=network["readout"],
         seed=saved["seed"],

@@ -218,7 +218,8 @@ class Tune(training.Train, Model):
         if mean is not None and len(mean) != train.shape[0]:
             mean = std = None
         text = self.words is not None
-        example = train.images[:2, :8] if text else train.images[:2]  # cutting keeps a graph of the whole model
+        few = train.images[:2] if isinstance(train, fo.data.Images) else train.sample(2).inputs
+        example = few[:, :8] if text else few  # cutting keeps a graph of the whole model
         return fo.localize(
             model,
             rule,
@@ -313,7 +314,7 @@ def command(chosen: Any) -> list[str]:
     words |= {f"rule.{name}": value for name, value in of_rule.items() if value != usual[name]}
     of_training, usual = training.training_options(chosen), training.all_training_options(plain)
     words |= {name: value for name, value in of_training.items() if name == "batch_size" or value != usual[name]}
-    return ["forwardonly", "tune", *as_words({name: value for name, value in words.items() if value is not None})]
+    return ["forwardonly", "tune", *as_words(words)]
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
@@ -36,9 +37,9 @@ class Images:
     """One split of a data set, complete and on one device.
 
     images: (N, channels, height, width) uint8; labels: (N,) int64, each an index into `classes`; both may be given as
-    numpy arrays, and labels then as whole numbers of any size. Images without labels have no classes, and -1 as labels,
-    which may be left out. notes: what was assumed and passed over in reading, a sentence each. Raises ValueError where
-    the tensors do not match.
+    numpy arrays, and labels then as whole numbers of any size, or as a list of them. Images without labels have no
+    classes, and -1 as labels, which may be left out. notes: what was assumed and passed over in reading, a sentence
+    each. Raises ValueError where the tensors do not match.
     """
 
     images: Tensor
@@ -57,6 +58,9 @@ class Images:
             object.__setattr__(self, "labels", torch.full((len(pixels),), NO_LABEL))
         if isinstance(pixels, np.ndarray):
             object.__setattr__(self, "images", _tensor(pixels, f"{self.name}: images"))
+        if isinstance(numbers, list | tuple):
+            numbers = _listed(numbers, f"{self.name}: labels")
+        require(f"{self.name}: labels", numbers, (Tensor, np.ndarray, type(None)), "a tensor, an array or a list")
         if isinstance(numbers, np.ndarray):
             labels = _tensor(numbers, f"{self.name}: labels")
             whole = not labels.dtype.is_floating_point and labels.dtype != torch.bool
@@ -167,6 +171,12 @@ def _tensor(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind not in "biuf" or not array.dtype.isnative:
         raise ValueError(f"{what} must be numbers in this machine's byte order, not {array.dtype}")
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
+
+
+def _listed(values: Sequence[Any], what: str) -> np.ndarray:
+    if not all(isinstance(value, Integral) and not isinstance(value, bool) for value in values):
+        raise ValueError(f"{what} in a list must be whole numbers, one for each image")
+    return np.array(values) if values else np.zeros(0, np.int64)
 
 
 def require_contrast(train: Images) -> Images:

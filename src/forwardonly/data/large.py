@@ -23,6 +23,7 @@ from forwardonly.data.pictures import common_shape, decode, picture_head, quiet_
 from forwardonly.data.reading import reading
 from forwardonly.data.streams import Indexed, as_it_is
 from forwardonly.data.targets import Names
+from forwardonly.names import as_path, whole_number
 from forwardonly.system.cores import cores
 
 LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
@@ -162,6 +163,10 @@ def stream(
     Raises:
         ValueError: as `load`, or there is no room on the disk for the cache.
     """
+    folder = as_path("folder", folder)
+    image_size = None if image_size is None else whole_number("image_size", image_size, 1)
+    validation, seed = whole_number("validation", validation, 0), whole_number("seed", seed, 0)
+    workers = None if workers is None else whole_number("workers", workers, 0)
     parts = read_streamed(folder, image_size=image_size, cache=cache, workers=workers)
     splits: Any = divide(*parts, validation=validation, limit=None, seed=seed)
     return Splits(*splits)

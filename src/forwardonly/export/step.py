@@ -78,7 +78,11 @@ def training_step(network: Network, *, batch_size: int, **options: Any) -> Train
     if is_frozen(network):  # for prediction
         network.requires_grad_(True)
     network.train()
-    specs = [optimiser_specs(f"blocks.{index}.", block, config) for index, block in enumerate(network.row)]
+    rates = config.body_rates(len(network.row))
+    specs = [
+        optimiser_specs(f"blocks.{index}.", block, config, rate)
+        for index, (block, rate) in enumerate(zip(network.row, rates, strict=True))
+    ]
     if network.label_classifier is not None:
         specs.append(optimiser_specs("label_classifier.", network.label_classifier, config))
     named = dict(network.named_parameters())

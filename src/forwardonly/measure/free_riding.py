@@ -22,6 +22,7 @@ from forwardonly.measure.accuracy import matched
 from forwardonly.network.network import Network
 from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 from forwardonly.system.precision import autocast, choose_precision
+from forwardonly.targets import OBJECTIVES
 
 SATURATED = 3.0
 """The law is asymptotic; it is fitted where beta M is at least this, so that 1 + e^{beta M} is e^{beta M} within 5 %.
@@ -58,9 +59,9 @@ def diagnose(
     """Measures free-riding block by block; one wrong label per image is drawn from `seed`.
 
     Raises:
-        ValueError: no images, or images that are not the network's.
+        ValueError: no images, or images that are not the network's, or a network that does not learn classes.
     """
-    network.require_classes()
+    require_wrong_labels(network)
     if len(images) == 0:
         raise ValueError("There are no images to diagnose on.")
     images = matched(network, images)
@@ -90,6 +91,16 @@ def diagnose(
     if not isinstance(beta, float) or not isinstance(gamma, float):
         return Diagnosis(blocks, None, None)
     return Diagnosis(blocks, law_slope(ratio, margin, prior, beta, gamma), -beta * gamma)
+
+
+def require_wrong_labels(network: Network) -> None:
+    """Raises ValueError for a network that does not learn classes, of which each example has a right one and others."""
+    network.require_classes()
+    if network.targets != "class":
+        raise ValueError(
+            "Free-riding is measured between the right class and a wrong one, and this network learns "
+            f"{OBJECTIVES[network.targets].words}: measure it by fo.evaluate."
+        )
 
 
 def class_goodness(network: Network, images: Images, batch_size: int, precision: str) -> Tensor:

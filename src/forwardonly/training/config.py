@@ -157,6 +157,10 @@ class TrainingConfig:
             chosen["epochs"] = 1
         return replace(cls(), **{**own, **chosen})
 
+    def body_rates(self, blocks: int) -> list[float]:
+        """The learning rate of each block's body, as a share of that of the rules' own weights."""
+        return [self.body_rate * self.layer_decay ** (blocks - 1 - index) for index in range(blocks)]
+
     @property
     def augment(self) -> Augment | None:
         """The augmentation of training batches, or None if there is none."""

@@ -14,6 +14,7 @@ from forwardonly.data.images import require_contrast
 from forwardonly.data.matching import covers, named_as
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Columns, Data, take
+from forwardonly.measure.free_riding import require_wrong_labels
 from forwardonly.names import plain, whole_number
 from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network, require_network
@@ -243,6 +244,8 @@ def _check_options(
         raise ValueError("flip alternating needs to know which image is which, as a stream does not: choose random.")
     if config.diagnose and validation is not None and not isinstance(validation, Images):
         raise ValueError("diagnose needs validation images in memory: give (X, y), or leave it out.")
+    if config.diagnose and validation is not None:
+        require_wrong_labels(network)
     if isinstance(train, Passing) and train.once and config.epochs > 1 and config.steps is None:
         raise ValueError(f"{train.name} is a generator, which ends after one epoch: choose epochs=1, or steps=N.")
 

@@ -39,7 +39,8 @@ class Online:
         self.seed = whole_number("seed", seed, 0)
         self.config = TrainingConfig.resolve(network.rule, given=options)
         self.precision = choose_precision(self.config.precision, network.device)
-        self.updates = [Update(block, self.config) for block in network.row]
+        rates = self.config.body_rates(len(network.row))
+        self.updates = [Update(block, self.config, rate) for block, rate in zip(network.row, rates, strict=True)]
         classifier = network.label_classifier
         self.classifier_update = None if classifier is None else Update(classifier, self.config)
         self.steps = 0

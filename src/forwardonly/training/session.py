@@ -72,8 +72,7 @@ def open_session(
     precision = choose_precision(config.precision, device)
     for block in network.row:
         block.compiled = config.compile
-    last = len(network.row) - 1
-    rates = [config.body_rate * config.layer_decay ** (last - index) for index in range(last + 1)]
+    rates = config.body_rates(len(network.row))
     updates = [team.update(block, config, batch_size, rate) for block, rate in zip(network.row, rates, strict=True)]
     bodies = [weight for block in network.row for weight in block.body.parameters() if weight.requires_grad]
     schedule = Schedule(config, steps_per_epoch(train, config, batch_size), len(updates))
