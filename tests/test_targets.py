@@ -13,6 +13,8 @@ from torch import nn
 
 import forwardonly as fo
 from forwardonly.bodies.layers import Layer
+from forwardonly.data.taking import take
+from forwardonly.measure.accuracy import fit_readout
 from forwardonly.measure.metrics import TALLIES, average_precision
 from forwardonly.network.build import assemble
 from forwardonly.targets import IGNORED, KINDS
@@ -317,6 +319,18 @@ def test_a_readout_is_fitted_to_the_tokens_that_are_to_be_predicted(kind):
     losses = torch.stack([F.cross_entropy(own[kept], targets[kept]) for own in scores])
     torch.testing.assert_close(net.readout.weights, torch.softmax(-losses, 0))
     assert not torch.equal(net.readout.weights, torch.ones(2))
+
+
+def test_padding_alone_says_nothing_to_a_readout():
+    ids, targets = padded(counting(8))
+    nothing = torch.full_like(targets, IGNORED)
+    nets = [language_model() for _ in range(2)]
+    for net, batches in zip(nets, ([(ids, targets)], [(ids, targets), (ids, nothing)]), strict=True):
+        net.readout = fo.Readout("validation", 2)
+        fit_readout(net, take(batches, net.expected))
+    assert torch.equal(nets[0].readout.weights, nets[1].readout.weights)
+    with pytest.raises(ValueError, match="has no token that is to be predicted: all are -100"):
+        fit_readout(nets[0], take([(ids, nothing)], nets[0].expected))
 
 
 def test_numbers_are_the_mean_of_those_of_several_views(digits):

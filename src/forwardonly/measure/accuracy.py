@@ -15,7 +15,7 @@ from forwardonly.data.matching import named_as
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.measure.metrics import TALLIES
 from forwardonly.network.network import Network, require_network
-from forwardonly.network.readout import block_losses
+from forwardonly.network.readout import block_losses, weights_of
 from forwardonly.system.precision import autocast, choose_precision
 from forwardonly.targets import IGNORED
 
@@ -86,9 +86,12 @@ def fit_readout(network: Network, images: Data, *, batch_size: int = AT_A_TIME, 
         losses, count = torch.zeros_like(network.readout.weights), 0
         for own, targets in scored:
             kept = targets != IGNORED
-            losses += block_losses(own[:, kept], targets[kept], "token") * (found := int(kept.sum()))
-            count += found
-        network.readout.weigh(losses / count)
+            if found := int(kept.sum()):  # of a batch of padding alone the mean is NaN
+                losses += block_losses(own[:, kept], targets[kept], "token") * found
+                count += found
+        if count == 0:
+            raise ValueError(f"{images.name} has no token that is to be predicted: all are {IGNORED}.")
+        network.readout.weights.copy_(weights_of(losses / count))
     else:
         scores, labels = zip(*((network.aimed(own), network.aimed(targets)) for own, targets in scored), strict=True)
         network.readout.fit(torch.cat(scores, dim=1), torch.cat(labels), network.targets)

@@ -19,7 +19,12 @@ def loss_aware_weights(scores: Tensor, labels: Tensor, targets: Targets = "class
 
     Of other `targets` than classes, of minus their own loss.
     """
-    return torch.softmax(-block_losses(scores, labels, targets), dim=0)
+    return weights_of(block_losses(scores, labels, targets))
+
+
+def weights_of(losses: Tensor) -> Tensor:
+    """softmax over blocks of minus each block's mean loss, (L,)."""
+    return torch.softmax(-losses, dim=0)
 
 
 def block_losses(scores: Tensor, labels: Tensor, targets: Targets) -> Tensor:
@@ -84,11 +89,7 @@ class Readout(nn.Module):
             self.weights.zero_()
             self.weights[first:end] = 1.0
         elif self.fitted_on is not None:
-            self.weigh(block_losses(scores, labels, targets))
-
-    def weigh(self, losses: Tensor) -> None:
-        """Sets the weights from each block's mean loss (L,), as `loss_aware_weights` does."""
-        self.weights.copy_(torch.softmax(-losses, dim=0))
+            self.weights.copy_(loss_aware_weights(scores, labels, targets))
 
     def mean(self, joined: Tensor) -> Tensor:
         """The blocks' mean score, of their weighted sum."""

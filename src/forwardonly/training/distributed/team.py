@@ -318,7 +318,10 @@ class SharedUpdate(Update):
         with self.team.peers():
             assert self.work is not None
             self.work.wait()
-        gradient = self.gradient if self.examples is None else self.gradient[:-1] / self.gradient[-1].clamp_min(1)
+        gradient = self.gradient
+        if self.examples is not None:
+            gradient, count = gradient[:-1], gradient[-1]
+            gradient /= count.clamp_min(1)
         pieces = gradient.split([parameter.numel() for parameter in self.sharing])
         for parameter, piece in zip(self.sharing, pieces, strict=True):
             parameter.grad = lying_as(parameter, piece.view(parameter.shape))

@@ -40,8 +40,8 @@ def parameter_groups(module: nn.Module, config: Rates, body_rate: float = 1.0) -
             continue
         if options is None:
             hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts | no_layer
-            hidden = hidden and bool(parameter.any())
-            optimiser = "sgd" if config.optimiser.lower() == "muon" and not hidden else config.optimiser
+            muon = config.optimiser.lower() == "muon"  # for which alone all weights are looked at
+            optimiser = "sgd" if muon and not (hidden and bool(parameter.any())) else config.optimiser
             plain.setdefault((optimiser, body_rate if name.startswith("body.") else 1.0), []).append(parameter)
         else:
             other = {"params": [parameter], **options}
