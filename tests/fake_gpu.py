@@ -5,8 +5,9 @@ tensors on `cuda` are no use in a build without CUDA: autograd aborts on them. S
 a backend in Python, PrivateUse1, under the name `gpu`; what makes a device known is global, hence the process.
 
 Stand-ins, as fake tensors have no values: generators are CPU ones that remember their device, fitting the preparation
-does nothing, the highest pixel is 1. Two faults that fake tensors let pass are errors here: a generator of another
-device than the operation, and indices on the GPU into a tensor on the CPU. Autocast converts products and convolutions.
+does nothing, the highest pixel is 1, no weights are all zero. Two faults that fake tensors let pass are errors here: a
+generator of another device than the operation, and indices on the GPU into a tensor on the CPU. Autocast converts
+products and convolutions.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from forwardonly.measure.probe import features
 from forwardonly.network.prepare import Prepare
 from forwardonly.training import Team, TrainingConfig, online, strategies
 from forwardonly.training.memory.budget import MemoryPlan
+from forwardonly.training.optim import groups
 from forwardonly.training.progress import Position
 from forwardonly.training.session import open_session
 
@@ -142,6 +144,7 @@ def without_values() -> Iterator[None]:
     training.feed.generator_at = online.generator_at = generator_at  # type: ignore[attr-defined]
     Prepare.fit = lambda self, images: None  # type: ignore[method-assign]
     Prepare.high = property(lambda self: 1.0)  # type: ignore[assignment,method-assign]
+    groups.any_weight = lambda parameter: True
     fo.data.Images.__post_init__ = lambda self: None  # type: ignore[method-assign]
     make = torch.tensor
     torch.tensor = lambda data, *, device=None, **more: (  # type: ignore[assignment]

@@ -24,7 +24,7 @@ from forwardonly.bodies import MLP, Body, Chain, TinyCNN
 from forwardonly.network.build import build
 from forwardonly.network.network import Network
 from forwardonly.rules import Backprop, Rule
-from forwardonly.system.precision import Precision, autocast, choose_device, choose_precision
+from forwardonly.system.precision import Precision, autocast, choose_device, choose_precision, processor_name
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.feed import train_label_classifier
@@ -257,7 +257,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Hardware, load, threads and versions, recorded with every measurement; the load is the last minute's."""
     return {
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -292,12 +292,3 @@ def _seconds(arm: Arm, times: int, device: torch.device) -> float:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _processor() -> str:
-    """The processor's name, where the system reports it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

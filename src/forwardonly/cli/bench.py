@@ -51,7 +51,7 @@ class OnImages(Bench):
     classes: int = 10
     """Number of classes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
+    """Arithmetic of the blocks; auto takes bf16 where the processor is faster in it."""
     optimiser: str = TrainingConfig.optimiser
     """Optimiser of all arms: muon, or one of torch.optim, by its name in any case; lbfgs and sparseadam cannot."""
 

@@ -12,7 +12,8 @@ import torch
 
 Precision = Literal["fp32", "bf16"]
 FLAGS = Path("/proc/cpuinfo")
-FASTER, SIDE, TIMES = 1.2, 512, 7  # times that bf16 must be as fast; the matrices and the runs of the measurement
+NATIVE = ("avx512_bf16", "amx_bf16", "bf16")
+FASTER, SIDE, TIMES = 1.2, 512, 25  # times that bf16 must be as fast; the matrices and the runs of the measurement
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,9 +33,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """fp32 or bf16; `auto` is bf16 only where the processor computes it natively.
+    """fp32 or bf16; `auto` is bf16 only where the processor computes products faster so.
 
-    A processor whose flags cannot be read is measured once, and the answer kept in the user's cache.
+    A processor whose flags name no bf16 takes fp32. Any other is measured once, and the answer kept in the user's
+    cache, for some have bf16 and are slower in it: so a Xeon whose virtual machine hides its AMX.
 
     Raises:
         ValueError: an unknown precision.
@@ -58,40 +60,58 @@ def _native_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
+    flags = _native_flags()
+    return flags != [] and _measured_faster(" ".join(flags or ()))
+
+
+def processor_name() -> str:
+    """The processor's name, where the system reports it."""
+    with suppress(OSError):
+        for line in FLAGS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _native_flags() -> list[str] | None:
+    """The processor's flags that name bf16; None where flags cannot be read."""
     try:  # torch's own test of the processor is public only in its newer releases
-        flags = FLAGS.read_text()
+        flags = set(FLAGS.read_text(encoding="utf-8").split())
     except OSError:
-        return _measured_faster()
-    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+        return None
+    return [name for name in NATIVE if name in flags]
 
 
 @cache  # the arithmetic does not change within a process, even where nothing can be kept
-def _measured_faster() -> bool:
-    """Whether products are faster in bf16, of a processor that does not say it.
+def _measured_faster(flags: str) -> bool:
+    """Whether products are faster in bf16.
 
     It is measured once for a processor and a release of PyTorch, and kept in the user's cache, so that runs repeat.
     """
     import pooch
 
-    of = f"{platform.processor() or platform.machine()}, torch {torch.__version__}"
+    of = ", ".join(part for part in (processor_name(), flags, f"torch {torch.__version__}") if part)
     file = Path(pooch.os_cache("forwardonly")) / "bf16.json"
     known: dict[str, bool] = {}
     with suppress(OSError, ValueError, TypeError):
         known = dict(json.loads(file.read_text(encoding="utf-8")))
     if of not in known:
-        known[of] = _seconds(torch.float32) > FASTER * _seconds(torch.bfloat16)
+        wide, narrow = _seconds()
+        known[of] = wide > FASTER * narrow
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(known), encoding="utf-8")
     return bool(known[of])
 
 
-def _seconds(kind: torch.dtype) -> float:
-    """Of a product of two matrices; the shortest of a few, for others may use the processor too."""
-    matrix = torch.ones(SIDE, SIDE, dtype=kind)
-    taken = []
+def _seconds() -> tuple[float, float]:
+    """Of a product of two matrices in fp32 and in bf16, which alternate; the shortest, for others may compute too."""
+    kinds = (torch.float32, torch.bfloat16)
+    matrices = [torch.ones(SIDE, SIDE, dtype=kind) for kind in kinds]
+    taken: list[list[float]] = [[], []]
     for _ in range(TIMES):
-        started = time.perf_counter()
-        matrix @ matrix
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        for matrix, times in zip(matrices, taken, strict=True):
+            started = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - started)
+    return min(taken[0]), min(taken[1])

@@ -66,7 +66,7 @@ class TrainingConfig:
     schedule: Literal["simultaneous", "greedy"] = "simultaneous"
     """Train all blocks on every batch (simultaneous), or one block after another, each to its end (greedy)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the blocks; auto takes bf16 where the processor computes it natively."""
+    """Arithmetic of the blocks; auto takes bf16 where the processor is faster in it."""
     memory_budget: str | None = None
     """Memory to train within, such as 2GiB: as needed, blocks compute micro-batches and idle blocks are offloaded, to
     host memory or on a CPU to files. Batch norm and rules that compare images see a micro-batch.

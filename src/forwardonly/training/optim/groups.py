@@ -41,7 +41,7 @@ def parameter_groups(module: nn.Module, config: Rates, body_rate: float = 1.0) -
         if options is None:
             hidden = parameter.dim() > 1 and name.startswith(("body.", "rule.")) and own not in readouts | no_layer
             muon = config.optimiser.lower() == "muon"  # for which alone all weights are looked at
-            optimiser = "sgd" if muon and not (hidden and bool(parameter.any())) else config.optimiser
+            optimiser = "sgd" if muon and not (hidden and any_weight(parameter)) else config.optimiser
             plain.setdefault((optimiser, body_rate if name.startswith("body.") else 1.0), []).append(parameter)
         else:
             other = {"params": [parameter], **options}
@@ -53,3 +53,8 @@ def parameter_groups(module: nn.Module, config: Rates, body_rate: float = 1.0) -
         own_rate = {} if rate == 1.0 else {"lr": config.learning_rate * rate}
         together.setdefault(optimiser, []).append({"params": parameters, **own_rate})
     return {name: together.get(name, []) + groups.get(name, []) for name in together | groups}
+
+
+def any_weight(parameter: nn.Parameter) -> bool:
+    """Whether one of the weights is other than zero."""
+    return bool(parameter.any())
