@@ -113,6 +113,16 @@ def test_a_model_of_the_hub_is_built_from_what_is_kept_of_it(walk, offline):
     assert torch.equal(given, model(words).last_hidden_state)
 
 
+def test_random_weights_are_those_of_the_seed(walk, pictures, tmp_path):
+    words = ["tune", "--model", "timm:resnet10t", "--weights", "random", "--data", str(pictures), "--blocks", "2"]
+    words += ["--epochs", "1", "--batch-size", "12", "--precision", "fp32"]
+    for name, seed in [("one", "0"), ("again", "0"), ("other", "1")]:
+        torch.manual_seed(len(name))  # what the process drew before says nothing
+        assert cli.main([*words, "--seed", seed, "--out", str(tmp_path / name)]) == 0
+    one, again, other = (list(fo.load(tmp_path / name).state_dict().values()) for name in ("one", "again", "other"))
+    assert all(map(torch.equal, one, again)) and not all(map(torch.equal, one, other))
+
+
 def test_tuning_from_the_command_line(walk, pictures, tmp_path, capsys):
     import timm
 

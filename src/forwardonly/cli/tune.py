@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 
+import torch
 import tyro
 from torch import nn
 
@@ -256,7 +257,9 @@ class Tune(training.Train, Model):
         name, options = self.model or "", {"num_classes": 0, "in_chans": train.shape[0]}
         source = {"name": name, "options": options}
         if self.weights == RANDOM:
-            return models.build(name, options), source, UNKNOWN
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                return models.build(name, options), source, UNKNOWN
         if self._file is None:
             model = models.pretrained(name, options)
         else:
