@@ -279,3 +279,18 @@ def test_decoding_is_measured_beside_a_plain_loop(tmp_path, capsys):
     found = capsys.readouterr().out
     assert '"decoding_ratio"' in found and '"cached_ratio"' in found and '"Pillow, DataLoader"' in found
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]  # no cache is left beside it
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose"])
+def test_images_that_a_streamed_run_learned_from_are_left_out_where_they_fit_into_memory(tmp_path, capsys, command):
+    folder, run = draw(tmp_path / "shapes"), tmp_path / "run"
+    words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1", "--cache"]
+    assert cli.main([*words, "--out", str(run)]) == 0
+    counts = []
+    for where in ("shapes", "moved"):
+        folder = folder.rename(tmp_path / where)
+        capsys.readouterr()
+        assert cli.main([command, str(run), "--data", str(folder), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        counts.append((found["images"], found["whole"]))
+    assert counts[0] == counts[1] and not counts[1][1]

@@ -52,7 +52,8 @@ def test_images(chosen: OnData, saved_run: SavedRun) -> tuple[fo.data.Images, bo
         ValueError: it is not known on what data, or they cannot be read, or do not fit the network.
     """
     name, options = source_of(chosen, saved_run)
-    return _fitting(saved_run, name, *fo.data.load_test(name, whole=not _is_own(saved_run, name), **options))
+    read = fo.data.load_test(name, whole=not _is_own(saved_run, name), **options)
+    return _fitting(saved_run, name, options["image_size"], *read)
 
 
 def streamed_test_images(chosen: OnData, saved_run: SavedRun) -> tuple[fo.data.Images | Folder, bool]:
@@ -61,12 +62,12 @@ def streamed_test_images(chosen: OnData, saved_run: SavedRun) -> tuple[fo.data.I
     size = options["image_size"]
     if not _is_folder(name) or not fo.data.larger_than_memory(name, size):
         return test_images(chosen, saved_run)
-    return _fitting(saved_run, name, *stream_test(name, image_size=size, whole=not _is_own(saved_run, name)))
+    return _fitting(saved_run, name, size, *stream_test(name, image_size=size, whole=not _is_own(saved_run, name)))
 
 
-def _fitting(saved_run: SavedRun, name: str, images: Set, whole: bool) -> tuple[Set, bool]:
+def _fitting(saved_run: SavedRun, name: str, size: int | None, images: Set, whole: bool) -> tuple[Set, bool]:
     """The images with the run's labels, without those that it has learned from, and whether they are all."""
-    if whole and (held := _held_out(saved_run, images)) is not None:
+    if whole and (held := _held_out(saved_run, name, size, images)) is not None:
         images, whole = held, False
     _, height, width = saved_run.network.shape
     if _is_folder(name) and height == width and tuple(images.shape[1:]) != (height, width):
@@ -76,18 +77,25 @@ def _fitting(saved_run: SavedRun, name: str, images: Set, whole: bool) -> tuple[
     return named_as(images, saved_run.classes, str(saved_run.folder)), whole
 
 
-def _held_out(saved_run: SavedRun, everything: Set) -> Set | None:
-    """The test images of a folder or file that the network has learned from, known by its content; else None."""
+def _held_out(saved_run: SavedRun, name: str, size: int | None, everything: Set) -> Set | None:
+    """The test images of a folder or file that the network has learned from, else None.
+
+    A run that had them in memory knows them by their content, and one that streamed them by their files.
+    """
     learned_from = saved_run.config.get(DIGEST)
     if not isinstance(learned_from, str):
         return None
     known = saved_run.trained_on or {}
+    by_files = bool(known.get("streamed")) and _is_folder(name) and not isinstance(everything, Folder)
     held = {"validation": known.get("validation", 0), "limit": known.get("limit")}
     try:
         train, _, test = divide(everything, None, None, seed=0, **held)
+        learned: fo.data.Images | Folder = train
+        if by_files:
+            learned, _, _ = divide(stream_test(name, image_size=size, whole=True)[0], None, None, seed=0, **held)
     except ValueError:  # of one class, or too small to be split
         return None
-    return test if digest(train) == learned_from.partition("-")[0] else None
+    return test if digest(learned) == learned_from.partition("-")[0] else None
 
 
 def _is_folder(name: str) -> bool:
