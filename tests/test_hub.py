@@ -96,6 +96,19 @@ def test_the_command_on_a_card_makes_the_body(body):
     assert fo.bodies.TABLE[chosen.body](**asdict(chosen.network)) == body
 
 
+@pytest.mark.parametrize("readout", ["sum", "skip-first", "last", "validation", "training", "range"])
+def test_the_command_on_a_card_names_the_readout_and_what_it_is_fitted_to(readout):
+    network = fo.build(fo.bodies.MLP(), (1, 8, 8), rule=fo.rules.Projection(classes=3), readout=readout)
+    data = {"name": "digits", "validation": 100}
+    lines = card(network, {"data": data}).splitlines()
+    line = next(line for line in lines if line.startswith("    forwardonly train "))
+    argv = shlex.split(line)[2:]
+    chosen = parse(train.options(argv), argv, prog="forwardonly train", description="")
+    assert (chosen.readout, chosen.validation, chosen.data) == (readout, 100, "digits")
+    fitted = readout in ("validation", "range")
+    assert ("forwardonly train" in card(network, {"data": {"name": "digits"}})) != fitted, "nothing to fit it to"
+
+
 class OwnRule(fo.rules.Projection):
     """A rule that the command line does not know."""
 

@@ -144,7 +144,7 @@ Every block of this network was trained by its own rule; no gradient has crossed
 network.predict(inputs)  # (B, {", ".join(map(str, network.shape))}) -> {OUTPUTS[network.targets][1]}
 ```
 """
-    if command := _command(network, name):
+    if command := _command(network, name, data.get("validation", 0)):
         text += f"""
 The command that trains such a network; `config.json` holds every option of this run:
 
@@ -172,14 +172,20 @@ def _built(config: dict[str, Any]) -> tuple[tuple[str, str], str]:
     return ("model", f"{source['class']} of transformers, cut in place"), own
 
 
-def _command(network: Network, data: str) -> list[str]:
-    """The words that train such a network on `data`; none where the command line cannot make it."""
+def _command(network: Network, data: str, validation: int) -> list[str]:
+    """The words that train such a network on `data`; none where the command line cannot make it.
+
+    Of the data, `validation` images were held out; a readout that is fitted to such needs some.
+    """
     config, rule = network.config, network.config["rule"]["name"]
-    if network.targets != "class" or rule not in rules.TABLE:
+    readout = network.readout
+    if network.targets != "class" or rule not in rules.TABLE or (readout.fitted_on == "validation" and not validation):
         return []
     default = rules.TABLE[rule](classes=network.classes).options()
     of_rule = {f"rule.{name}": value for name, value in _other(network.rule.options(), default).items()}
-    words = as_words({"rule": rule, "data": data, **of_rule})
+    of_data = {"data": data, **({"validation": validation} if validation else {})}
+    of_readout = {} if readout.kind == "sum" else {"readout": readout.kind}  # which is the default
+    words = as_words({"rule": rule, **of_data, **of_readout, **of_rule})
     if "body" in config:
         body = config["body"]["name"]
         pictures = len(network.shape) == 3 and network.prepare.input != "features" and "standardise" not in config
