@@ -87,9 +87,9 @@ def test_pages_show_what_the_lines_say():
 
 
 def test_every_group_is_on_a_page_or_in_a_picture():
-    render = module("render")
-    asked = {group for pair in render.PAIRS for group in (pair.local, pair.backprop)}
-    asked |= {f"{name}/{rule}" for name, (_, own) in render.FAST.items() for rule in (own, "backprop")}
+    tables = module("tables_accuracy")
+    asked = {group for pair in tables.PAIRS for group in (pair.local, pair.backprop)}
+    asked |= {f"{name}/{rule}" for name, (_, own) in tables.FAST.items() for rule in (own, "backprop")}
     text = "\n".join(path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "docs/pictures").glob("*.py")))
     for line in RUNS:
         group = lines.group_of(line)
@@ -97,7 +97,7 @@ def test_every_group_is_on_a_page_or_in_a_picture():
 
 
 def test_every_timing_is_in_a_table_or_on_a_page():
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (*PAGES, BENCHMARKS / "render.py"))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (*PAGES, *BENCHMARKS.glob("tables_*.py")))
     for line in TIMINGS:
         assert line["id"] in text or line["kind"] == "whole-run", f"no page uses {line['id']}"
 

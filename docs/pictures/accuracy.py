@@ -9,7 +9,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 from drawing import BACKPROP, INK, LOCAL, dress, save
 from lines import Results, published
-from render import PAIRS
+from tables_accuracy import PAIRS
 
 results = Results()
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crew import Crew, difference, history, store
+from crew import difference, history
+from forks import Crew, store
 from moments import MOMENTS, strike
 
 import forwardonly as fo

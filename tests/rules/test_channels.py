@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from forwardonly.ops.norms import group_index, group_norm, instance_norm
+from forwardonly.ops.assignments import entropy, group_index, orthogonality
+from forwardonly.ops.norms import group_norm, instance_norm
 from forwardonly.ops.pooling import channel_scores
 from forwardonly.rules import BlockPosition, ChannelLearnable, ChannelStatic
-from forwardonly.rules.channel_learnable import entropy, orthogonality
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import parameter_groups
 

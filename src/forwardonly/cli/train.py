@@ -1,7 +1,6 @@
 """`forwardonly train`: builds a network from the options of the command, the rule and the body, and trains it."""
 
 import json
-import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,10 @@ from typing import Annotated, Any, ClassVar, Self
 import tyro
 
 import forwardonly as fo
-from forwardonly.cli import cautions
+from forwardonly.cli import cautions, run_data
 from forwardonly.cli.parsing import UNSET, Common, brief, given, given_among, own_options
 from forwardonly.cli.places import agreed, newest_of, restarted, stem_of
 from forwardonly.cli.screen import Screen, percent, sizes
-from forwardonly.data.large import Folder
 from forwardonly.names import nearest
 from forwardonly.network.readout import Kind
 from forwardonly.network.storage import CONFIG, RESULT, read_config, write_json
@@ -64,9 +62,6 @@ EXPERT = frozenset(
     | {"steps", "warmup", "threads", "compile", "checkpoint_every", "cutout", "heads_first", "body_rate", "layer_decay"}
 )
 """Options that `--help-all` shows and `--help` does not, besides those that a rule names itself."""
-
-DECIDES = ("validation", "limit", "image_size", "classes")
-"""What a run's data must have in common with those that it is resumed with, besides the training images themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +122,7 @@ class Train(Common):
 
     def load(self) -> fo.data.Splits:
         """The splits of the data."""
-        return _load(self)
+        return run_data.load(self)
 
     def make_rule(self, train: fo.data.Images) -> fo.rules.Rule:
         """The rule for that data."""
@@ -268,7 +263,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
         return_freed_memory()
     with mapped.Building(mapped.Arena(out)) if on_disk else nullcontext():
         network = chosen.build(train, rule)
-    extra = {"data": {**_data(chosen, train), **chosen.noted(), "notes": list(train.notes)}}
+    extra = {"data": {**run_data.described(chosen, train), **chosen.noted(), "notes": list(train.notes)}}
     news = [
         *train.notes,
         *getattr(other, "notes", ()),
@@ -276,7 +271,7 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     ]  # said once the run has been found fit to start or to go on
     if chosen.resume:
         then = read_config(out)
-        decides = [*DECIDES, *chosen.noted()]
+        decides = [*run_data.DECIDES, *chosen.noted()]
         now = {"network": network.config, "data": {name: extra["data"][name] for name in decides}}
         refuse_changes(out, then, json.loads(json.dumps(now)))
         if config.epochs > (before := then["training"]["epochs"]):
@@ -328,33 +323,6 @@ def _train(chosen: Any, screen: Screen, team: Team) -> dict[str, Any]:
     return result
 
 
-def _load(chosen: Any) -> fo.data.Splits:
-    """The splits of the data, in memory where they fit; a folder that does not is read as it is needed."""
-    folder = chosen.data not in fo.data.NAMES and os.path.isdir(Path(chosen.data).expanduser())
-    if chosen.cache and not folder:
-        raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
-    if chosen.cache and chosen.limit is not None:
-        raise ValueError("--cache decodes a whole folder, and --limit takes a part: leave one out")
-    if folder and chosen.limit is None and _streams(chosen):
-        return fo.data.stream(
-            chosen.data, validation=chosen.validation, image_size=chosen.image_size, cache=chosen.cache
-        )
-    return fo.data.load(
-        chosen.data,
-        validation=chosen.validation,
-        limit=chosen.limit,
-        data_dir=chosen.data_dir,
-        image_size=chosen.image_size,
-    )
-
-
-def _streams(chosen: Any) -> bool:
-    """Whether a folder is read as it is needed, as it was by a resumed run, which knows its images by that."""
-    if chosen.cache or chosen.streamed is not None:
-        return bool(chosen.cache or chosen.streamed)
-    return fo.data.larger_than_memory(chosen.data, chosen.image_size)
-
-
 def show(result: dict[str, Any], screen: Screen) -> None:
     """A table of each block's accuracy as far as it was measured, and the folder of the run."""
     measured = {
@@ -378,21 +346,6 @@ def show_work(result: dict[str, Any], screen: Screen) -> None:
     screen.say(f"trained for {result['seconds']:.1f} s on {result['device']} in {result['precision']}")
     for note in result.get("notes", ()):
         screen.say(note)
-
-
-def _data(chosen: Any, train: Any) -> dict[str, Any]:
-    """The data in the run's config; paths are absolute, so that they are valid from any folder."""
-    known = chosen.data in fo.data.NAMES
-    return {
-        "name": chosen.data if known else str(Path(chosen.data).expanduser().resolve()),
-        "data_dir": None if chosen.data_dir is None else str(chosen.data_dir.expanduser().resolve()),
-        "image_size": chosen.image_size,
-        "validation": chosen.validation,
-        "limit": chosen.limit,
-        "streamed": isinstance(train, Folder),
-        "cache": chosen.cache,
-        "classes": list(train.classes),
-    }
 
 
 def _as_started(plain: Train, out: Path, saved: dict[str, Any]) -> Train:

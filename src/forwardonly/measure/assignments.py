@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forwardonly.network.network import Network
+from forwardonly.ops.assignments import entropy
 from forwardonly.rules import ChannelLearnable, ChannelStatic
-from forwardonly.rules.channel_learnable import entropy
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from forwardonly.names import require
 from forwardonly.network.block import Block, refuse_shared_weights
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
+from forwardonly.network.losses import losses_along, losses_among_all
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
 from forwardonly.network.signal import Signal
-from forwardonly.rules import ContrastiveRule, OnePassRule, PeerGoodness, Rule, UnlabelledRule
+from forwardonly.rules import ContrastiveRule, OnePassRule, Rule, UnlabelledRule
 from forwardonly.targets import OBJECTIVES
 
 FAMILIES = (OnePassRule, ContrastiveRule, UnlabelledRule)
@@ -243,18 +244,8 @@ class Network(nn.Module):
     def local_losses(self, incoming: Signal, labels: Tensor) -> list[Tensor]:
         """Each block's loss on one batch, with its graph; the weights do not change."""
         if self.row[0].needs_peers == "all":
-            return losses_among_all(self, incoming)
-        losses, peers = [], None
-
-        def at(block: Block, arriving: Any) -> Signal:
-            nonlocal peers
-            activation, loss, goodness = block.judge(arriving, labels, peers)
-            losses.append(loss)
-            peers = block.peers_behind(peers, goodness)
-            return block.pass_on(activation, arriving)
-
-        self.walk(incoming, at)
-        return losses
+            return losses_among_all(self.walk, incoming)
+        return losses_along(self.walk, incoming, labels)
 
     def read(self, prepared: Tensor) -> list[Tensor]:
         """Every block's output for images under a neutral label: the label classifier's input."""
@@ -374,21 +365,6 @@ class Network(nn.Module):
             yield
         finally:
             self.train(training)
-
-
-def losses_among_all(network: Network, incoming: Signal) -> list[Tensor]:
-    """The losses of blocks that read the goodness of all others; the graphs of all blocks are alive at once."""
-    blocks, streams = [], []
-
-    def at(block: Block, arriving: Any) -> Signal:
-        activation = block(arriving)
-        blocks.append(block)
-        streams.append(block.contrastive_rule.streams(activation))
-        return block.pass_on(activation, arriving)
-
-    network.walk(incoming, at)
-    goodness = PeerGoodness(*(torch.stack(rows) for rows in zip(*streams, strict=True)))
-    return [block.contrastive_rule.loss(*own, goodness) for block, own in zip(blocks, streams, strict=True)]
 
 
 def require_network(network: Any) -> None:

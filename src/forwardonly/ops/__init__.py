@@ -1,1 +1,1 @@
-"""Parameter-free operations on activations, and the convolution of bodies and heads."""
+"""Parameter-free operations on activations and assignments, and the convolution of bodies and heads."""

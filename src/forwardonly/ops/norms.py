@@ -94,19 +94,6 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype)[:, :, None, None]
 
 
-def group_index(count: int, classes: int, unit: str = "channel") -> Tensor:
-    """The class that each of `count` channels, or other units, belongs to, (K,); groups differ by at most one in size.
-
-    Raises:
-        ValueError: fewer of them than classes.
-    """
-    if count < classes:
-        raise ValueError(
-            f"A layer has {count} {unit}s: too few for {classes} classes, which need a group of one {unit} each."
-        )
-    return torch.arange(count) * classes // count
-
-
 def group_norm(activation: Tensor, groups: Tensor, count: int, epsilon: float = 1e-5) -> Tensor:
     """Each group of channels of each example with zero mean and unit deviation; no parameters.
 

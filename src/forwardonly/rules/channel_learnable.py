@@ -19,21 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.ops.norms import group_index, instance_norm
+from forwardonly.ops.assignments import entropy, orthogonality, region_index
+from forwardonly.ops.norms import instance_norm
 from forwardonly.ops.pooling import channel_scores, grid_for, grid_pool, grid_size
 from forwardonly.rules.base import BlockPosition, OnePassRule, float32
-
-
-def entropy(assignment: Tensor) -> Tensor:
-    """Entropy of an assignment W (V, C) in nats: mean over votes of -sum_c W log W."""
-    return -torch.xlogy(assignment, assignment).sum(1).mean()
-
-
-def orthogonality(assignment: Tensor) -> Tensor:
-    """Mean over pairs of classes of (Wn^T Wn - I)^2, where Wn is W (V, C) with columns of unit length."""
-    columns = F.normalize(assignment, dim=0)
-    gram = columns.T @ columns
-    return (gram - torch.eye(len(gram), device=gram.device)).square().mean()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -109,9 +98,7 @@ class ChannelLearnable(OnePassRule):
         self.regions = count // shape[0]
         votes = torch.full((count, self.classes), 0.5)
         if self.lead:
-            by_region = shape[0] < self.classes and self.regions > 1
-            led = group_index(count, self.classes, "region") if by_region else group_index(shape[0], self.classes)
-            votes += self.lead * F.one_hot(led, self.classes).repeat_interleave(count // len(led), dim=0)
+            votes += self.lead * F.one_hot(region_index(shape[0], self.regions, self.classes), self.classes)
         self.votes = nn.Parameter(votes)
         self.share = 1.0 if self.scale is None else self.scale * self.classes / count
         self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forwardonly.ops.norms import group_index, group_norm
+from forwardonly.ops.assignments import group_index
+from forwardonly.ops.norms import group_norm
 from forwardonly.ops.pooling import grid_pool
 from forwardonly.rules.base import BlockPosition, OnePassRule, float32
 

@@ -19,7 +19,7 @@ from forwardonly.names import plain, whole_number
 from forwardonly.network.localized import Localized
 from forwardonly.network.network import Network, require_network
 from forwardonly.system.cores import cores
-from forwardonly.system.precision import choose_device
+from forwardonly.system.precision import choose_device, choose_precision
 from forwardonly.system.threads import own_number, using
 from forwardonly.training import compatibility, strategies
 from forwardonly.training.config import TrainingConfig
@@ -28,8 +28,9 @@ from forwardonly.training.feed import prepared_for
 from forwardonly.training.interrupt import finish_step_on_interrupt
 from forwardonly.training.memory.budget import make_plan
 from forwardonly.training.progress import StepEvent
+from forwardonly.training.runs.folder import arithmetic_of
 from forwardonly.training.session import open_session
-from forwardonly.training.trainer import Trainer, as_begun
+from forwardonly.training.trainer import Trainer
 
 
 @dataclass
@@ -122,7 +123,7 @@ def fit(
     team = team or Team()
     device = team.device(choose_device(config.device))
     if resume and folder is not None:
-        config = as_begun(config, folder, device, team)
+        config = _as_begun(config, folder, device, team)
         if options.get("threads") is None and config.threads is not None and config.threads > cores():
             warnings.warn(
                 f"The run goes on with its {config.threads} threads, to the same bits; this process may use fewer "
@@ -165,6 +166,21 @@ def fit(
             result = trainer.finish(test, extra_figures)
     _warn(result)
     return Run(network, trainer.progress.history, result, folder)
+
+
+def _as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: Team) -> TrainingConfig:
+    """The config with the arithmetic of the run in `folder`, where it leaves it open.
+
+    That is the precision, where `auto` would mean another one on this device, and the number of threads of a process
+    that is alone.
+    """
+    precision, threads = arithmetic_of(folder) if team.leads else (None, None)
+    precision = team.broadcast({"precision": precision}, device)["precision"]
+    if config.precision == "auto" and precision in ("fp32", "bf16") and precision != choose_precision("auto", device):
+        config = replace(config, precision=precision)
+    if config.threads is None and team.alone and isinstance(threads, int) and threads > 0:
+        config = replace(config, threads=threads)
+    return config
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The strategy determines how a batch passes through the blocks.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from forwardonly.data.taking import Data
 from forwardonly.measure.accuracy import AT_A_TIME
 from forwardonly.network.localized import Localized
 from forwardonly.system import mapped
-from forwardonly.system.precision import choose_precision
-from forwardonly.training.config import RESUMABLE, TrainingConfig
-from forwardonly.training.distributed.team import LostPeer, Team
+from forwardonly.training.config import RESUMABLE
+from forwardonly.training.distributed.team import LostPeer
 from forwardonly.training.feed import Draft
 from forwardonly.training.interrupt import Interrupted
 from forwardonly.training.progress import Position, Progress, StepEvent
@@ -383,18 +382,3 @@ class Trainer:
 def _finite(weight: Tensor) -> bool:
     """Whether all its values are finite, by its extremes: `isfinite` of it would take more memory than it does."""
     return weight.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
-
-
-def as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: Team) -> TrainingConfig:
-    """The config with the arithmetic of the run in `folder`, where it leaves it open.
-
-    That is the precision, where `auto` would mean another one on this device, and the number of threads of a process
-    that is alone.
-    """
-    precision, threads = run_folder.arithmetic_of(folder) if team.leads else (None, None)
-    precision = team.broadcast({"precision": precision}, device)["precision"]
-    if config.precision == "auto" and precision in ("fp32", "bf16") and precision != choose_precision("auto", device):
-        config = replace(config, precision=precision)
-    if config.threads is None and team.alone and isinstance(threads, int) and threads > 0:
-        config = replace(config, threads=threads)
-    return config

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from forwardonly import rules
 from forwardonly.export.c.buffers import Buffers, winners
 from forwardonly.export.c.plan import BlockPlan, Map, Plan, Stage
-from forwardonly.export.c.text import c_name, function, number
+from forwardonly.export.c.text import c_name, function, indexed, number
 
 
 class BlockWriter:
@@ -135,8 +135,7 @@ class BlockWriter:
                 lines += [
                     f"memcpy({normed}, {out}, (size_t)(rows * {size.size}) * sizeof(float));",
                     f"for (int i = 0; i < rows * {size.size // count}; i++) {{",
-                    f"    memory[{self.at(f'inverse_{index}').removeprefix('memory + ')} + i] = "
-                    f"standardise({count}, {normed} + i * {count});",
+                    f"    {indexed(self.at(f'inverse_{index}'), 'i')} = standardise({count}, {normed} + i * {count});",
                     "}",
                 ]
         if not any(stage.norm for stage in self.block.stages):
@@ -245,8 +244,8 @@ class BlockWriter:
             "    }",
             f"    for (int i = 0; i < {size}; i++) {{",
             f"        const int p = r * {size} + i, n = ({group} + r) * {size} + i;",
-            f"        {_index(gradient, 'p')} = to_positive * {factor} * {_index(activation, 'p')};",
-            f"        {_index(gradient, 'n')} = to_negative * {factor} * {_index(activation, 'n')};",
+            f"        {indexed(gradient, 'p')} = to_positive * {factor} * {indexed(activation, 'p')};",
+            f"        {indexed(gradient, 'n')} = to_negative * {factor} * {indexed(activation, 'n')};",
             "    }",
             "}",
         ]
@@ -335,7 +334,7 @@ class BlockWriter:
                 count = self._normed_together(size)
                 lines += [
                     f"for (int i = 0; i < {self.rows * size.size // count}; i++) {{",
-                    f"    standardise_gradient({count}, {_index(self.at(f'inverse_{index}'), 'i')}, "
+                    f"    standardise_gradient({count}, {indexed(self.at(f'inverse_{index}'), 'i')}, "
                     f"{self.at(f'normed_{index}')} + i * {count}, {gradient} + i * {count});",
                     "}",
                 ]
@@ -393,8 +392,3 @@ class BlockWriter:
             lines,
             "The activation, in place, as the next block's signal.",
         )
-
-
-def _index(pointer: str, index: str) -> str:
-    """`memory + OFFSET` at an index, as memory[OFFSET + index]."""
-    return f"memory[{pointer.removeprefix('memory + ')} + {index}]"

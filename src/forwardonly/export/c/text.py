@@ -28,6 +28,11 @@ def c_name(path: str) -> str:
     return path.replace(".", "_")
 
 
+def indexed(pointer: str, index: str) -> str:
+    """`memory + OFFSET` at an index, as memory[OFFSET + index]."""
+    return f"memory[{pointer.removeprefix('memory + ')} + {index}]"
+
+
 def function(signature: str, lines: list[str], what: str = "") -> str:
     """A C function, with a comment that says what it does."""
     head = [f"/* {what} */"] if what else []

@@ -1,4 +1,4 @@
-"""`localize`: models that were not written for this library, cut into blocks where they stand."""
+"""`localize`: models that were not written for this library learn block by block where they stand."""
 
 import numpy as np
 import pytest
@@ -7,246 +7,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import forwardonly as fo
-from forwardonly.network import recurrent
-from forwardonly.network.localize import LargeBlockWarning
-from forwardonly.network.signal import detached, tensors_in
-from forwardonly.network.walls import call, record, settle
+from forwardonly.network.signal import detached
+from forwardonly.network.walls import call
 from forwardonly.training.batch import Batch
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.step import Context
 from forwardonly.training.strategies import whole_step
 from forwardonly.training.update import Update
 
+from .models import LABELS, MODELS, Drop, Encoder, Recurrent, ResNet, Stacked, Texts, localize, maps, tokens
+
 pytestmark = pytest.mark.filterwarnings("ignore::forwardonly.network.localize.LargeBlockWarning")
-
-
-class Residual(nn.Module):
-    """torchvision's BasicBlock in shape: two convolutions and a shortcut."""
-
-    def __init__(self, fan_in, fan_out, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(fan_out)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(fan_out, fan_out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(fan_out)
-        self.downsample = None
-        if stride != 1 or fan_in != fan_out:
-            self.downsample = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
-
-    def forward(self, x):
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + shortcut)
-
-
-class ResNet(nn.Module):
-    """A small network with the modules and the forward of torchvision's ResNet."""
-
-    def __init__(self, classes=4):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(8)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = nn.Sequential(Residual(8, 8, 1), Residual(8, 8, 1))
-        self.layer2 = nn.Sequential(Residual(8, 16, 2), Residual(16, 16, 1))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(16, classes)
-
-    def forward(self, x):
-        x = self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x)))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
-
-
-class UNet(nn.Module):
-    """Skips from each stage down to the stage up of the same size."""
-
-    def __init__(self):
-        super().__init__()
-        self.down1, self.down2 = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 8, 3, 2, 1)
-        self.middle = nn.Conv2d(8, 8, 3, 1, 1)
-        self.up2, self.up1 = nn.Conv2d(16, 4, 3, 1, 1), nn.Conv2d(8, 4, 3, 1, 1)
-
-    def forward(self, x):
-        one = F.relu(self.down1(x))
-        two = F.relu(self.down2(one))
-        up = F.relu(self.up2(torch.cat([F.relu(self.middle(two)), two], 1)))
-        return self.up1(torch.cat([F.interpolate(up, scale_factor=2), one], 1))
-
-
-class Drop(nn.Module):
-    """Dropout of its own making, which follows `self.training`."""
-
-    def forward(self, x):
-        return F.dropout(x, 0.5, self.training)
-
-
-class Encoder(nn.Module):
-    """Transformer layers over patches, with or without a class token; returns class scores."""
-
-    def __init__(self, token=True, channels_last=True):
-        super().__init__()
-        self.patches = nn.Conv2d(1, 12, 3, 3)
-        self.token = nn.Parameter(torch.randn(1, 1, 12)) if token else None
-        self.position = nn.Parameter(torch.randn(1, 4 + token, 12))
-        layer = [nn.TransformerEncoderLayer(12, 2, 24, 0.0, batch_first=True, norm_first=True) for _ in range(3)]
-        self.layers = nn.ModuleList(layer)
-        self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 4)
-
-    def forward(self, x):
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        if self.token is not None:
-            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
-        x = x + self.position
-        for layer in self.layers:
-            x = layer(x)
-        x = self.norm(x)
-        return self.head(x[:, 0] if self.token is not None else x.mean(1))
-
-
-class Texts(nn.Module):
-    """Token numbers through an embedding, with a mask, to a dict as Hugging Face models return."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(20, 8)
-        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, input_ids, attention_mask=None, scale=1.0):
-        x = torch.relu(self.one(self.embedding(input_ids))) * scale
-        return {"last_hidden_state": torch.relu(self.two(x)) * attention_mask.unsqueeze(2)}
-
-
-class Recurrent(nn.Module):
-    """Three recurrent layers over a series, time before batch, as PyTorch's default has it."""
-
-    def __init__(self, kind=nn.GRU):
-        super().__init__()
-        self.first, self.second, self.third = kind(3, 8), kind(8, 8), kind(8, 8)
-
-    def forward(self, x):
-        x = x.permute(2, 0, 1)
-        for layer in (self.first, self.second, self.third):
-            x, _ = layer(x)
-        return x
-
-
-class Stacked(nn.Module):
-    """Three recurrent layers in one module."""
-
-    def __init__(self, kind, **options):
-        super().__init__()
-        self.layers = kind(3, 8, 3, batch_first=True, dropout=0.3, **options)
-
-    def forward(self, x):
-        return self.layers(x.transpose(1, 2))[0]
-
-
-class Switching(nn.Module):
-    """Control flow that depends on values."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 8)
-
-    def forward(self, x):
-        x = torch.relu(self.one(x))
-        return torch.relu(self.two(x if x.sum() > 0 else -x))
-
-
-class Graph(nn.Module):
-    """Two graph convolutions: nodes (N, D) and their adjacency (N, N)."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 8)
-
-    def forward(self, nodes, adjacency):
-        return torch.relu(adjacency @ self.two(torch.relu(adjacency @ self.one(nodes))))
-
-
-class Volumes(nn.Sequential):
-    def __init__(self):
-        super().__init__(nn.Conv3d(1, 4, 3, 1, 1), nn.ReLU(), nn.Conv3d(4, 6, 3, 1, 1), nn.ReLU())
-
-
-class NHWC(nn.Module):
-    """Maps with their channels last between the layers, as Swin has them."""
-
-    def __init__(self):
-        super().__init__()
-        self.patches = nn.Conv2d(1, 6, 2, 2)
-        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
-
-    def forward(self, x):
-        x = self.patches(x).permute(0, 2, 3, 1)
-        return torch.relu(self.two(torch.relu(self.one(x))))
-
-
-def series(count=6):
-    return torch.randn(count, 3, 10, generator=torch.Generator().manual_seed(0))
-
-
-def tokens(count=6):
-    drawn = torch.randint(0, 20, (count, 7), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(count, 7, dtype=torch.int64)
-    mask[:, 5:] = 0
-    return {"input_ids": drawn, "attention_mask": mask}
-
-
-def maps(side=6, count=6):
-    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
-
-
-def graph():
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(6, 5, generator=generator), torch.rand(6, 6, generator=generator)
-
-
-MODELS = {
-    "resnet": (ResNet, maps, 5, (8, 6, 6)),
-    "unet": (UNet, maps, 5, (8, 3, 3)),
-    "class token": (Encoder, maps, 4, (24,)),
-    "tokens": (lambda: Encoder(token=False), maps, 4, (12, 4, 1)),
-    "texts": (Texts, tokens, 2, (8,)),
-    "recurrent": (Recurrent, series, 3, (8, 10, 1)),
-    "long memory": (lambda: Recurrent(nn.LSTM), series, 3, (8, 10, 1)),
-    "stacked": (lambda: Stacked(nn.LSTM), series, 3, (8, 10, 1)),
-    "stacked both ways": (lambda: Stacked(nn.GRU, bidirectional=True), series, 3, (16, 10, 1)),
-    "control flow": (Switching, lambda: torch.randn(6, 6), 2, (8,)),
-    "graph": (Graph, graph, 2, (8,)),
-    "series": (
-        lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU(), nn.Conv1d(4, 5, 3), nn.ReLU()),
-        series,
-        2,
-        (5, 6, 1),
-    ),
-    "volumes": (Volumes, lambda: torch.rand(6, 1, 3, 4, 5), 2, (6, 3, 20)),
-    "channels last": (NHWC, maps, 3, (6, 3, 3)),
-    "table": (
-        lambda: nn.Sequential(nn.Linear(9, 8), Drop(), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()),
-        lambda: torch.randn(6, 9),
-        2,
-        (8,),
-    ),
-}
-LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
-
-
-def localize(model=None, example=None, **options):
-    torch.manual_seed(0)
-    rule = options.pop("rule", fo.rules.Projection(classes=4))
-    return fo.localize(model or ResNet(), rule, maps() if example is None else example, **options)
-
-
-@pytest.fixture(params=MODELS)
-def case(request):
-    make, example, blocks, shape = MODELS[request.param]
-    torch.manual_seed(0)
-    return make(), example(), blocks, shape
-
-
-def prepared(network, inputs):
-    return network.prepare(inputs)
 
 
 def test_models_of_every_kind_are_cut_and_read(case):
@@ -314,26 +85,6 @@ def test_group_norm_behind_a_wall_on_channels_last_maps(groups):
         loss.backward()
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"bias": False}, {"batch_first": True}], ids=str)
-@pytest.mark.parametrize("packed", [False, True])
-def test_layers_of_a_recurrent_stack_give_what_the_stack_gives(kind, options, packed):
-    model = nn.ModuleDict({"stack": kind(3, 5, 3, **options)})
-    stack = model["stack"]
-    x = torch.randn(4, 6, 3)
-    if packed:
-        x = nn.utils.rnn.pack_padded_sequence(x, [4, 4, 3, 2, 1, 1])
-    expected = stack(x)
-    state = expected[1] if not packed else None
-    expected = stack(x, state)
-    layers = recurrent.layers_of(model)
-    with recurrent.opened(model, layers):
-        given = stack(x, state)
-    assert all(map(torch.equal, tensors_in(given), tensors_in(expected)))
-    assert "forward" not in vars(stack)
-    assert list(recurrent.by_name(layers)) == ["stack.0", "stack.1", "stack.2"]
-
-
 def test_dropout_of_the_models_own_making_is_off_in_evaluation():
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), Drop(), nn.Linear(16, 16), Drop(), nn.Linear(16, 4))
     network = localize(model, blocks=2)
@@ -365,84 +116,6 @@ def test_the_head_is_left_out_or_kept():
     assert trained(localize(model, keep_head=True)) == {name for name, _ in model.named_parameters()}
     ours = {id(weight) for block in localize(model).row for weight in block.body.parameters()}
     assert ours <= {id(weight) for weight in model.parameters()}
-
-
-def walls(network):
-    return list(network.walled.walls)
-
-
-def test_blocks_by_number_are_even_and_by_name_where_they_are_named():
-    layers = [nn.Flatten(), *(part for _ in range(8) for part in (nn.Linear(36, 36), nn.ReLU()))]
-    assert walls(localize(nn.Sequential(*layers), blocks=4)) == ["4", "8", "12", "16"]
-    assert walls(localize(blocks=["layer1", "relu"])) == ["relu", "layer1", "avgpool"]
-    assert walls(localize(blocks=r"layer\d\.0")) == ["layer1.0", "layer2.0", "avgpool"]
-    assert len(localize(blocks=1).row) == 1
-    assert len(localize(rule=fo.rules.Backprop(classes=4)).row) == 1
-
-
-def tied():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 36), nn.ReLU())
-    model[3].weight = model[1].weight
-    return model
-
-
-def with_one_memory():
-    model = tied()
-    model[3].weight = nn.Parameter(model[1].weight.data.T)
-    return model
-
-
-class Twice(nn.Module):
-    """Calls one layer on both sides of a wall."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.first, self.layer = nn.Conv2d(1, 4, 3, padding=1), layer
-        self.middle, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, x):
-        return torch.relu(self.last(self.layer(self.middle(self.layer(self.first(x))))))
-
-
-class OneBias(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.last = nn.Conv2d(4, 4, 3, padding=1)
-        self.bias = nn.Parameter(torch.zeros(4, 1, 1))
-
-    def forward(self, x):
-        return torch.relu(self.last(self.middle(self.first(x) + self.bias) + self.bias))
-
-
-@pytest.mark.parametrize(
-    ("model", "wall", "words"),
-    [
-        (tied, "2", "'1.weight' and '3.weight' are one weight"),
-        (with_one_memory, "2", "'1.weight' and '3.weight' are one weight"),
-        (lambda: Twice(nn.Conv2d(4, 4, 1)), "middle", "'layer.bias'"),
-        (lambda: Twice(nn.BatchNorm2d(4)), "middle", "'layer.bias'"),
-        (lambda: Twice(nn.BatchNorm2d(4, affine=False)), "middle", "'layer.running_mean'"),
-        (OneBias, "middle", "'bias'"),
-    ],
-)
-def test_what_both_sides_of_a_wall_share_is_named(model, wall, words):
-    with pytest.raises(ValueError, match=f"No wall can stand behind '{wall}'") as refusal:
-        localize(model(), blocks=[wall])
-    assert words in str(refusal.value) and "on both sides of it" in str(refusal.value)
-    assert len(localize(model(), rule=fo.rules.Backprop(classes=4)).row) == 1  # no wall is between them
-
-
-def test_a_model_that_no_wall_can_cut_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"'1\.weight' and '3\.weight' are one weight, used on both sides of it"):
-        localize(tied())
-
-
-def test_a_frozen_weight_may_be_shared_and_a_layer_without_weights_called_twice():
-    model = tied()
-    model[1].weight.requires_grad_(False)
-    assert len(localize(model).row) == 2
-    assert len(localize(Twice(nn.ReLU())).row) == 3
 
 
 def test_frozen_parts_stay_as_they_are():
@@ -561,67 +234,6 @@ def test_onnx_gives_the_same_scores_for_any_batch(images, tmp_path):
     np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-class Random(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(36, 8), nn.Linear(8, 8)
-
-    def forward(self, x):
-        x = torch.relu(self.one(x.flatten(1)))
-        return torch.relu(self.two(x + torch.rand_like(x)))
-
-
-class Everywhere(nn.Module):
-    """A residual stream that every layer adds to, kept on the side, where no wall can stand."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(36, 8), nn.Linear(8, 8)
-
-    def forward(self, x):
-        x = x.flatten(1)
-        return self.two(torch.relu(self.one(x))) + self.one(x)
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "sentence"),
-    [
-        (ResNet, {"blocks": 100}, "can be cut into 1 to 10 blocks, not 100"),
-        (ResNet, {"blocks": 0}, "can be cut into 1 to 5 blocks, not 0"),
-        (ResNet, {"blocks": "stage.*"}, "matches no module"),
-        (ResNet, {"blocks": "("}, "not a regular expression"),
-        (ResNet, {"blocks": ["layer3"]}, "no module 'layer3': did you mean"),
-        (ResNet, {"blocks": [r"layer1.0.conv1"]}, "No wall can stand behind 'layer1.0.conv1'"),
-        (ResNet, {"example": torch.rand(2, 3, 6, 6)}, "does not take the example 2 x 3 x 6 x 6"),
-        (ResNet, {"example": "pictures"}, "must be a tensor, or a tuple or dict of tensors, not str"),
-        (ResNet, {"example": torch.rand(0, 1, 6, 6)}, "must hold inputs"),
-        (ResNet, {"classes": 3}, "'classes' is no option of localize"),
-        (lambda: "resnet18", {}, "such as 'timm:resnet18'"),
-        (lambda: "hf:nowhere", {}, "nowhere has no config.json"),
-        (Random, {}, "gives other outputs for the same inputs"),
-        (Everywhere, {}, "No wall can stand inside the model"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.ReLU()), {}, "No wall can stand in the model"),
-        (
-            Switching,
-            {"rule": fo.rules.ForwardForward(classes=4), "example": torch.rand(4, 6)},
-            "writes labels into images",
-        ),
-    ],
-)
-def test_what_cannot_be_cut_is_one_clear_sentence(model, options, sentence):
-    if model not in (ResNet,) and not isinstance(model(), str | ResNet):
-        options.setdefault("example", maps())
-    with pytest.raises(ValueError, match=sentence) as said:
-        localize(model(), **options)
-    assert "\n" not in str(said.value)
-
-
-def test_a_block_with_most_of_the_weights_is_said():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 200), nn.ReLU(), nn.Linear(200, 4, bias=False), nn.ReLU())
-    with pytest.warns(LargeBlockWarning, match=r"behind '2' has 90 % of the weights"):
-        localize(model)
-
-
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
@@ -735,44 +347,6 @@ def test_a_model_of_a_table_learns_numbers_and_several_labels(targets):
         assert 1 - (given - y).square().mean() / y.var(0).mean() > 0.95
     else:
         assert (given == y.bool()).float().mean() > 0.95
-
-
-@pytest.mark.parametrize("shared", ["block", "body", "rule", "weight"])
-def test_a_network_whose_blocks_share_weights_is_refused(images, shared):
-    one, two = fo.mlp(images.shape, [36, 36, 36], rule=fo.rules.ChannelLearnable(classes=4)).row[1:]
-    if shared == "block":
-        two = one
-    elif shared == "body":
-        two.body = one.body
-    elif shared == "rule":
-        two.rule = one.rule
-    else:
-        two.body[-2].weight = one.body[-2].weight
-    with pytest.raises(ValueError, match=r"Blocks 0 and 1 share a weight, '(body|rule)"):
-        fo.Network([one, two], shape=images.shape)
-
-
-class Around(nn.Module):
-    """y = c(b(a(x)) + 2 a(x)): the residual stream goes around b, but through a."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = (nn.Linear(3, 3) for _ in range(3))
-
-    def forward(self, x):
-        x = self.a(x)
-        stream = 2 * x
-        return self.c(self.b(x) + stream)
-
-
-def test_walls_stand_where_everything_later_passes_through_them():
-    standing, fallen = settle(["a", "b", "c"], record(Around(), torch.rand(2, 3)))
-    assert [(wall.name, wall.weights) for wall in standing] == [
-        (name, (f"{name}.bias", f"{name}.weight")) for name in "abc"
-    ]
-    assert not fallen
-    standing, fallen = settle(["b", "c"], record(Around(), torch.rand(2, 3)))  # without a's, a is on both sides of b's
-    assert [wall.name for wall in standing] == ["c"] and fallen == {"b": "a.bias"}
 
 
 def test_a_step_in_bf16_keeps_no_copies_of_earlier_blocks_weights():

@@ -1,0 +1,152 @@
+"""Generated tables of test accuracy: the best local rules beside backprop, and the time that they take to it."""
+
+from typing import NamedTuple
+
+from lines import Results, accuracy
+from tables import NOT_MEASURED, processor, table
+
+
+class Pair(NamedTuple):
+    """A local rule and backprop on one net: what tables call them, and the groups of their lines."""
+
+    data: str
+    net: str
+    kind: str
+    rule: str
+    local: str
+    backprop: str | None
+    whole_run: str | None = None
+    """The timing of whole runs that stands for both."""
+
+
+MLP = "784-1000-1000"
+SIX, HALF = "six convolutions", "six, half as wide"
+PAIRS = [
+    Pair("MNIST", MLP, "prototypes", "hyperspherical", "hyperspherical/mnist/mlp-2x1000", "backprop/mnist/mlp-2x1000"),
+    Pair("MNIST", "784-1000-1000-1000", "goodness", "ff", "ff/mnist/mlp-3x1000", "backprop/mnist/mlp-3x1000"),
+    Pair("MNIST", HALF, "auxiliary head", "best", "best/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "plain head", "projection", "projection/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "channels", "channel-learnable", "channel-learnable/mnist/six-half", "backprop/mnist/six-half"),
+    Pair(
+        "Fashion-MNIST",
+        MLP,
+        "prototypes",
+        "hyperspherical",
+        "hyperspherical/fashion-mnist/mlp-2x1000",
+        "backprop/fashion-mnist/mlp-2x1000",
+    ),
+    Pair("Fashion-MNIST", HALF, "auxiliary head", "best", "fashion-fast/best", "fashion-fast/backprop"),
+    Pair("Fashion-MNIST", HALF, "plain head", "projection", "projection/fashion-mnist/six-half", None),
+    Pair("Fashion-MNIST", SIX, "auxiliary head", "best", "best/fashion-mnist/six", None),
+    Pair("Fashion-MNIST", SIX, "channels", "channel-learnable", "channel-learnable/fashion-mnist/six", None),
+    Pair(
+        "CIFAR-10",
+        "3072-1000-1000-1000",
+        "prototypes",
+        "hyperspherical",
+        "hyperspherical/cifar-10/mlp-3x1000",
+        "backprop/cifar-10/mlp-3x1000",
+    ),
+    Pair(
+        "CIFAR-10",
+        SIX,
+        "auxiliary head",
+        "best",
+        "best/cifar-10/six",
+        "backprop/cifar-10/six",
+        "whole-run/best/six/two-workers-fp32",
+    ),
+    Pair(
+        "CIFAR-10",
+        SIX,
+        "plain head",
+        "bilinear",
+        "bilinear/cifar-10/six",
+        "backprop/cifar-10/six",
+        "whole-run/bilinear/six/two-workers-fp32",
+    ),
+    Pair("CIFAR-10", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-10/six-muon", None),
+    Pair("CIFAR-10", SIX, "channels", "channel-learnable", "channel-learnable/cifar-10/six-49000-images", None),
+    Pair(
+        "CIFAR-10",
+        "ResNet-17, a quarter as wide",
+        "channels",
+        "channel-learnable",
+        "channel-learnable/cifar-10/resnet17-quarter",
+        "backprop/cifar-10/resnet17-quarter",
+    ),
+    Pair("CIFAR-100", SIX, "auxiliary head", "best", "best/cifar-100/six", "backprop/cifar-100/six"),
+    Pair("CIFAR-100", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-100/six-20-epochs", None),
+    Pair("CIFAR-100", SIX, "channels", "channel-learnable", "channel-learnable/cifar-100/six", None),
+    Pair("Tiny ImageNet", SIX, "auxiliary head", "best", "best/tiny-imagenet/six", None),
+]
+"""The best rule of each kind on each data set and net."""
+HEADLINE = [
+    "hyperspherical/mnist/mlp-2x1000",
+    "best/mnist/six-half",
+    "hyperspherical/fashion-mnist/mlp-2x1000",
+    "fashion-fast/best",
+    "bilinear/cifar-10/six",
+    "best/cifar-10/six",
+]
+"""The rows of the README's table, by the group of the local rule."""
+
+
+def seeds(results: Results, group: str) -> str:
+    """The seeds of a group's figure."""
+    return ", ".join(str(line["seed"]) for line in results.group(group))
+
+
+def headline(results: Results) -> str:
+    """The README's table."""
+    rows = []
+    for pair in (pair for name in HEADLINE for pair in PAIRS if pair.local == name):
+        assert pair.backprop is not None
+        accuracies = [accuracy(results, group) for group in (pair.local, pair.backprop)]
+        net = "six convolutions, half as wide" if pair.net == HALF else pair.net
+        rows.append([pair.data, net, f"`{pair.rule}`", *accuracies, time_of(results, pair)])
+    return table(["data", "net", "rule", "test %", "backprop, test %", "time / backprop"], rows)
+
+
+def time_of(results: Results, pair: Pair) -> str:
+    """The ratio of times with its processor: a timing of whole runs, or two runs that had the machine to themselves."""
+    assert pair.backprop is not None
+    if pair.whole_run:
+        line = results.timing(pair.whole_run)
+        return f"{line['ratios']['backprop']:.2f} ({processor(line['machine'])})"
+    lines = [*results.group(pair.local), *results.group(pair.backprop)]
+    if not all(line["alone"] for line in lines):
+        return ""
+    return f"{results.seconds(pair.local) / results.seconds(pair.backprop):.2f} ({processor(lines[0]['machine'])})"
+
+
+def best(results: Results) -> str:
+    """The best rule of each kind, with backprop beside it; six columns, for more do not fit the site's page."""
+    rows = []
+    for pair in PAIRS:
+        (line, *_) = results.group(pair.local)
+        theirs = accuracy(results, pair.backprop) if pair.backprop else NOT_MEASURED
+        epochs = str(line["config"]["training"]["epochs"])
+        rule = f"`{pair.rule}`, {pair.kind}"
+        cells = [accuracy(results, pair.local), seeds(results, pair.local), theirs, epochs]
+        rows.append([f"{pair.data}, {pair.net}", rule, *cells])
+    return table(["data, net", "rule, kind", "test %", "seeds", "backprop, test %", "epochs"], rows)
+
+
+FAST = {
+    "mnist-fast": ("MNIST, four convolutions of a quarter of the width", "projection"),
+    "fashion-fast": ("Fashion-MNIST, six convolutions, half as wide", "best"),
+    "cifar-10-fast/quick": ("CIFAR-10, six convolutions, half as wide", "best"),
+    "cifar-10-fast/full": ("CIFAR-10, six convolutions", "best"),
+}
+
+
+def fast(results: Results) -> str:
+    """Time to accuracy: whole runs from the files to the test figure."""
+    rows = []
+    for name, (net, rule) in FAST.items():
+        ours, theirs = f"{name}/{rule}", f"{name}/backprop"
+        cells = [text for of in (ours, theirs) for text in (accuracy(results, of), f"{results.seconds(of):.0f}")]
+        (line,) = results.group(ours)
+        rows.append([f"{net}, `{rule}`", *cells, processor(line["machine"])])
+    return table(["data, net, rule", "test %", "seconds", "backprop, test %", "seconds", "processor"], rows)
