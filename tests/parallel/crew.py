@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import forwardonly as fo
+from forwardonly.system import precision as system
 from forwardonly.training.compatibility import FEATURES, REFUSED
 from forwardonly.training.distributed import team as team_module
 from forwardonly.training.runs import figures
@@ -199,6 +200,21 @@ def fails(folder: Path, rank: int, **how: Any) -> dict[str, Any]:
     }
 
 
+def measure_otherwise(folder: Path) -> dict[str, Any]:
+    """A run of two stages whose processes find another arithmetic faster, beside one process with the leader's."""
+
+    def work(team: fo.training.Team) -> None:
+        system._native_flags = lambda: ["bf16"]  # as on a processor that has it
+        system._measured_faster = lambda flags: team.leads  # type: ignore[assignment]
+        train(team, folder / "two", {"precision": "auto"})
+
+    with store() as shared:
+        train(fo.training.Team(), folder / "one", {"precision": "bf16"})
+        crew = Crew(shared, folder, 2, work, stages=2)
+        status = crew.wait(60)
+    return {"status": status, "said": crew.said(), "weights": difference(folder / "one", folder / "two")}
+
+
 def regroup(folder: Path) -> dict[str, Any]:
     """Runs that are stopped in mid-epoch and resumed by another number of processes, each time; and one left alone."""
     alone, data, layers, both = (1, {}), (2, {}), (2, {"stages": 2}), (4, {"stages": 2})
@@ -318,6 +334,7 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "kill-both": lambda folder: kill(folder, world=4, stages=2),
     "frozen": frozen,
     "regroup": regroup,
+    "measure-otherwise": measure_otherwise,
     "fails-data-0": lambda folder: fails(folder, 0),
     "fails-data-1": lambda folder: fails(folder, 1),
     "fails-layers-1": lambda folder: fails(folder, 1, stages=2),

@@ -43,6 +43,10 @@ def test_a_run_goes_on_with_any_number_of_processes(tmp_path, crew):
     assert 0 < seen["all"]["weights"] < 1e-5 and seen["all"]["losses"] < 1e-5
 
 
+def test_processes_that_would_choose_another_precision_take_the_leaders(tmp_path, crew):
+    assert crew("measure-otherwise", tmp_path) == {"status": [0, 0], "said": ["", ""], "weights": 0.0}
+
+
 @pytest.mark.slow
 def test_frozen_blocks_stay_and_the_others_learn_as_in_one_process(tmp_path, crew):
     seen = crew("frozen", tmp_path)

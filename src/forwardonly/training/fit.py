@@ -131,6 +131,8 @@ def fit(
                 RunWarning,
                 stacklevel=2,
             )
+    if config.precision == "auto" and not team.alone:
+        config = _as_the_leader(config, device, team)
     if config.threads is None and team.alone:
         config = replace(config, threads=own_number())
     setting = compatibility.Setting(config, network, device, team, train)
@@ -181,6 +183,13 @@ def _as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: 
     if config.threads is None and team.alone and isinstance(threads, int) and threads > 0:
         config = replace(config, threads=threads)
     return config
+
+
+def _as_the_leader(config: TrainingConfig, device: torch.device, team: Team) -> TrainingConfig:
+    """The config with the leading process's precision, where `auto` would mean another one in this process."""
+    own = choose_precision("auto", device)
+    leading = team.broadcast({"precision": own}, device)["precision"]
+    return config if leading == own else replace(config, precision=leading)
 
 
 @contextmanager
