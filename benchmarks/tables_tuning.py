@@ -2,7 +2,7 @@
 
 import statistics
 
-from lines import Results
+from lines import Line, Results
 from tables import gib, processor, spread, table
 
 TUNED = {
@@ -13,6 +13,11 @@ TUNED = {
     "frozen-half": "lower half frozen",
     "local": "local, {blocks} blocks",
 }
+
+
+def saved(arm: Line) -> str:
+    """What an arm saves for the backward pass, in MiB; nothing where that was not measured."""
+    return f"{arm['saved_bytes'][0] / 2**20:.0f}" if "saved_bytes" in arm else ""
 
 
 def tune_text(results: Results) -> str:
@@ -28,8 +33,7 @@ def tune_text(results: Results) -> str:
         if arm == "checkpointed":  # to the bit, which is tested
             cells = ["as above"] * len(cells)
         cost = ["", ""] if arm == "untouched" else [gib(first), f"{statistics.median(first['seconds']):.0f}"]
-        saved = f"{first['saved_bytes'][0] / 2**20:.0f}" if "saved_bytes" in first else ""
-        rows.append([name.format(blocks=first.get("blocks")), *cells, saved, *cost])
+        rows.append([name.format(blocks=first.get("blocks")), *cells, saved(first), *cost])
     return table(["", "Python sources", "prose", "manual pages", "prose", "saved, MiB", "GiB", "seconds"], rows)
 
 
@@ -82,10 +86,8 @@ def tune_image_memory(results: Results) -> str:
     rows = []
     for arm, name in {**PICTURED, "checkpointed": "end to end, with checkpoints"}.items():
         if arm in arms:
-            own = arms[arm]
-            saved = f"{own['saved_bytes'][0] / 2**20:.0f}" if "saved_bytes" in own else ""
-            peak = own["peak_memory_bytes"][0]
-            rows.append([name, saved, f"{peak / 2**20:.0f}", f"{peak / whole:.2f}"])
+            peak = arms[arm]["peak_memory_bytes"][0]
+            rows.append([name, saved(arms[arm]), f"{peak / 2**20:.0f}", f"{peak / whole:.2f}"])
     return table(["", "saved for backward, MiB", "peak of the process, MiB", "share"], rows)
 
 

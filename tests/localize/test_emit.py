@@ -20,7 +20,7 @@ from forwardonly.training.step import Context, train_step, train_step_in_place
 from forwardonly.training.update import Update
 
 from .models import LABELS, maps, series
-from .traced import MODELS, Recurrent, ResNet, Texts, UNet, ViT, emitted, localize, tokens
+from .traced import MODELS, LongMemory, ResNet, Texts, UNet, ViT, emitted, localize, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore::forwardonly.network.localize.LargeBlockWarning")
 
@@ -185,14 +185,14 @@ def test_micro_batches_of_a_model_add_up_to_one_step_in_place(offload):
         torch.testing.assert_close(own, state[name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("make", "example", "parts"), [(UNet, maps, True), (Recurrent, series, False)])
+@pytest.mark.parametrize(("make", "example", "parts"), [(UNet, maps, True), (LongMemory, series, False)])
 def test_a_budget_too_small_for_whole_batches_is_kept_by_micro_batches(make, example, parts, images, monkeypatch):
     """Where axis 0 is not the batch, as in a series with time first, no batch can be divided."""
     monkeypatch.setattr(budget, "memory_bytes", lambda device: 0)
     monkeypatch.setattr(budget, "peak_memory_bytes", lambda device: 0)
     monkeypatch.setattr(budget, "RESERVE", 0)
     network = localize(make, example)
-    data = take((series().repeat(40, 1, 1), LABELS.repeat(40)) if make is Recurrent else images, network.expected)
+    data = take((series().repeat(40, 1, 1), LABELS.repeat(40)) if make is LongMemory else images, network.expected)
 
     def config(given):
         return TrainingConfig(memory_budget=f"{given / 1000}kB", precision="fp32", optimiser="sgd")

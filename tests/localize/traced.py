@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import forwardonly as fo
 
-from .models import maps, series
+from .models import Recurrent, maps, series
 
 
 class Residual(nn.Module):
@@ -107,18 +107,11 @@ class Pairs(nn.Module):
         return self.three(self.two(self.one([x, -x])))
 
 
-class Recurrent(nn.Module):
+class LongMemory(Recurrent):
     """Series, time before batch; each layer gives a tuple."""
 
     def __init__(self):
-        super().__init__()
-        self.first, self.second, self.third = nn.LSTM(3, 8), nn.LSTM(8, 8), nn.LSTM(8, 8)
-
-    def forward(self, x):
-        x = x.permute(2, 0, 1)
-        for layer in (self.first, self.second, self.third):
-            x, _ = layer(x)
-        return x
+        super().__init__(nn.LSTM)
 
 
 class Texts(nn.Module):
@@ -146,7 +139,7 @@ MODELS = {
     "unet": (UNet, maps),
     "branches": (Branches, maps),
     "lists": (Pairs, maps),
-    "recurrent": (Recurrent, series),
+    "recurrent": (LongMemory, series),
     "texts": (Texts, tokens),
     "channels last": (lambda: UNet().to(memory_format=torch.channels_last), maps),
 }

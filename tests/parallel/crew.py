@@ -204,10 +204,11 @@ def measure_otherwise(folder: Path) -> dict[str, Any]:
     """A run of two stages whose processes find another arithmetic faster, beside one process with the leader's."""
 
     def work(team: fo.training.Team) -> None:
-        system._native_flags = lambda: ["bf16"]  # as on a processor that has it
+        system.FLAGS = folder / "flags"  # as of a processor that has bf16
         system._measured_faster = lambda flags: team.leads  # type: ignore[assignment]
         train(team, folder / "two", {"precision": "auto"})
 
+    (folder / "flags").write_text("bf16")
     with store() as shared:
         train(fo.training.Team(), folder / "one", {"precision": "bf16"})
         crew = Crew(shared, folder, 2, work, stages=2)

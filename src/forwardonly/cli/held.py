@@ -1,6 +1,5 @@
 """The data that a saved network is measured on: the options for it, and its images by the network's class names."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,6 +8,7 @@ import tyro
 
 import forwardonly as fo
 from forwardonly.cli.parsing import UNSET, Common
+from forwardonly.cli.run_data import is_folder, place
 from forwardonly.cli.runs import SavedRun
 from forwardonly.data.held import stream_test
 from forwardonly.data.large import Folder
@@ -40,7 +40,7 @@ def source_of(chosen: OnData, saved_run: SavedRun) -> tuple[str, dict[str, Any]]
     known = saved_run.trained_on or {}
     name = chosen.data or saved_run.data["name"]
     size = chosen.image_size
-    if size is None and _is_folder(name):
+    if size is None and is_folder(name):
         size = known.get("image_size")
     return name, {"data_dir": chosen.data_dir or known.get("data_dir"), "image_size": size}
 
@@ -60,7 +60,7 @@ def streamed_test_images(chosen: OnData, saved_run: SavedRun) -> tuple[fo.data.I
     """As `test_images`, but those of a folder that is larger than memory are decoded as they go by."""
     name, options = source_of(chosen, saved_run)
     size = options["image_size"]
-    if not _is_folder(name) or not fo.data.larger_than_memory(name, size):
+    if not is_folder(name) or not fo.data.larger_than_memory(name, size):
         return test_images(chosen, saved_run)
     return _fitting(saved_run, name, size, *stream_test(name, image_size=size, whole=not _is_own(saved_run, name)))
 
@@ -70,7 +70,7 @@ def _fitting(saved_run: SavedRun, name: str, size: int | None, images: Set, whol
     if whole and (held := _held_out(saved_run, name, size, images)) is not None:
         images, whole = held, False
     _, height, width = saved_run.network.shape
-    if _is_folder(name) and height == width and tuple(images.shape[1:]) != (height, width):
+    if is_folder(name) and height == width and tuple(images.shape[1:]) != (height, width):
         found = " x ".join(map(str, images.shape[1:]))
         wanted = f"{height} x {width}: give --image-size {width}"
         raise ValueError(f"the images in {name} are {found} and the network's {wanted}")
@@ -86,7 +86,7 @@ def _held_out(saved_run: SavedRun, name: str, size: int | None, everything: Set)
     if not isinstance(learned_from, str):
         return None
     known = saved_run.trained_on or {}
-    by_files = bool(known.get("streamed")) and _is_folder(name) and not isinstance(everything, Folder)
+    by_files = bool(known.get("streamed")) and is_folder(name) and not isinstance(everything, Folder)
     held = {"validation": known.get("validation", 0), "limit": known.get("limit")}
     try:
         train, _, test = divide(everything, None, None, seed=0, **held)
@@ -98,16 +98,7 @@ def _held_out(saved_run: SavedRun, name: str, size: int | None, everything: Set)
     return test if digest(learned) == learned_from.partition("-")[0] else None
 
 
-def _is_folder(name: str) -> bool:
-    return name not in fo.data.NAMES and os.path.isdir(Path(name).expanduser())
-
-
 def _is_own(saved_run: SavedRun, name: str) -> bool:
     """Whether these are the data of which the network has learned from a part."""
     known = saved_run.trained_on
-    return known is not None and _place(name) == _place(known["name"])
-
-
-def _place(name: str) -> str:
-    """A known set's name, or the absolute path of a folder or file."""
-    return name if name in fo.data.NAMES else str(Path(name).expanduser().resolve())
+    return known is not None and place(name) == place(known["name"])

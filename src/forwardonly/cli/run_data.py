@@ -13,7 +13,7 @@ DECIDES = ("validation", "limit", "image_size", "classes")
 
 def load(chosen: Any) -> fo.data.Splits:
     """The splits of the data, in memory where they fit; a folder that does not is read as it is needed."""
-    folder = chosen.data not in fo.data.NAMES and os.path.isdir(Path(chosen.data).expanduser())
+    folder = is_folder(chosen.data)
     if chosen.cache and not folder:
         raise ValueError(f"--cache is for folders of images, and {chosen.data} is none")
     if chosen.cache and chosen.limit is not None:
@@ -40,9 +40,8 @@ def _streams(chosen: Any) -> bool:
 
 def described(chosen: Any, train: Any) -> dict[str, Any]:
     """The data in the run's config; paths are absolute, so that they are valid from any folder."""
-    known = chosen.data in fo.data.NAMES
     return {
-        "name": chosen.data if known else str(Path(chosen.data).expanduser().resolve()),
+        "name": place(chosen.data),
         "data_dir": None if chosen.data_dir is None else str(chosen.data_dir.expanduser().resolve()),
         "image_size": chosen.image_size,
         "validation": chosen.validation,
@@ -51,3 +50,13 @@ def described(chosen: Any, train: Any) -> dict[str, Any]:
         "cache": chosen.cache,
         "classes": list(train.classes),
     }
+
+
+def is_folder(name: str) -> bool:
+    """Whether data of that name are a folder of images, and no known set."""
+    return name not in fo.data.NAMES and os.path.isdir(Path(name).expanduser())
+
+
+def place(name: str) -> str:
+    """A known set's name, or the absolute path of a folder or file."""
+    return name if name in fo.data.NAMES else str(Path(name).expanduser().resolve())

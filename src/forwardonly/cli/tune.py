@@ -1,6 +1,5 @@
 """`forwardonly tune`: cuts a model that has learned before into blocks, and trains it on other images or texts."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +15,7 @@ from torch import nn
 import forwardonly as fo
 from forwardonly.cli import train as training
 from forwardonly.cli.parsing import UNSET, given
+from forwardonly.cli.run_data import is_folder, place
 from forwardonly.cli.screen import Screen, leads
 from forwardonly.data.adapting import adapted
 from forwardonly.data.texts import LENGTH
@@ -134,9 +134,8 @@ class Tune(training.Train, Model):
             return None
         if self.words is not None:
             return self._texts(self.other, 0).train
-        path = _absolute(self.other)
-        size = train.shape[-1] if path is not None and os.path.isdir(path) else None
-        learned = path is not None and path == _absolute(self.data)
+        size = train.shape[-1] if is_folder(self.other) else None
+        learned = place(self.other) == place(self.data)
         other, _ = fo.data.load_test(self.other, data_dir=self.data_dir, image_size=size, whole=not learned)
         return adapted(other, train.shape)
 
@@ -190,13 +189,12 @@ class Tune(training.Train, Model):
     def noted(self) -> dict[str, Any]:
         kind = "" if self._run is not None else "hf:"
         model = self.model if self._folder is None else f"{kind}{self._folder.resolve()}"
-        other = _absolute(self.other)
         tokenizer = None if self.words is None else str(self._tokenizer.resolve())
         weights = self.weights if self._file is None else str(self._file.resolve())
         cut = {"model": model, "weights": weights, "blocks": self.blocks, "freeze": self.freeze}
         return {
             **cut,
-            "other": self.other if other is None else str(other),
+            "other": None if self.other is None else place(self.other),
             "length": self.length,
             "tokenizer": tokenizer,
         }
@@ -332,11 +330,6 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         screen.say(f"saved in {result['run']}; use it from Python, as fo.load({result['run']!r})")
     if "report" in result:
         screen.say(f"report: {result['report']}")
-
-
-def _absolute(name: str | None) -> Path | None:
-    """The absolute path of a folder or file; None of a known set's name."""
-    return None if name is None or name in fo.data.NAMES else Path(name).expanduser().resolve()
 
 
 def options(argv: Sequence[str]) -> Any:

@@ -60,8 +60,12 @@ def _native_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    flags = _native_flags()
-    return flags != [] and _measured_faster(" ".join(flags or ()))
+    try:  # torch's own test of the processor is public only in its newer releases
+        flags = FLAGS.read_text(encoding="utf-8").split()
+    except OSError:
+        return _measured_faster("")
+    native = " ".join(name for name in NATIVE if name in flags)
+    return native != "" and _measured_faster(native)
 
 
 def processor_name() -> str:
@@ -73,18 +77,9 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _native_flags() -> list[str] | None:
-    """The processor's flags that name bf16; None where flags cannot be read."""
-    try:  # torch's own test of the processor is public only in its newer releases
-        flags = set(FLAGS.read_text(encoding="utf-8").split())
-    except OSError:
-        return None
-    return [name for name in NATIVE if name in flags]
-
-
 @cache  # the arithmetic does not change within a process, even where nothing can be kept
 def _measured_faster(flags: str) -> bool:
-    """Whether products are faster in bf16.
+    """Whether products are faster in bf16, of a processor with these flags; none where they cannot be read.
 
     It is measured once for a processor and a release of PyTorch, and kept in the user's cache, so that runs repeat.
     """

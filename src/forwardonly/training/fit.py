@@ -122,17 +122,15 @@ def fit(
     config = TrainingConfig.resolve(network.rule, train, options)
     team = team or Team()
     device = team.device(choose_device(config.device))
-    if resume and folder is not None:
-        config = _as_begun(config, folder, device, team)
-        if options.get("threads") is None and config.threads is not None and config.threads > cores():
-            warnings.warn(
-                f"The run goes on with its {config.threads} threads, to the same bits; this process may use fewer "
-                f"cores, so that threads={cores()} is faster.",
-                RunWarning,
-                stacklevel=2,
-            )
-    if config.precision == "auto" and not team.alone:
-        config = _as_the_leader(config, device, team)
+    begun = folder if resume else None
+    config = _settled(config, begun, device, team)
+    if begun is not None and options.get("threads") is None and (config.threads or 0) > cores():
+        warnings.warn(
+            f"The run goes on with its {config.threads} threads, to the same bits; this process may use fewer "
+            f"cores, so that threads={cores()} is faster.",
+            RunWarning,
+            stacklevel=2,
+        )
     if config.threads is None and team.alone:
         config = replace(config, threads=own_number())
     setting = compatibility.Setting(config, network, device, team, train)
@@ -170,26 +168,22 @@ def fit(
     return Run(network, trainer.progress.history, result, folder)
 
 
-def _as_begun(config: TrainingConfig, folder: Path, device: torch.device, team: Team) -> TrainingConfig:
-    """The config with the arithmetic of the run in `folder`, where it leaves it open.
+def _settled(config: TrainingConfig, begun: Path | None, device: torch.device, team: Team) -> TrainingConfig:
+    """The config with the arithmetic that it leaves open: of the run in `begun`, or of the leading process.
 
-    That is the precision, where `auto` would mean another one on this device, and the number of threads of a process
-    that is alone.
+    That is the precision, where `auto` would mean another one in this process, and the number of threads of a run's
+    process that is alone.
     """
-    precision, threads = arithmetic_of(folder) if team.leads else (None, None)
-    precision = team.broadcast({"precision": precision}, device)["precision"]
-    if config.precision == "auto" and precision in ("fp32", "bf16") and precision != choose_precision("auto", device):
-        config = replace(config, precision=precision)
+    precision, threads = arithmetic_of(begun) if begun is not None and team.leads else (None, None)
+    if config.precision == "auto":
+        own = choose_precision("auto", device)
+        leading = precision if precision in ("fp32", "bf16") else own
+        leading = team.broadcast({"precision": leading}, device)["precision"]
+        if leading != own:
+            config = replace(config, precision=leading)
     if config.threads is None and team.alone and isinstance(threads, int) and threads > 0:
         config = replace(config, threads=threads)
     return config
-
-
-def _as_the_leader(config: TrainingConfig, device: torch.device, team: Team) -> TrainingConfig:
-    """The config with the leading process's precision, where `auto` would mean another one in this process."""
-    own = choose_precision("auto", device)
-    leading = team.broadcast({"precision": own}, device)["precision"]
-    return config if leading == own else replace(config, precision=leading)
 
 
 @contextmanager
