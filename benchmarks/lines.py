@@ -58,14 +58,19 @@ class Results:
             raise ValueError(f"{TIMINGS.name} has no line {name!r}.")
         return self.timings[name]
 
+    def beside(self, name: str, other: str) -> list[Line]:
+        """The lines of a group of the same seeds as the other's, or all where they share none."""
+        seeds = {line["seed"] for line in self.group(other)}
+        return [line for line in self.group(name) if line["seed"] in seeds] or self.group(name)
+
     def mean(self, name: str) -> float:
         """Mean test accuracy in %."""
-        return statistics.mean(100 * float(line["test_accuracy"]) for line in self.group(name))
+        return statistics.mean(percents(self.group(name)))
 
-    def deviation(self, name: str) -> float | None:
-        """Standard deviation of the test accuracy over seeds in points, None of one seed."""
-        accuracies = [100 * float(line["test_accuracy"]) for line in self.group(name)]
-        return statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    def gap(self, name: str, other: str) -> float:
+        """Points by which the other group is ahead, over the seeds of both."""
+        ahead, behind = self.beside(other, name), self.beside(name, other)
+        return statistics.mean(percents(ahead)) - statistics.mean(percents(behind))
 
     def seconds(self, name: str) -> float:
         """Mean seconds of a run, from the data set's files where that was measured."""
@@ -125,10 +130,21 @@ class Results:
         return value if isinstance(value, str) else f"{value:.{usual if places is None else places}f}"
 
 
-def accuracy(results: Results, name: str) -> str:
-    """Mean ± standard deviation in %, or the one figure of one seed."""
-    deviation = results.deviation(name)
-    return f"{results.mean(name):.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+def percents(runs: Sequence[Line]) -> list[float]:
+    """Their test accuracies in %."""
+    return [100 * float(line["test_accuracy"]) for line in runs]
+
+
+def deviation(runs: Sequence[Line]) -> float | None:
+    """Standard deviation of their test accuracies in points, None of one run."""
+    return statistics.stdev(percents(runs)) if len(runs) > 1 else None
+
+
+def accuracy(results: Results, name: str, beside: str | None = None) -> str:
+    """Mean ± standard deviation in %, or the one figure of one seed; of the seeds that another group has too."""
+    runs = results.group(name) if beside is None else results.beside(name, beside)
+    spread = deviation(runs)
+    return f"{statistics.mean(percents(runs)):.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
 def published(_: Results, table: str, row: str) -> str:
@@ -142,7 +158,7 @@ def published(_: Results, table: str, row: str) -> str:
 
 
 def _deviation(results: Results, name: str) -> float:
-    found = results.deviation(name)
+    found = deviation(results.group(name))
     if found is None:
         raise ValueError(f"{name} is one seed, which has no deviation.")
     return found
@@ -159,7 +175,7 @@ STATISTICS: dict[str, tuple[Callable[..., float | str], int]] = {
         ),
         1,
     ),
-    "gap": (lambda results, name, other: results.mean(other) - results.mean(name), 2),
+    "gap": (Results.gap, 2),
     "minutes": (lambda results, name: results.seconds(name) / 60, 0),
     "seconds": (Results.seconds, 0),
     "time": (lambda results, name, other: results.seconds(name) / results.seconds(other), 2),

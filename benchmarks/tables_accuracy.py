@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from lines import Results, accuracy
+from lines import Line, Results, accuracy
 from tables import NOT_MEASURED, processor, table
 
 
@@ -12,7 +12,6 @@ class Pair(NamedTuple):
     data: str
     net: str
     kind: str
-    rule: str
     local: str
     backprop: str | None
     whole_run: str | None = None
@@ -20,38 +19,34 @@ class Pair(NamedTuple):
 
 
 MLP = "784-1000-1000"
-SIX, HALF = "six convolutions", "six, half as wide"
+SIX, HALF = "six", "six, half as wide"
 PAIRS = [
-    Pair("MNIST", MLP, "prototypes", "hyperspherical", "hyperspherical/mnist/mlp-2x1000", "backprop/mnist/mlp-2x1000"),
-    Pair("MNIST", "784-1000-1000-1000", "goodness", "ff", "ff/mnist/mlp-3x1000", "backprop/mnist/mlp-3x1000"),
-    Pair("MNIST", HALF, "auxiliary head", "best", "best/mnist/six-half", "backprop/mnist/six-half"),
-    Pair("MNIST", HALF, "plain head", "projection", "projection/mnist/six-half", "backprop/mnist/six-half"),
-    Pair("MNIST", HALF, "channels", "channel-learnable", "channel-learnable/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", MLP, "prototypes", "hyperspherical/mnist/mlp-2x1000", "backprop/mnist/mlp-2x1000"),
+    Pair("MNIST", "784-1000-1000-1000", "goodness", "ff/mnist/mlp-3x1000", "backprop/mnist/mlp-3x1000"),
+    Pair("MNIST", HALF, "auxiliary", "best/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "plain", "projection/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "channels", "channel-learnable/mnist/six-half", "backprop/mnist/six-half"),
     Pair(
         "Fashion-MNIST",
         MLP,
         "prototypes",
-        "hyperspherical",
         "hyperspherical/fashion-mnist/mlp-2x1000",
         "backprop/fashion-mnist/mlp-2x1000",
     ),
-    Pair("Fashion-MNIST", HALF, "auxiliary head", "best", "fashion-fast/best", "fashion-fast/backprop"),
-    Pair("Fashion-MNIST", HALF, "plain head", "projection", "projection/fashion-mnist/six-half", None),
-    Pair("Fashion-MNIST", SIX, "auxiliary head", "best", "best/fashion-mnist/six", None),
-    Pair("Fashion-MNIST", SIX, "channels", "channel-learnable", "channel-learnable/fashion-mnist/six", None),
+    Pair("Fashion-MNIST", HALF, "auxiliary", "fashion-fast/best", "fashion-fast/backprop"),
+    Pair("Fashion-MNIST", HALF, "plain", "projection/fashion-mnist/six-half", None),
+    Pair("Fashion-MNIST", SIX, "channels", "channel-learnable/fashion-mnist/six", None),
     Pair(
         "CIFAR-10",
         "3072-1000-1000-1000",
         "prototypes",
-        "hyperspherical",
         "hyperspherical/cifar-10/mlp-3x1000",
         "backprop/cifar-10/mlp-3x1000",
     ),
     Pair(
         "CIFAR-10",
         SIX,
-        "auxiliary head",
-        "best",
+        "auxiliary",
         "best/cifar-10/six",
         "backprop/cifar-10/six",
         "whole-run/best/six/two-workers-fp32",
@@ -59,26 +54,24 @@ PAIRS = [
     Pair(
         "CIFAR-10",
         SIX,
-        "plain head",
-        "bilinear",
+        "plain",
         "bilinear/cifar-10/six",
         "backprop/cifar-10/six",
         "whole-run/bilinear/six/two-workers-fp32",
     ),
-    Pair("CIFAR-10", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-10/six-muon", None),
-    Pair("CIFAR-10", SIX, "channels", "channel-learnable", "channel-learnable/cifar-10/six-49000-images", None),
+    Pair("CIFAR-10", SIX, "prototypes", "hyperspherical/cifar-10/six-muon", None),
+    Pair("CIFAR-10", SIX, "channels", "channel-learnable/cifar-10/six", None),
     Pair(
         "CIFAR-10",
         "ResNet-17, a quarter as wide",
         "channels",
-        "channel-learnable",
         "channel-learnable/cifar-10/resnet17-quarter",
         "backprop/cifar-10/resnet17-quarter",
     ),
-    Pair("CIFAR-100", SIX, "auxiliary head", "best", "best/cifar-100/six", "backprop/cifar-100/six"),
-    Pair("CIFAR-100", SIX, "prototypes", "hyperspherical", "hyperspherical/cifar-100/six-20-epochs", None),
-    Pair("CIFAR-100", SIX, "channels", "channel-learnable", "channel-learnable/cifar-100/six", None),
-    Pair("Tiny ImageNet", SIX, "auxiliary head", "best", "best/tiny-imagenet/six", None),
+    Pair("CIFAR-100", SIX, "auxiliary", "best/cifar-100/six", "backprop/cifar-100/six"),
+    Pair("CIFAR-100", SIX, "prototypes", "hyperspherical/cifar-100/six-20-epochs", None),
+    Pair("CIFAR-100", SIX, "channels", "channel-learnable/cifar-100/six", None),
+    Pair("Tiny ImageNet", SIX, "auxiliary", "best/tiny-imagenet/six", None),
 ]
 """The best rule of each kind on each data set and net."""
 HEADLINE = [
@@ -102,9 +95,9 @@ def headline(results: Results) -> str:
     rows = []
     for pair in (pair for name in HEADLINE for pair in PAIRS if pair.local == name):
         assert pair.backprop is not None
-        accuracies = [accuracy(results, group) for group in (pair.local, pair.backprop)]
-        net = "six convolutions, half as wide" if pair.net == HALF else pair.net
-        rows.append([pair.data, net, f"`{pair.rule}`", *accuracies, time_of(results, pair)])
+        accuracies = [accuracy(results, pair.local), accuracy(results, pair.backprop, beside=pair.local)]
+        net = pair.net.replace(SIX, "six convolutions")
+        rows.append([pair.data, net, f"`{_rule(results, pair.local)}`", *accuracies, time_of(results, pair)])
     return table(["data", "net", "rule", "test %", "backprop, test %", "time / backprop"], rows)
 
 
@@ -125,12 +118,26 @@ def best(results: Results) -> str:
     rows = []
     for pair in PAIRS:
         (line, *_) = results.group(pair.local)
-        theirs = accuracy(results, pair.backprop) if pair.backprop else NOT_MEASURED
-        epochs = str(line["config"]["training"]["epochs"])
-        rule = f"`{pair.rule}`, {pair.kind}"
+        theirs, epochs = NOT_MEASURED, str(_epochs(line))
+        if pair.backprop:
+            theirs = accuracy(results, pair.backprop, beside=pair.local)
+            (other, *_) = results.beside(pair.backprop, pair.local)
+            epochs += "" if _epochs(other) == _epochs(line) else f", backprop {_epochs(other)}"
+        rule = f"`{_rule(results, pair.local)}`, {pair.kind}"
         cells = [accuracy(results, pair.local), seeds(results, pair.local), theirs, epochs]
         rows.append([f"{pair.data}, {pair.net}", rule, *cells])
     return table(["data, net", "rule, kind", "test %", "seeds", "backprop, test %", "epochs"], rows)
+
+
+def _rule(results: Results, group: str) -> str:
+    """What the rule of a group's lines is called: `best` with the same head behind every block is `auxiliary`."""
+    rule = results.group(group)[0]["config"]["rule"]
+    uniform = rule.get("coarse") is False or rule.get("head") == "uniform"
+    return "auxiliary" if rule["name"] == "best" and uniform else str(rule["name"])
+
+
+def _epochs(line: Line) -> int:
+    return int(line["config"]["training"]["epochs"])
 
 
 FAST = {
@@ -148,5 +155,5 @@ def fast(results: Results) -> str:
         ours, theirs = f"{name}/{rule}", f"{name}/backprop"
         cells = [text for of in (ours, theirs) for text in (accuracy(results, of), f"{results.seconds(of):.0f}")]
         (line,) = results.group(ours)
-        rows.append([f"{net}, `{rule}`", *cells, processor(line["machine"])])
+        rows.append([f"{net}, `{_rule(results, ours)}`", *cells, processor(line["machine"])])
     return table(["data, net, rule", "test %", "seconds", "backprop, test %", "seconds", "processor"], rows)
