@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from forwardonly.network.localized import Cut
 from forwardonly.network.reading import Channels, NoBatchError, Pool, Reading, layouts_of, mask_of
-from forwardonly.network.signal import detached, readable, tensors_in
+from forwardonly.network.signal import detached, named_tensors, readable, tensors_in
 from forwardonly.network.walled import Arrival, Walled
 from forwardonly.network.walls import Wall, all_trained
 
@@ -24,11 +24,12 @@ def cuts_at(
     each_position: bool,
     *,
     strict: bool = False,
+    scores: str | None = None,
 ) -> list[Cut]:
     """What rules read at each wall of a model in evaluation mode.
 
     A wall whose signal has no axis that is the batch falls, unless it is the last one or `strict`: its weights are the
-    next block's.
+    next block's. `scores` is the place of the head's output in the model's, if it is known.
 
     Raises:
         ValueError: a signal has no axis that is known to hold the batch or the channels.
@@ -40,7 +41,7 @@ def cuts_at(
         counts, others = _at_another_size(walled, inputs)
         averaged = mask_of(inputs) is not None or _texts(inputs)
         pool: Pool = "all" if each_position else "mean" if averaged else "none"
-        length = _length_behind_class_token(output, tokens) if pool == "none" else None
+        length = _length_behind_class_token(output, tokens, scores) if pool == "none" else None
         cuts: list[Cut] = []
         weights: tuple[str, ...] = ()
         for index, wall in enumerate(walls):
@@ -118,13 +119,17 @@ def _last_tokens(model: nn.Module, last: list[Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-def _length_behind_class_token(output: Any, tokens: Sequence[Tensor]) -> int | None:
-    """The number of tokens (B, T, D) of which the model's output depends on the first alone; None if on others too."""
-    given = readable(output)
-    if not tokens or not given or not given[0].requires_grad or given[0] is tokens[0]:
+def _length_behind_class_token(output: Any, tokens: Sequence[Tensor], scores: str | None) -> int | None:
+    """The number of tokens (B, T, D) of which the model's output depends on the first alone; None if on others too.
+
+    Of several outputs that at `scores` is looked at, or the first.
+    """
+    tensors = [(place, own) for place, own in named_tensors(output) if own.is_floating_point() and own.dim() > 0]
+    given = dict(tensors).get(scores or "", tensors[0][1] if tensors else None)
+    if not tokens or given is None or not given.requires_grad or given is tokens[0]:
         return None
-    weights = torch.randn_like(given[0])  # the plain sum behind a norm would have no gradient
-    total = (given[0] * weights).sum()
+    weights = torch.randn_like(given)  # the plain sum behind a norm would have no gradient
+    total = (given * weights).sum()
     slope: Tensor | None = torch.autograd.grad(total, tokens[0], retain_graph=True, allow_unused=True)[0]
     if slope is None:
         return None

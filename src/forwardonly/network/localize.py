@@ -16,14 +16,15 @@ from forwardonly.names import name_in, nearest, regular_expression, require, who
 from forwardonly.network import models
 from forwardonly.network.build import range_of, rule_of
 from forwardonly.network.cuts import cuts_at
+from forwardonly.network.heads import Heads, heads_of, warn_of_several, without
 from forwardonly.network.localized import Cut, Localized
 from forwardonly.network.network import Network
 from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import detached, same, tensors_in, to_device
+from forwardonly.network.signal import detached, named_tensors, same, tensors_in, to_device
 from forwardonly.network.walled import Walled, unchanged
-from forwardonly.network.walls import Recording, Wall, balanced, before, candidates, head_of, record, settle
+from forwardonly.network.walls import Recording, Wall, balanced, candidates, record, settle
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
 from forwardonly.rules.base import require_rule
 
@@ -67,7 +68,8 @@ def localize(
         blocks: "auto" opens sequences and whatever has more than half of the weights; a number makes so many blocks,
             as even in weights as their order allows; names are those of the modules behind which the walls are to
             stand; any other text is a regular expression that those names match.
-        keep_head: train a last linear layer that gives the model's output; otherwise it is left out.
+        keep_head: train a last linear layer that gives the model's output; otherwise it is left out, as is every linear
+            layer that gives one of several outputs and that no weights follow. Where that is more than one, it is said.
         heads: "new" read-outs of the rule, or the model's "own": its last linear layer reads every block, through a map
             that starts as the identity and a copy of the model's last norm (the tuned lens, arXiv 2303.08112). It is
             for the next token under the projection rule, and leaves a model that is not trained with readout="last" as
@@ -122,13 +124,16 @@ def localize(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plain = _run(model.eval(), inputs)
-        walls, head, sizes = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
-        if heads == "own" and head is None:
+        walls, left_out, sizes = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        if heads == "own" and left_out.main is None:
             raise ValueError(
-                "heads='own' needs a model whose output a linear layer gives, such as a causal language model."
+                "heads='own' needs a model whose output, or its entry logits, a linear layer gives, such as a causal "
+                "language model."
             )
-        own = head if heads == "own" else None
-        cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token", strict=blocks != "auto")
+        own = left_out.main if heads == "own" else None
+        each_position = rule.targets == "token"
+        cuts = cuts_at(model, inputs, walls, channels, each_position, strict=blocks != "auto", scores=left_out.place)
+        warn_of_several(left_out)
         _warn_of_a_large_block(model, cuts, sizes)
         torch.manual_seed(seed)
         config = _config(source, cuts, rule, form, readout, images, own)
@@ -202,7 +207,7 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
     """
     try:
         with torch.no_grad():
-            return tensors_in(detached(Walled(model, ())(inputs)))
+            return [tensor.detach() for _, tensor in named_tensors(Walled(model, ())(inputs))]
     except Exception as problem:  # a model may raise anything
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
         raise ValueError(f"The model does not take the example {_words(inputs)}: {reason}.") from None
@@ -215,20 +220,24 @@ def _words(inputs: Any) -> str:
 
 def _walls(
     model: nn.Module, inputs: Any, blocks: int | str | Sequence[str], keep_head: bool, end_to_end: bool
-) -> tuple[list[Wall], str | None, Mapping[str, int]]:
-    """The walls of a model, which stand in evaluation and in training, the name of its head, if it is left out, and how
-    many numbers each trained weight has."""
+) -> tuple[list[Wall], Heads, Mapping[str, int]]:
+    """The walls of a model, which stand in evaluation and in training, what is left out as its head, and how many
+    numbers each trained weight has."""
     evaluating = record(model.eval(), inputs)
     with unchanged(model):
         training = record(model.train(), inputs)
     model.eval()
-    head = None if keep_head else head_of(evaluating)
-    if head is not None:
-        evaluating = before(head, evaluating)
+    heads = heads_of(evaluating)
+    if keep_head:
+        heads = Heads(place=heads.place)
+    evaluating = without(heads, evaluating)
     few = blocks if isinstance(blocks, int) and not isinstance(blocks, bool) else 0
     found = candidates(evaluating, few)
     if not found:
-        raise ValueError("No wall can stand in the model: none of its modules with weights is called exactly once.")
+        beside = f" beside its head ({', '.join(map(repr, heads.layers))})" if heads.layers else ""
+        raise ValueError(
+            f"No wall can stand in the model: none of its modules with weights{beside} is called exactly once."
+        )
     if end_to_end:
         blocks = 1
     names = _chosen(found, evaluating, blocks)
@@ -246,7 +255,7 @@ def _walls(
             "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to learn "
             f"from its own loss alone{', but ' + shared if shared else ''}. blocks=1 takes it so."
         )
-    return walls, head, evaluating.sizes
+    return walls, heads, evaluating.sizes
 
 
 def _warn_of_a_large_block(model: nn.Module, cuts: Sequence[Cut], sizes: Mapping[str, int]) -> None:
@@ -284,6 +293,10 @@ def _chosen(found: Sequence[Wall], recording: Recording, blocks: int | str | Seq
         for name in names:
             if name not in recording.modules:
                 raise ValueError(f"The model has no module {name!r}: {nearest(name, recording.modules)}")
+            if name in recording.left_out:
+                raise ValueError(
+                    f"No wall can stand behind {name!r}: the model's head is left out, unless keep_head=True."
+                )
             if name not in recording.ends:
                 raise ValueError(f"No wall can stand behind {name!r}: the model does not call it exactly once.")
     last = found[-1].name
@@ -346,7 +359,7 @@ def _check(walled: Walled, inputs: Any, plain: Sequence[Tensor]) -> None:
     for _ in range(2):
         with torch.no_grad():
             output = walled.walk(inputs, lambda index, arrival: detached(arrival.signal), whole=True)
-        if not same(tensors_in(output), list(plain)):
+        if not same([tensor for _, tensor in named_tensors(output)], list(plain)):
             raise ValueError(
                 "The model gives other outputs for the same inputs each time it runs, in evaluation too: it cannot be "
                 "compared with itself, so it is not cut."

@@ -3,6 +3,8 @@
 Shapes: B batch.
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -16,6 +18,25 @@ Signal = Any
 def tensors_in(signal: Signal) -> list[Tensor]:
     """The tensors of a signal."""
     return [leaf for leaf in tree_leaves(signal) if isinstance(leaf, Tensor)]
+
+
+def named_tensors(output: Any, place: str = "") -> list[tuple[str, Tensor]]:
+    """The tensors of a model's output by their places in it, such as "logits" or "hidden_states.0"; "" for one alone.
+
+    Mappings and dataclasses of any class are looked into; PyTorch's trees know only those that are registered.
+    """
+    if isinstance(output, Tensor):
+        return [(place, output)]
+    parts: Iterable[tuple[Any, Any]]
+    if isinstance(output, Mapping):
+        parts = output.items()
+    elif is_dataclass(output) and not isinstance(output, type):
+        parts = [(each.name, getattr(output, each.name)) for each in fields(output)]
+    elif isinstance(output, tuple | list):
+        parts = zip(getattr(output, "_fields", range(len(output))), output, strict=True)
+    else:
+        parts = enumerate(leaf for leaf in tree_leaves(output) if leaf is not output)
+    return [own for name, part in parts for own in named_tensors(part, f"{place}.{name}".removeprefix("."))]
 
 
 def bytes_of(signal: Signal) -> int:

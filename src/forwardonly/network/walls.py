@@ -8,14 +8,14 @@ whatever control flow, skips, masks or inputs the model has. The method is ours.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from forwardonly.network.recurrent import by_name, layers_of, opened
-from forwardonly.network.signal import tensors_in
+from forwardonly.network.signal import named_tensors, tensors_in
 
 Nodes = frozenset[Any]
 """Nodes of autograd's graph."""
@@ -41,7 +41,8 @@ class Recording:
     ends: dict[str, Nodes]
     times: dict[str, int]
     """When each module ended, counted in ends of modules."""
-    top: Nodes
+    outputs: dict[str, Any]
+    """The node behind each tensor of the output, by its place there; single numbers, such as a loss, left out."""
     names: dict[int, str]
     """The names of the weights by their identity; of a tied weight, the first."""
     others: dict[str, str]
@@ -53,6 +54,8 @@ class Recording:
     sizes: dict[str, int]
     """Of the weights; 0 of frozen ones, unless all are."""
     modules: dict[str, nn.Module]
+    left_out: frozenset[str] = frozenset()
+    """Modules without a wall, as the model's head is in them or before them (`heads.py`)."""
     _children: dict[str, list[str]] = field(default_factory=dict)
 
     def children(self, name: str) -> list[str]:
@@ -111,7 +114,8 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
         with all_trained(model), torch.enable_grad(), opened(model, stacks):
-            top = _nodes(call(model, inputs))
+            given = named_tensors(call(model, inputs))
+            outputs = {place: own.grad_fn for place, own in given if own.grad_fn is not None and own.dim() > 0}
     finally:
         for handle in handles:
             handle.remove()
@@ -127,7 +131,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         if own.startswith("running_")
     }
     times = {name: calls[name][0] for name in ends}
-    return Recording(ends, times, top, names, others, frozen, moved, sizes, modules)
+    return Recording(ends, times, outputs, names, others, frozen, moved, sizes, modules)
 
 
 def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, str]]:
@@ -161,7 +165,7 @@ def settle(names: Sequence[str], recording: Recording) -> tuple[list[Wall], dict
             starts = recording.ends[name] - before
             begin = recording.times[standing[index - 1]] if index else 0
             moved = _moved(begin, recording.times[name], recording)
-            reached.append(_reached(starts, before, recording) | moved)
+            reached.append(weights_before(starts, before, recording) | moved)
         bad: dict[str, str] = {}
         later: set[str] = set()
         for name, own in zip(reversed(standing), reversed(reached), strict=True):
@@ -183,7 +187,7 @@ def _moved(begin: int, end: int, recording: Recording) -> set[str]:
     return {name for name, times in recording.moved.items() if any(begin < time <= end for time in times)}
 
 
-def _reached(starts: Nodes, stops: Nodes, recording: Recording) -> set[str]:
+def weights_before(starts: Nodes, stops: Nodes, recording: Recording) -> set[str]:
     """Names of the weights reached from nodes over autograd's graph, without passing through others."""
     todo, seen, found = list(starts), set(starts), set()
     while todo:
@@ -195,19 +199,6 @@ def _reached(starts: Nodes, stops: Nodes, recording: Recording) -> set[str]:
                 seen.add(following)
                 todo.append(following)
     return found
-
-
-def head_of(recording: Recording) -> str | None:
-    """The name of a linear layer whose output is the model's, if there is one."""
-    ends = recording.ends
-    linear = (name for name in reversed(ends) if isinstance(recording.modules[name], nn.Linear))
-    return next((name for name in linear if recording.top and recording.top <= ends[name]), None)
-
-
-def before(head: str, recording: Recording) -> Recording:
-    """A recording without the head and what ends behind it: no wall stands there, and it may share any weight."""
-    ends = {name: nodes for name, nodes in recording.ends.items() if recording.times[name] < recording.times[head]}
-    return replace(recording, ends=ends, _children={})
 
 
 def candidates(recording: Recording, blocks: int = 0, most: int = MOST) -> list[Wall]:
