@@ -1,4 +1,4 @@
-"""`forwardonly predict`: classifies image files, with a probability for every class."""
+"""`forwardonly predict`: what a run says of image files: the class, the labels that are present, or numbers."""
 
 import csv
 import glob
@@ -16,9 +16,11 @@ import forwardonly as fo
 from forwardonly.cli.parsing import Common
 from forwardonly.cli.runs import open_run
 from forwardonly.cli.screen import Screen, percent
+from forwardonly.network.answers import answers
 
 BATCH = 256
 SHOWN = 3  # the likeliest classes in the table; `--json` and `--csv` have them all
+NUMBERS = 6  # of a network that learns numbers, likewise
 CHANGES = 10  # lines about changed images
 MAX_INPUT = 256 * 2**20  # bytes of an image from standard input
 
@@ -45,7 +47,7 @@ def options(argv: Sequence[str]) -> type[Predict]:
 
 
 def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
-    """The folder of the run, for each image its class and every class's probability, and the files not read.
+    """The folder of the run, for each image what the network says (`answers`), and the files not read.
 
     `failures` could not be read, and `passed_over` says in sentences what of a folder is no image.
     """
@@ -64,19 +66,12 @@ def run(chosen: Predict, screen: Screen) -> dict[str, Any]:
         failures += unread
         if not some:
             continue
-        rows = saved_run.network.probabilities(pixels).tolist()
-        for file, change, shares in zip(some, changes, rows, strict=True):
-            likeliest = max(range(len(shares)), key=shares.__getitem__)
-            predictions.append(
-                {
-                    "image": str(file),
-                    "class": saved_run.classes[likeliest],
-                    "index": likeliest,
-                    "probability": shares[likeliest],
-                    "probabilities": dict(zip(saved_run.classes, shares, strict=True)),
-                    "changes": change,
-                }
-            )
+        with torch.no_grad(), saved_run.network.evaluating():
+            said = answers(saved_run.network, saved_run.network.scores(pixels), saved_run.classes)
+        predictions += [
+            {"image": str(file), **own, "changes": change}
+            for file, own, change in zip(some, said, changes, strict=True)
+        ]
     if not predictions:
         raise ValueError(failures[0]["reason"])
     reasons = "; ".join(failure["reason"] for failure in failures)
@@ -110,34 +105,63 @@ def _read(
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """One row per image: its class and the likeliest classes; then how images were changed to fit the network."""
+    """One row per image: its class and the likeliest, the labels present, or numbers; then what was changed in it."""
     for sentence in result["passed_over"]:
         screen.say(sentence)
     if "csv" in result:
         _print_csv(result["predictions"])
         return
-    rows = []
-    for prediction in result["predictions"]:
-        ranked = sorted(prediction["probabilities"].items(), key=lambda entry: -entry[1])[:SHOWN]
-        rows.append([prediction["image"], prediction["class"], *(f"{name} {percent(share)}" for name, share in ranked)])
-    places = min(SHOWN, len(result["predictions"][0]["probabilities"]))
-    screen.table("predictions", ["image", "class", *(f"likeliest {k + 1}" for k in range(places))], rows, words=2)
-    changed = [f"{each['image']} was {each['changes']}" for each in result["predictions"] if each["changes"]]
+    predictions = result["predictions"]
+    if "numbers" in predictions[0]:
+        _show_numbers(predictions, screen)
+    else:
+        _show_likeliest(predictions, screen)
+    changed = [f"{each['image']} was {each['changes']}" for each in predictions if each["changes"]]
     for line in changed[:CHANGES]:
         screen.say(line)
     if len(changed) > CHANGES:
         screen.say(f"and {len(changed) - CHANGES} more were changed to fit the network")
 
 
+def _show_likeliest(predictions: Sequence[dict[str, Any]], screen: Screen) -> None:
+    """A row per image: its class, or its labels with their probabilities, and the likeliest with theirs."""
+    rows, several = [], "labels" in predictions[0]
+    for prediction in predictions:
+        shares = prediction["probabilities"]
+        ranked = sorted(shares.items(), key=lambda entry: -entry[1])[:SHOWN]
+        said = (
+            prediction["class"]
+            if not several
+            else ", ".join(f"{name} {percent(shares[name])}" for name in prediction["labels"])
+            or f"none of the {len(shares)}"
+        )
+        rows.append([prediction["image"], said, *(f"{name} {percent(share)}" for name, share in ranked)])
+    places = min(SHOWN, len(predictions[0]["probabilities"]))
+    columns = ["image", "labels present" if several else "class", *(f"likeliest {k + 1}" for k in range(places))]
+    screen.table("predictions", columns, rows, words=2)
+
+
+def _show_numbers(predictions: Sequence[dict[str, Any]], screen: Screen) -> None:
+    """A row per image: its numbers, of many the first."""
+    names = list(predictions[0]["numbers"])
+    rows = [[each["image"], *(f"{each['numbers'][name]:.6g}" for name in names[:NUMBERS])] for each in predictions]
+    screen.table("predictions", ["image", *(f"number {name}" for name in names[:NUMBERS])], rows)
+    if len(names) > NUMBERS:
+        screen.say(f"these are the first {NUMBERS} of {len(names)} numbers; --json and --csv have them all")
+
+
 def _print_csv(predictions: Sequence[dict[str, Any]]) -> None:
-    """A header and one line per image, in UTF-8; the classes' probabilities are in the last columns."""
+    """A header and one line per image, in UTF-8; the classes' probabilities, or numbers, are in the last columns."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a redirected one may have an encoding without the classes' letters
         sys.stdout.reconfigure(encoding="utf-8")
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    columns = ["image", "class", "probability", "changes"]
-    writer.writerow([*columns, *predictions[0]["probabilities"]])
+    first = predictions[0]
+    values = "numbers" if "numbers" in first else "probabilities"
+    columns = [name for name in ("image", "class", "labels", "probability", "changes") if name in first]
+    writer.writerow([*columns, *first[values]])
     for each in predictions:
-        writer.writerow([*(each[name] for name in columns), *each["probabilities"].values()])
+        row = {**each, "labels": "; ".join(each.get("labels", ()))}
+        writer.writerow([*(row[name] for name in columns), *each[values].values()])
 
 
 def _files(path: Path) -> Iterator[Path | fo.data.InMemory]:

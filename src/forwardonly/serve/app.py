@@ -17,8 +17,12 @@ from starlette.datastructures import UploadFile
 from torch import Tensor
 
 from forwardonly.data import InMemory, read_adapted
+from forwardonly.data.targets import Names
+from forwardonly.names import require
+from forwardonly.network.answers import answers
 from forwardonly.network.network import Network, require_network
 from forwardonly.serve.limits import BodyLimit
+from forwardonly.targets import OBJECTIVES
 from forwardonly.version import __version__
 
 # The page is self-contained, so the browser may load nothing else.
@@ -40,11 +44,18 @@ class Limits:
 
 
 def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Limits | None = None) -> FastAPI:
-    """The ASGI application around a network whose classes have these names; `name` is its title."""
+    """The ASGI application around a network whose classes, labels or numbers have these names; `name` is its title.
+
+    Raises:
+        ValueError: a network that cannot be asked with images of bytes, or learns without labels or tokens; or not one
+            name for each of its outputs.
+    """
     require_network(network)
     network.require_classes()
+    classes = _names_for(network, classes)
     limits = limits or Limits()
     network = network.eval()
+    _require_answers(network)
     turn = threading.Lock()  # one batch at a time; two would only share the processor
     app = FastAPI(title=f"forwardonly: {name}", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=limits.body_bytes, seconds=limits.seconds)
@@ -63,6 +74,7 @@ def make_app(network: Network, classes: Sequence[str], *, name: str, limits: Lim
     def model() -> dict[str, Any]:
         return {
             "name": name,
+            "targets": network.targets,
             "classes": list(classes),
             "shape": list(network.shape),
             "blocks": len(network.row),
@@ -138,28 +150,66 @@ def _is_of(content: Any, size: Sequence[int]) -> bool:
     return set(map(type, content)) <= {int} if len(size) == 1 else all(_is_of(each, size[1:]) for each in content)
 
 
+def _names_for(network: Network, classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of a network's outputs.
+
+    Raises:
+        ValueError: they are none, fewer or more than the outputs, or two are alike.
+    """
+    require("classes", classes, Sequence, "the names of the network's classes, such as network.class_names")
+    names = Names(classes).names or ()
+    if len(names) != network.classes:
+        raise ValueError(
+            f"The network learns {OBJECTIVES[network.targets].words}, {network.classes} of them, but classes has "
+            f"{len(names)}: give one name for each, such as network.class_names."
+        )
+    return names
+
+
+def _require_answers(network: Network) -> None:
+    """Raises ValueError unless a network can be asked as the service asks it; it is tried on an image without content.
+
+    Else every request would fail.
+    """
+    if network.targets == "token":
+        raise ValueError("The service says classes, labels or numbers, and this network learns tokens.")
+    if len(network.shape) != 3:
+        raise ValueError("The service is for images, and this network takes none: ask it by network.predict.")
+    try:
+        with torch.no_grad():
+            network.scores(torch.zeros(1, *network.shape, dtype=torch.uint8))
+    except ValueError as problem:
+        raise ValueError(
+            f"The service gives networks bytes of images, which this one does not take: {problem}"
+        ) from None
+
+
 def describe(network: Network, images: Tensor, classes: Sequence[str], changes: Sequence[str]) -> dict[str, Any]:
-    """For each image its class, every class's probability, and each block's scores and predicted class."""
+    """For each image what the network says (`answers`), and each block's scores and what it would say by itself."""
     with torch.no_grad():
         scores = network.scores(images)
-        shares = network.probabilities_of(scores).cpu()
-        scores = scores.cpu()
-    chosen, own = shares.argmax(1).tolist(), scores.argmax(2).T.tolist()
+        said = answers(network, scores, classes)
+    scores = scores.cpu()
     predictions = [
         {
-            "class": classes[chosen[index]],
-            "index": chosen[index],
-            "probability": shares[index, chosen[index]].item(),
-            "probabilities": dict(zip(classes, shares[index].tolist(), strict=True)),
-            "blocks": [
-                {"class": classes[own[index][block]], "scores": scores[block, index].tolist()}
-                for block in range(len(scores))
-            ],
+            **own,
+            "blocks": [_block(network, scores[block, index], classes) for block in range(len(scores))],
             "changes": changes[index],
         }
-        for index in range(len(images))
+        for index, own in enumerate(said)
     ]
     return {"classes": list(classes), "predictions": predictions}
+
+
+def _block(network: Network, scores: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """A block's scores (C,), and its own class, or the labels that it says are present."""
+    own: dict[str, Any] = {"scores": scores.tolist()}
+    if network.targets == "number":
+        return own
+    said = OBJECTIVES[network.targets].predict(scores)
+    if network.targets == "labels":
+        return {"labels": [name for name, is_there in zip(classes, said.tolist(), strict=True) if is_there], **own}
+    return {"class": classes[int(said)], **own}
 
 
 async def _json(request: Request) -> Any:
