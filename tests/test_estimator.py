@@ -200,3 +200,34 @@ def test_numbers_far_from_zero_are_refused_where_float32_would_make_them_one(dia
     X, y = diabetes[0], diabetes[2]
     said = str(_refused(lambda: ForwardOnlyRegressor(**NUMBERS).fit(X, 1.7e10 + y)))
     assert "differ by less than float32 keeps of them" in said
+
+
+@pytest.mark.parametrize("dtype", ["M8[D]", "M8[ns]", "m8[s]"])
+def test_dates_as_labels_are_saved(split, tmp_path, dtype):
+    X, _, y, _ = split
+    dates = (np.array(y[:100] % 2) * 100).astype(np.int64).astype(dtype)
+    fitted = ForwardOnlyClassifier(hidden=(8,), epochs=1, random_state=0).fit(X[:100], dates)
+    fitted.save(tmp_path)
+    again = ForwardOnlyClassifier.load(tmp_path)
+    assert again.classes_.dtype == fitted.classes_.dtype and np.array_equal(again.classes_, fitted.classes_)
+    assert np.array_equal(again.predict(X), fitted.predict(X))
+
+
+def test_labels_that_json_does_not_have_are_refused_in_a_sentence(split, tmp_path):
+    X, _, y, _ = split
+    fitted = ForwardOnlyClassifier(hidden=(8,), epochs=1, random_state=0).fit(X[:100], y[:100] % 2)
+    fitted.classes_ = np.array([b"no", b"yes"])
+    assert "cannot be saved as JSON" in str(_refused(lambda: fitted.save(tmp_path / "one")))
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("learn", ["fit", "partial_fit"])
+def test_features_far_from_zero_are_refused_where_float32_would_make_them_one(diabetes, learn):
+    X = np.c_[diabetes[0], 1.7e9 + np.arange(len(diabetes[0])) % 60]
+    numbers, classes = diabetes[2], diabetes[2] > 100
+    more = {"classes": [False, True]} if learn == "partial_fit" else {}
+    for call in (
+        lambda: getattr(ForwardOnlyRegressor(**NUMBERS), learn)(X, numbers),
+        lambda: getattr(ForwardOnlyClassifier(hidden=(8,), epochs=1), learn)(X, classes, **more),
+    ):
+        assert "differ by less than float32 keeps of them" in str(_refused(call))

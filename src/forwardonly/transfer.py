@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from forwardonly.data import Features, Images
-from forwardonly.names import require
+from forwardonly.names import require, whole_number
 from forwardonly.network.network import Network
 from forwardonly.network.storage import write_atomically
 from forwardonly.system.precision import autocast, choose_device, choose_precision
@@ -70,6 +70,7 @@ def extract(
     """
     require("extractor", extractor, nn.Module, "a module")
     require("images", images, Images, "what fo.data.load gives")
+    batch_size = whole_number("batch_size", batch_size, 1)
     where = choose_device(device)
     chosen = choose_precision(precision, where)
     path = None

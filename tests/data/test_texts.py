@@ -75,3 +75,29 @@ def test_too_little_text_is_refused(tmp_path, texts, options, sentence):
         fo.data.texts(written(tmp_path, **texts), encode, **options)
     with pytest.raises(ValueError, match="There is no folder or file"):
         fo.data.texts(tmp_path / "nowhere", encode)
+
+
+@pytest.mark.parametrize(
+    ("encode", "given"),
+    [
+        (str.split, "list such as ['ab', 'ab',"),
+        (lambda text: {"input_ids": [1, 2]}, "dict such as {'input_ids'"),
+        (lambda text: [1.5] * 40, "list such as [1.5,"),
+        (lambda text: torch.arange(40)[None], "Tensor such as tensor([["),
+        (lambda text: 7, "int such as 7."),
+    ],
+)
+def test_what_is_no_list_of_ids_is_refused(tmp_path, encode, given):
+    (tmp_path / "one.txt").write_text("ab " * 40)
+    with pytest.raises(ValueError, match=r"^encode must give a list of whole numbers, .*") as told:
+        fo.data.texts(tmp_path / "one.txt", encode, length=4)
+    assert given in str(told.value) and "\n" not in str(told.value)
+
+
+def test_ids_may_be_numpys_or_torchs(tmp_path):
+    (tmp_path / "one.txt").write_text("ab")
+    for ids in (torch.arange(10), torch.arange(10).numpy(), range(10)):
+        train, _, _ = fo.data.texts(tmp_path / "one.txt", lambda text, ids=ids: ids, length=4)
+        assert train.images.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
+    with pytest.raises(ValueError, match="end must be a whole number, not '<end>'"):
+        fo.data.texts(tmp_path / "one.txt", encode, end="<end>")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from forwardonly.data.images import Images
-from forwardonly.data.inputs import Expected, read_inputs
+from forwardonly.data.inputs import Expected, names_in, read_inputs, require_vocabulary
 from forwardonly.data.targets import Names, read_targets, some
 from forwardonly.targets import Kind
 
@@ -19,10 +19,11 @@ class Examples(Images):
     """Inputs (N, ...) with targets (N, ...) of any kind; accepted wherever images are. Made by `read_arrays`.
 
     images: uint8, float32, or int64 token ids; labels: as `forwardonly.targets` says of the kind. Raises ValueError
-    where there are not as many of both.
+    where there are not as many of both. features: names of the columns of a table, None without.
     """
 
     learned: Kind = "class"
+    features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
@@ -47,11 +48,15 @@ def read_arrays(x: Any, y: Any, expected: Expected, names: Names, name: str) -> 
     inputs = read_inputs(x, expected, f"X of {name}")
     assert isinstance(inputs, torch.Tensor)
     if y is None and expected.kind == "token":  # text that is its own target
+        require_vocabulary(inputs[:, :-1], expected.vocabulary, f"X of {name}")
         return Examples(inputs[:, :-1], inputs[:, 1:], (), name, learned="token")
+    if expected.tokens:
+        require_vocabulary(inputs, expected.vocabulary, f"X of {name}")
     if y is None and not expected.labelled:
         y = inputs  # of which only the number counts
     targets, classes = read_targets(y, expected, names, f"y of {name}")
-    return Examples(inputs, targets, classes, name, learned=expected.kind)
+    own = names_in(x) and (expected.features or names_in(x))  # the order in which `read_inputs` has put them
+    return Examples(inputs, targets, classes, name, learned=expected.kind, features=own)
 
 
 def columns_as(examples: Images, names: Sequence[str], whose: str) -> Images:

@@ -127,12 +127,13 @@ class Images:
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of one batch after the other, in the stored order; views, not copies."""
+        batch_size = whole_number("batch_size", batch_size, 1)
         for start in range(0, len(self), batch_size):
             yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
 
     def inputs_in_order(self, batch_size: int) -> Iterator[Tensor]:
         """The images alone, as `in_order`."""
-        return iter(self.images.split(batch_size))
+        return iter(self.images.split(whole_number("batch_size", batch_size, 1)))
 
     def of_classes(self, chosen: Sequence[int]) -> Self:
         """The images of the chosen classes alone; labels are renumbered in that order.
@@ -149,7 +150,7 @@ class Images:
         labels = new[self.labels]
         kept = (labels >= 0).nonzero()[:, 0]
         names = tuple(self.classes[index] for index in chosen)
-        return type(self)(self.images.index_select(0, kept), labels[kept], names, self.name, self.notes)
+        return replace(self, images=self.images.index_select(0, kept), labels=labels[kept], classes=names)
 
 
 @dataclass(frozen=True, eq=False)

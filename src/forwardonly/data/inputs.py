@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,10 @@ class Expected(NamedTuple):
     """Whether whole numbers are token ids, which an embedding takes, and not values of a table."""
     labelled: bool = True
     """Whether it learns from targets; else they may be missing, and are not looked at."""
+    features: tuple[str, ...] | None = None
+    """Names of the columns that the network has learned, in their order."""
+    vocabulary: int | None = None
+    """Of token ids: how many the network's embedding has, where that is known."""
 
 
 def parts(inputs: Inputs) -> list[Tensor]:
@@ -73,14 +78,16 @@ def is_array(raw: Any) -> bool:
 def read_inputs(raw: Any, expected: Expected, what: str) -> Inputs:
     """Inputs of many examples as tensors: floats as float32, token ids as int64, pictures as uint8 (N, C, H, W).
 
-    `what` is their name in errors. Raises ValueError for what is no number, for NaN or infinite values, for parts of
-    different lengths, and for another shape than the network's.
+    `what` is their name in errors. The columns of a table are put in the order in which the network learned them, by
+    their names. Raises ValueError for what is no number, for NaN or infinite values, for parts of different lengths,
+    for another shape than the network's, and for other columns.
     """
     if isinstance(raw, Mapping) and not is_pandas(raw):
         inputs: Inputs = {str(name): _as_is(part, f"{what}[{name!r}]") for name, part in raw.items()}
     elif isinstance(raw, tuple):
         inputs = tuple(_as_is(part, f"{what}[{number}]") for number, part in enumerate(raw))
     else:
+        raw = raw if expected.features is None else in_order_of(raw, expected.features, what)
         return _shaped(_numbers(raw, expected, what), expected, what)
     counts = {len(part) for part in parts(inputs)}
     if len(counts) != 1:
@@ -96,7 +103,7 @@ def tensor_of(raw: Any, what: str) -> Tensor:
     if isinstance(raw, Tensor):
         return raw.detach()
     if is_pandas(raw):
-        return tensor_of(_table(raw, what), what)
+        return tensor_of(table_of(raw, what), what)
     if isinstance(raw, list | tuple) and raw and isinstance(raw[0], Tensor):
         shapes = {tuple(part.shape) for part in raw}
         if len(shapes) > 1:
@@ -125,6 +132,60 @@ def array_of(raw: Any, what: str) -> np.ndarray:
         raise ValueError(f"{what} must be numbers, not {type(raw).__name__} ({problem}).") from None
 
 
+def names_in(raw: Any) -> tuple[str, ...] | None:
+    """The names of a table's columns; None where it has none, as an array, or a table that only counts its columns."""
+    if not is_pandas(raw) or not hasattr(raw, "columns") or list(raw.columns) == list(range(len(raw.columns))):
+        return None
+    return tuple(map(str, raw.columns))
+
+
+def in_order_of(raw: Any, names: tuple[str, ...], what: str) -> Any:
+    """A table with its columns in the order of `names`; what has no names stays as it is.
+
+    Raises:
+        ValueError: a column that is not among them, one that is missing, or two of one name.
+    """
+    own = names_in(raw)
+    if own is None or own == names:
+        return raw
+    return raw.iloc[:, order_of(own, names, what)]
+
+
+def order_of(own: tuple[str, ...], names: tuple[str, ...], what: str) -> list[int]:
+    """Where among its `own` columns a table has each of `names`.
+
+    Raises:
+        ValueError: as `in_order_of`.
+    """
+    require_own_names(own, what)
+    missing, strange = (sorted(set(one) - set(two)) for one, two in ((names, own), (own, names)))
+    if missing or strange:
+        lacks = [f"the column {missing[0]!r} is missing"] if missing else []
+        has = [f"the column {strange[0]!r} is not one that was learned"] if strange else []
+        some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        raise ValueError(f"{what}: {' and '.join(lacks + has)}: the columns must be {some}.")
+    return [own.index(name) for name in names]
+
+
+def require_own_names(names: Sequence[Any], what: str) -> None:
+    """ValueError for two columns of one name."""
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"{what}: two columns are named {twice!r}: give each its own name.")
+
+
+def require_vocabulary(tokens: Tensor, vocabulary: int | None, what: str) -> None:
+    """ValueError for a token id that is not below `vocabulary`, which may be unknown."""
+    if vocabulary is None or tokens.numel() == 0:
+        return
+    low, high = (int(bound) for bound in tokens.aminmax())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"{what} has the token id {low if low < 0 else high}, but the network's embedding has the ids 0 to "
+            f"{vocabulary - 1}."
+        )
+
+
 def require_finite(values: Tensor, what: str) -> None:
     """ValueError, naming the first bad example, for NaN or infinite values."""
     if not values.is_floating_point():
@@ -136,16 +197,22 @@ def require_finite(values: Tensor, what: str) -> None:
             raise ValueError(f"{what} holds NaN or infinite values, first in example {row}: fill or drop them.")
 
 
-def _table(raw: Any, what: str) -> np.ndarray:
+def table_of(raw: Any, what: str) -> np.ndarray:
     """The values of a DataFrame or Series of pandas, whose columns are numbers."""
-    columns = [(name, raw[name]) for name in raw.columns] if hasattr(raw, "columns") else [(None, raw)]
+    columns = [(None, raw)]
+    if hasattr(raw, "columns"):
+        require_own_names(list(raw.columns), what)
+        columns = [(name, raw[name]) for name in raw.columns]
     for name, column in columns:
         kind = getattr(column.dtype, "kind", "O")
         if kind not in "biuf":
             where = f"its column {name!r}" if name is not None else "it"
             raise ValueError(f"{what}: {where} holds {column.dtype}, not numbers: encode it as numbers, or drop it.")
     values: np.ndarray = raw.to_numpy()
-    return values if values.dtype.kind in "biuf" else values.astype(np.float32)  # nullable columns: NA becomes NaN
+    if values.dtype.kind in "biuf":
+        return values
+    nullable: np.ndarray = raw.to_numpy(dtype=np.float64, na_value=np.nan)  # `require_finite` says which row has none
+    return nullable
 
 
 def _as_is(raw: Any, what: str) -> Tensor:

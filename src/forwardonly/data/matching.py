@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from forwardonly.data.examples import columns_as
+from forwardonly.data.examples import Examples, columns_as
 from forwardonly.data.images import Images
+from forwardonly.data.inputs import order_of
 from forwardonly.data.streams import Stream
 from forwardonly.data.targets import some
 
@@ -47,6 +48,30 @@ def named_as(images: Set, classes: Sequence[str], whose: str) -> Set:
         new.append(index_of.get(name, 0))
     labels = torch.tensor(new, dtype=torch.int64, device=images.labels.device)[images.labels]
     return replace(images, labels=labels, classes=classes)
+
+
+def features_of(data: Images | Stream) -> tuple[str, ...] | None:
+    """The names of the columns of tables; None where they have none, or have not been read yet."""
+    if isinstance(data, Stream):
+        return data.expected.features
+    return data.features if isinstance(data, Examples) else None
+
+
+def featured_as(data: Set, names: tuple[str, ...] | None) -> Set:
+    """The same data with their columns in the order of `names`, as far as both have names.
+
+    Raises:
+        ValueError: a column that is not among them, or one that is missing; of a stream when it is read.
+    """
+    if names is None:
+        return data
+    if isinstance(data, Stream):
+        data.expected = data.expected._replace(features=names)
+        return data
+    if not isinstance(data, Examples) or data.features is None or data.features == names:
+        return data
+    order = torch.tensor(order_of(data.features, names, f"X of {data.name}"), device=data.images.device)
+    return replace(data, images=data.images.index_select(-1, order), features=names)
 
 
 def covers(classes: Sequence[str], images: Images | Stream) -> bool:

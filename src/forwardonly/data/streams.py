@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from forwardonly.data.inputs import Expected, Inputs, parts, read_inputs
+from forwardonly.data.inputs import Expected, Inputs, names_in, parts, read_inputs
 from forwardonly.data.pairs import Pair, Raw, chained, concatenated, fingerprint, is_single, joined, type_of
 from forwardonly.data.targets import Names, read_targets
+from forwardonly.names import whole_number
 from forwardonly.targets import Kind
 
 SAMPLE = 5_000  # examples that statistics of a stream's inputs and numbers are taken from
@@ -105,6 +106,8 @@ class Stream:
     def read(self, raw: Raw, what: str) -> Pair:
         """A batch of what came as tensors; `what` names it in errors."""
         inputs, targets = raw
+        if self.expected.features is None:  # the first table's columns say the order for those that follow
+            self.expected = self.expected._replace(features=names_in(inputs))
         read = read_inputs(inputs, self.expected, f"inputs of {what}")
         count = len(parts(read)[0])
         if count == 0:
@@ -190,7 +193,7 @@ class Indexed(Stream):
             yield self.read(raw, f"{self.name}, the batch of examples {chosen[0]} and others,")
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Inputs, Tensor | None]]:
-        yield from self.fetch(torch.arange(len(self)).split(batch_size))
+        yield from self.fetch(torch.arange(len(self)).split(whole_number("batch_size", batch_size, 1)))
 
     def sample(self, count: int) -> Pair:
         count = min(count, len(self))
@@ -337,7 +340,7 @@ class Passing(Stream):
             ValueError: the stream has been read and cannot begin again, or gives nothing.
         """
         if self._source is None:
-            self.open(batch_size)
+            self.open(whole_number("batch_size", batch_size, 1))
         try:
             while (pair := self._next()) is not None:
                 yield pair

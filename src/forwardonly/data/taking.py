@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from forwardonly.data.examples import read_arrays
 from forwardonly.data.images import Images, Splits
 from forwardonly.data.inputs import Expected, is_array, is_pandas, read_inputs
+from forwardonly.data.matching import featured_as
 from forwardonly.data.pairs import Raw, is_single
+from forwardonly.data.resolution import require_columns_told_apart
 from forwardonly.data.streams import Indexed, Passing, as_it_is
 from forwardonly.data.targets import Names, read_targets, some
 from forwardonly.targets import OBJECTIVES
@@ -33,6 +35,7 @@ def take(
     classes: Sequence[Any] | None = None,
     columns: Columns | None = None,
     name: str = "data",
+    learning: bool = False,
 ) -> Data:
     """Data of any kind as examples in memory or as a stream; what is either already stays as it is.
 
@@ -46,6 +49,8 @@ def take(
         classes: names of the classes in the order of their indices, where the data do not say them.
         columns: of named columns, which are the inputs and the target.
         name: in messages.
+        learning: whether scales are learned from the data: then columns of (X, y) whose values float32 does not tell
+            apart are refused. Of a few rows to measure on, such a column may be right.
 
     Raises:
         ValueError: something else, or what `read_inputs` and `read_targets` refuse.
@@ -56,17 +61,21 @@ def take(
                 f"{data.name} has {OBJECTIVES[data.kind].words} for targets, the network learns "
                 f"{OBJECTIVES[expected.kind].words}: make its rule with targets={data.kind!r}."
             )
-        return data
+        return featured_as(data, expected.features)
     names = Names(classes) if classes is not None else Names(_own_names(data, columns), indices=True)
     split = partial(split_item, expected=expected, columns=columns, name=name)
     if isinstance(data, TensorDataset):
         *x, y = data.tensors
         if not x and not expected.labelled:
             return read_arrays(y, None, expected, names, name)
-        return _arrays(tuple(x) if len(x) > 1 else x[0], y, expected, names, name) if x else _no_target(name, data)
+        return (
+            _arrays(tuple(x) if len(x) > 1 else x[0], y, expected, names, name, learning)
+            if x
+            else _no_target(name, data)
+        )
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data, Splits) and _is_inputs(data[0]):
         if is_array(data[1]):
-            return _arrays(data[0], data[1], expected, names, name)
+            return _arrays(data[0], data[1], expected, names, name, learning)
     elif (expected.kind == "token" or not expected.labelled) and is_array(data) and not isinstance(data, list):
         return read_arrays(data, None, expected, names, name)
     if isinstance(data, str | Path | bytes | Splits | Mapping) or (is_array(data) and not isinstance(data, list)):
@@ -114,9 +123,12 @@ class Rows:
         return tuple(part[chosen] for part in self.inputs), self.targets[chosen]
 
 
-def _arrays(x: Any, y: Any, expected: Expected, names: Names, name: str) -> Data:
+def _arrays(x: Any, y: Any, expected: Expected, names: Names, name: str, learning: bool) -> Data:
     if not isinstance(x, tuple | Mapping) or is_pandas(x):
-        return read_arrays(x, y, expected, names, name)
+        examples = read_arrays(x, y, expected, names, name)
+        if learning and not expected.tokens:
+            require_columns_told_apart(x, f"X of {name}")
+        return examples
     inputs = read_inputs(x, expected, f"X of {name}")
     targets, classes = read_targets(y, expected, names, f"y of {name}")
     rows = Rows(inputs, targets)

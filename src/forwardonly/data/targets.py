@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forwardonly.data.inputs import Expected, array_of, is_pandas, require_finite, tensor_of
+from forwardonly.data.inputs import Expected, array_of, is_pandas, require_finite, require_own_names, tensor_of
 from forwardonly.targets import IGNORED, KINDS, NO_LABEL, OBJECTIVES
 
 INSTEAD = {
@@ -103,7 +103,8 @@ def _classes(raw: Any, expected: Expected, names: Names, what: str) -> tuple[Ten
 def _labels(raw: Any, expected: Expected, what: str) -> Tensor | tuple[tuple[str, ...], Tensor]:
     """Labels of classes: whole numbers (N,), or (the names that occur, sorted, and each row's index into them)."""
     if is_pandas(raw):
-        missing = np.flatnonzero(np.asarray(raw.isna()).reshape(len(raw), -1).any(1))
+        lacks = np.asarray(raw.isna())
+        missing = np.flatnonzero(lacks.any(1) if lacks.ndim == 2 else lacks)
         if len(missing):
             raise ValueError(f"{what}: row {missing[0]} has no label.")
         raw = raw.to_numpy()
@@ -122,8 +123,15 @@ def _labels(raw: Any, expected: Expected, what: str) -> Tensor | tuple[tuple[str
         return values.long().cpu()
     listed = values.tolist()
     for row, value in enumerate(listed):
-        if value is None or value != value:
+        if _is_missing(value):
             raise ValueError(f"{what}: row {row} has no label.")
+        try:
+            hash(value)
+        except TypeError:
+            raise ValueError(
+                f"{what}: the label of row {row} is a {type(value).__name__}, {str(value)[:40]}: a class is one name "
+                "or number; several labels at once are a column each, 0 or 1 (targets='labels')."
+            ) from None
         if isinstance(value, float) and not value.is_integer():
             raise _wrong(raw, expected, what)
     try:
@@ -135,8 +143,20 @@ def _labels(raw: Any, expected: Expected, what: str) -> Tensor | tuple[tuple[str
     return texts, torch.tensor([index[name_of(value)] for value in listed], dtype=torch.int64)
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether a label stands for none: None, NaN, NaT or pandas' NA."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):  # of NA, which is neither equal nor unequal; of an array, whose numbers are many
+        return is_pandas(value)
+
+
 def _columns(raw: Any, expected: Expected, what: str) -> Tensor:
     """Targets of several columns as float32 (N, C)."""
+    if is_pandas(raw) and hasattr(raw, "columns"):
+        require_own_names(list(raw.columns), what)
     try:
         values = tensor_of(raw, what).float()
     except ValueError:
@@ -160,6 +180,8 @@ def require_told_apart(numbers: Any, what: str) -> None:
         numbers = numbers.detach().cpu()
         numbers = numbers.float() if numbers.dtype == torch.bfloat16 else numbers
     exact = np.asarray(numbers, dtype=np.float64)
+    if not len(exact):
+        return
     error, spread = np.abs(exact - exact.astype(np.float32)).max(0), np.ptp(exact, 0)
     if bool(np.any((error > 0.01 * spread) & (spread > 0))):
         raise ValueError(

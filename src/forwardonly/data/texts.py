@@ -1,6 +1,7 @@
 """Text files as rows of token ids, from which the next token is learned."""
 
 from collections.abc import Callable, Sequence
+from operator import index
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def texts(
         ValueError: there is no such folder, no text in it, or too little for one row beside those held out.
     """
     path = as_path("path", path).expanduser()
+    behind = [] if end is None else [whole_number("end", end, 0)]
     if not callable(encode):
         raise ValueError(
             f"encode must be a function from a text to token ids, such as tokenizer.encode, not {encode!r}."
@@ -55,7 +57,7 @@ def texts(
     if not found:
         raise ValueError(f"{path} has no text file: texts are read as UTF-8.")
     notes = (f"{passed} files of {path} were passed over: they are empty or no UTF-8 text.",) if passed else ()
-    ids = [[*encode(text), *([] if end is None else [end])] for text in found]
+    ids = [[*_encoded(text, encode), *behind] for text in found]
     if len(ids) == 1 and validation:
         rows = _rows(ids, length)
         held, learned = rows[:validation], rows[validation:]
@@ -76,6 +78,18 @@ def texts(
     return Splits(train, kept if validation else None, test)
 
 
+def _encoded(text: str, encode: Callable[[str], Sequence[int]]) -> list[int]:
+    """The token ids of a text; ValueError where `encode` gives something else, such as words or a dict."""
+    given = encode(text)
+    try:
+        return list(map(index, given))  # numpy's numbers and torch's are whole numbers too
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            "encode must give a list of whole numbers, the token ids, as tokenizer.encode does, not "
+            f"{type(given).__name__} such as {str(given)[:40]}."
+        ) from None
+
+
 def _texts(path: Path, seed: int) -> tuple[list[str], int]:
     """The texts in an order of their own, and the number of files that were passed over."""
     if not path.exists():
@@ -83,9 +97,9 @@ def _texts(path: Path, seed: int) -> tuple[list[str], int]:
     files = [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file() and _shown(own, path))
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
     found, passed = [], 0
-    for index in order:
+    for place in order:
         try:
-            text = files[index].read_bytes().decode("utf-8")
+            text = files[place].read_bytes().decode("utf-8")
         except UnicodeDecodeError:
             text = ""
         if text.strip() and "\0" not in text:

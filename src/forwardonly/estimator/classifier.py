@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 import forwardonly as fo
+from forwardonly.data.resolution import require_columns_told_apart
 from forwardonly.estimator.perceptron import DTYPES, Perceptron
 
 
@@ -49,8 +50,10 @@ class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
         Raises:
             ValueError: options or data that make no sense, or labels of one class only.
         """
+        given = X
         X, y = validate_data(self, X, y, dtype=DTYPES)
         check_classification_targets(y)
+        require_columns_told_apart(given, "X")
         self._classes(X, np.unique(y))
         return self._train(self._data(X, y))
 
@@ -66,9 +69,11 @@ class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
             ValueError: as `fit`, or no `classes` in the first call, or different ones later.
         """
         first = not hasattr(self, "network_")
+        given = X
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=first)
         check_classification_targets(y)
         if first:
+            require_columns_told_apart(given, "X")
             if classes is None:
                 raise ValueError("classes must be given in the first call of partial_fit.")
             self._classes(X, np.unique(classes))
@@ -110,10 +115,14 @@ class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
         self.classes_ = classes
 
     def _kept(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist(), "classes_dtype": self.classes_.dtype.str}
+        times = self.classes_.dtype.kind in "mM"  # JSON has none: their numbers since 1970, in the type's own unit
+        kept = self.classes_.astype(np.int64) if times else self.classes_
+        return {"classes": kept.tolist(), "classes_dtype": self.classes_.dtype.str}
 
     def _restore(self, kept: dict[str, Any]) -> None:
-        self.classes_ = np.array(kept["classes"], dtype=np.dtype(kept["classes_dtype"]))
+        dtype = np.dtype(kept["classes_dtype"])
+        read = np.array(kept["classes"], dtype=np.int64 if dtype.kind in "mM" else dtype)
+        self.classes_ = read.astype(dtype)
 
     def _data(self, X: np.ndarray, y: np.ndarray) -> fo.data.Images:
         """Rows and labels in the form that training takes."""

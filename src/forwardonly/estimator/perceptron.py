@@ -63,7 +63,7 @@ class Perceptron(BaseEstimator):
         """Writes the fitted estimator to a folder, as safetensors and JSON; nothing is pickled.
 
         Raises:
-            ValueError: the folder cannot be written.
+            ValueError: the folder cannot be written, or the labels are of a type that JSON does not have.
         """
         check_is_fitted(self)
         parameters = {name: value for name, value in self.get_params().items() if name != "random_state"}
@@ -76,7 +76,13 @@ class Perceptron(BaseEstimator):
             "scale": self._scale,
             **self._kept(),
         }
-        json.dumps(kept)  # labels that JSON cannot represent raise before anything is written
+        try:
+            json.dumps(kept)  # before anything is written
+        except TypeError as problem:
+            raise ValueError(
+                f"The labels or the options cannot be saved as JSON ({problem}): fit on labels that are texts, numbers "
+                "or truth values."
+            ) from None
         fo.save(self.network_, folder, estimator=kept)
 
     @classmethod

@@ -11,6 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
 from forwardonly.data.examples import Examples
+from forwardonly.data.resolution import require_columns_told_apart
 from forwardonly.data.targets import require_told_apart
 from forwardonly.estimator.perceptron import DTYPES, Perceptron
 
@@ -77,7 +78,9 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, Perceptron):
         Raises:
             ValueError: options or data that make no sense.
         """
+        given = X
         X, y = validate_data(self, X, y, dtype=DTYPES, multi_output=True, y_numeric=True)
+        require_columns_told_apart(given, "X")
         self._numbers(X, y)
         return self._train(self._data(X, y))
 
@@ -89,9 +92,10 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, Perceptron):
         Raises:
             ValueError: as `fit`, or another number of numbers than before.
         """
-        first = not hasattr(self, "network_")
+        first, given = not hasattr(self, "network_"), X
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=first, multi_output=True, y_numeric=True)
         if first:
+            require_columns_told_apart(given, "X")
             self._numbers(X, y)
         if (count := y.size // len(y)) != self.network_.classes:
             raise ValueError(f"y has {count} numbers a row, it had {self.network_.classes} in the first call.")

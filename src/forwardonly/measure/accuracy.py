@@ -14,6 +14,7 @@ from forwardonly.data.inputs import Inputs, each
 from forwardonly.data.matching import named_as
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.measure.metrics import TALLIES
+from forwardonly.names import whole_number
 from forwardonly.network.network import Network, require_network
 from forwardonly.network.readout import block_losses, weights_of
 from forwardonly.system.precision import autocast, choose_precision
@@ -54,6 +55,7 @@ def evaluate(
     """
     require_network(network)
     network.require_classes()
+    batch_size = whole_number("batch_size", batch_size, 1)
     data = take(images, network.expected, classes=classes, columns=columns, name="the data to evaluate on")
     if isinstance(data, Images) and len(data) == 0:
         raise ValueError("There are no images to evaluate on.")
@@ -78,6 +80,7 @@ def matched(network: Network, images: Data) -> Any:
 
 def fit_readout(network: Network, images: Data, *, batch_size: int = AT_A_TIME, precision: str = "auto") -> None:
     """Fits the network's readout to labelled images; a fixed readout does not change."""
+    batch_size = whole_number("batch_size", batch_size, 1)
     images = matched(network, images)
     if network.readout.fitted_on is None:
         return

@@ -19,6 +19,7 @@ from torch import Tensor
 from forwardonly import labels as label_code
 from forwardonly.data import Images
 from forwardonly.measure.accuracy import matched
+from forwardonly.names import whole_number
 from forwardonly.network.network import Network
 from forwardonly.rules import PeerGoodness, Rule, TwoStreamRule
 from forwardonly.system.precision import autocast, choose_precision
@@ -62,6 +63,7 @@ def diagnose(
         ValueError: no images, or images that are not the network's, or a network that does not learn classes.
     """
     require_wrong_labels(network)
+    batch_size = whole_number("batch_size", batch_size, 1)
     if len(images) == 0:
         raise ValueError("There are no images to diagnose on.")
     images = matched(network, images)

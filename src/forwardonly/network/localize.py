@@ -23,6 +23,7 @@ from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
 from forwardonly.network.signal import detached, named_tensors, same, tensors_in, to_device
+from forwardonly.network.vocabulary import fed_tables, with_vocabulary
 from forwardonly.network.walled import Walled, unchanged
 from forwardonly.network.walls import Recording, Wall, balanced, candidates, record, settle
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
@@ -106,6 +107,7 @@ def localize(
         raise ValueError(f"{next(iter(options))!r} is no option of localize: options are for a model that is named.")
     elif source is None:
         source = models.source_of(model)
+    _require_open(model)
     _require_float32(model)
     if (mean is None) != (std is None) or (
         mean is not None and not (isinstance(example, Tensor) and example.dim() == 4)
@@ -123,7 +125,9 @@ def localize(
     training = model.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        plain = _run(model.eval(), inputs)
+        with fed_tables(model, example) as fed:
+            plain = _run(model.eval(), inputs)
+        form = with_vocabulary(form, example, fed)
         walls, left_out, sizes = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
         if heads == "own" and left_out.main is None:
             raise ValueError(
@@ -184,6 +188,15 @@ def rebuilt(config: Mapping[str, Any], model: nn.Module | None = None) -> Locali
         network.prepare.input = config.get("input")
         network.prepare.range = range_of(config)
     return network
+
+
+def _require_open(model: nn.Module) -> None:
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            what = f"The model's part {name!r} is" if name else "The model is"
+            raise ValueError(
+                f"{what} a compiled ScriptModule, in which no wall can stand: give the module that it was made of."
+            )
 
 
 def _require_float32(model: nn.Module) -> None:

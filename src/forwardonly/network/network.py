@@ -16,7 +16,7 @@ from forwardonly.bodies import Stem
 from forwardonly.bodies.dropout import drops
 from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
 from forwardonly.data.taking import Columns, take
-from forwardonly.names import require
+from forwardonly.names import require, whole_number
 from forwardonly.network.block import Block, refuse_shared_weights
 from forwardonly.network.candidates import goodness_by_label
 from forwardonly.network.label_classifier import LabelClassifier
@@ -24,6 +24,7 @@ from forwardonly.network.losses import losses_along, losses_among_all
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
 from forwardonly.network.signal import Signal
+from forwardonly.network.vocabulary import ids_of
 from forwardonly.rules import ContrastiveRule, OnePassRule, Rule, UnlabelledRule
 from forwardonly.targets import OBJECTIVES
 
@@ -46,13 +47,15 @@ class Network(nn.Module):
     `in_place` says whether its blocks are parts of a model that runs as it was written (`localize`).
 
     `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others;
-    None for a network that has not been trained. `fo.save` keeps them.
+    None for a network that has not been trained. `feature_names` are those of the columns of the table that it learned
+    from, by which other tables' columns are put in order; None for what has no names. `fo.save` keeps both.
 
     Raises:
         ValueError: no blocks, blocks of several families, or blocks that share weights.
     """
 
     in_place = False
+    feature_names: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -99,8 +102,8 @@ class Network(nn.Module):
         convolutional = any(isinstance(part, nn.Conv2d) for part in self.blocks.modules())
         if convolutional:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
-        tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in self.row[0].modules())
-        return Prepare(self.shape, standardise=standardise, stem=stem, channels_last=convolutional, tokens=tokens)
+        ids = ids_of(self.row[0])
+        return Prepare(self.shape, standardise=standardise, stem=stem, channels_last=convolutional, **ids)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -160,7 +163,8 @@ class Network(nn.Module):
     @property
     def expected(self) -> Expected:
         """What the network takes and learns, by which data of any origin are read."""
-        return Expected(self.shape, self.targets, self.classes, self.class_names, self.prepare.tokens, self.labelled)
+        own = (self.shape, self.targets, self.classes, self.class_names, self.prepare.tokens, self.labelled)
+        return Expected(*own, self.feature_names, self.prepare.vocabulary)
 
     def aimed(self, targets: Tensor) -> Tensor:
         """Targets as the rules' losses take them: numbers in standard units, others as they are."""
@@ -327,6 +331,7 @@ class Network(nn.Module):
         Raises:
             ValueError: as `scores`, or data that are none.
         """
+        batch_size = whole_number("batch_size", batch_size, 1)
         if isinstance(images, Tensor | tuple | dict) or (is_array(images) and not isinstance(images, list)):
             with self.evaluating():
                 scores = self(images)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from forwardonly.bodies import Stem
-from forwardonly.data.inputs import Inputs, require_finite
+from forwardonly.data.inputs import Inputs, require_finite, require_vocabulary
 from forwardonly.data.ranges import is_unit, require_unit
 from forwardonly.network.signal import Signal, tensors_in
 
@@ -26,8 +26,8 @@ class Prepare(nn.Module):
 
     With `channels_last` the result has the memory format that convolutions prefer. Inputs whose `shape` has another
     number of axes are no pictures: they become float32 (B, *shape), of which with `standardise` each feature, or
-    channel, has zero mean and unit deviation; with `tokens` they are int64 token ids. Several inputs, in a tuple or a
-    dict, go as they are.
+    channel, has zero mean and unit deviation; with `tokens` they are int64 token ids, below `vocabulary` where that is
+    known. Several inputs, in a tuple or a dict, go as they are.
 
     `mean` and `std` (C, 1, ...) are saved with the model; they are 0 and 1 until `fit` has seen training data, and
     always if `standardise` is false. `input` is what `fit` was last given: "pixels" (uint8 pictures), "features"
@@ -52,11 +52,13 @@ class Prepare(nn.Module):
         stem: Stem | None = None,
         channels_last: bool = False,
         tokens: bool = False,
+        vocabulary: int | None = None,
     ):
         super().__init__()
         self.shape = tuple(shape)
         self.standardise = standardise
         self.tokens = tokens
+        self.vocabulary = vocabulary
         self.input: Input | None = None
         self.range: tuple[float, float] | None = None  # of features that lie as pictures do
         channels = (*self.shape[:1], *[1] * (len(self.shape) - 1))
@@ -161,6 +163,8 @@ class Prepare(nn.Module):
         if self.tokens:
             if len(own) != len(self.shape) or inputs.is_floating_point():
                 raise ValueError(f"The network takes token ids (B, {', '.join('T' * len(self.shape))}), not {own}.")
+            if self.checks:
+                require_vocabulary(inputs, self.vocabulary, "The batch")
             return inputs.long()
         if self.shape and own != self.shape:
             raise ValueError(f"The network takes examples of {self.shape}, not {own}.")
@@ -269,12 +273,12 @@ class AsGiven(Prepare):
     Sizes may differ from the example's, as the lengths of texts do; the number of axes and the kind of numbers may not.
 
     Raises:
-        ValueError: inputs of another form, or with NaN or infinite values.
+        ValueError: inputs of another form, with NaN or infinite values, or with token ids that the model does not have.
     """
 
     def __init__(self, form: Form):
         whole = "parts" not in form and not getattr(torch, form["type"]).is_floating_point
-        super().__init__((1,), standardise=False, tokens=whole)
+        super().__init__((1,), standardise=False, tokens=whole, vocabulary=form.get("vocabulary"))
         self.form = form
         self.input = "features"
 
@@ -286,10 +290,22 @@ class AsGiven(Prepare):
 
     def forward(self, inputs: Signal) -> Signal:
         _require_form(inputs, self.form, "The network")
+        if self.checks:
+            _require_ids(inputs, self.form, "The input")
         for tensor in tensors_in(inputs) if self.checks else ():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError("The inputs hold NaN or infinite values; they must be finite.")
         return inputs
+
+
+def _require_ids(inputs: Signal, form: Form, what: str) -> None:
+    """Raises ValueError for token ids that the model's embeddings do not have."""
+    if "parts" not in form:
+        require_vocabulary(inputs, form.get("vocabulary"), what)
+        return
+    parts = form["parts"]
+    for name, part in parts.items() if isinstance(parts, Mapping) else enumerate(parts):
+        _require_ids(inputs[name], part, f"The input {name!r}")
 
 
 def _require_form(inputs: Signal, form: Form, who: str) -> None:

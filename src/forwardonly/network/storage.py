@@ -28,6 +28,8 @@ RESULT = "result.json"
 METRICS = "metrics.jsonl"
 CLASSES = "class_names"
 """Key of the class names in the config."""
+FEATURES = "feature_names"
+"""Key of the names of a table's columns in the config."""
 FORMAT = 2
 """Version of the folder's format; a network saved in another one is refused with a sentence."""
 
@@ -49,7 +51,7 @@ DTYPES = {
 def save(network: Network, folder: str | Path, **more: Any) -> None:
     """Writes a network to a folder, which is made if it does not exist; `more` is added to the config.
 
-    The config also has the names of its classes, if it has learned any.
+    The config also has the names of its classes and of a table's columns, if it has learned any.
 
     Raises:
         ValueError: the folder cannot be written or holds a finished run, or the network was built by hand and has no
@@ -72,7 +74,8 @@ def write(network: Network, folder: Path, **more: Any) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / MODEL, packed(network.state_dict()))
-        named = {} if network.class_names is None else {CLASSES: list(network.class_names)}
+        learned = {CLASSES: network.class_names, FEATURES: network.feature_names}
+        named = {key: list(names) for key, names in learned.items() if names is not None}
         write_json(folder / CONFIG, {"format": FORMAT, "network": network.config, **more, **named})
     except OSError as problem:
         raise ValueError(f"Cannot write to {folder}: {problem.strerror or problem}.") from None
@@ -123,6 +126,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Network:
     except RuntimeError:
         raise ValueError(f"{folder / MODEL} does not hold the weights of the network in {CONFIG}.") from None
     network.class_names = _class_names(config, network.classes, folder)
+    network.feature_names = _feature_names(config, folder)
     return network.eval()
 
 
@@ -140,6 +144,20 @@ def _class_names(config: Mapping[str, Any], count: int, folder: Path) -> tuple[s
     if config.get(CLASSES) is not None:
         raise ValueError(f"{folder / CONFIG} does not name the network's {count} classes.")
     return None
+
+
+def _feature_names(config: Mapping[str, Any], folder: Path) -> tuple[str, ...] | None:
+    """The names of a table's columns in a config; None if it has none.
+
+    Raises:
+        ValueError: they are not names, or one is there twice.
+    """
+    names = config.get(FEATURES)
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise ValueError(f"{folder / CONFIG} does not name the columns that the network takes, each by its own name.")
+    return tuple(names)
 
 
 def _require_fit(config: dict[str, Any], tensors: Mapping[str, Tensor], folder: Path, model: nn.Module | None) -> None:

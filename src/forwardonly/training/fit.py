@@ -11,7 +11,8 @@ import torch
 
 from forwardonly.data import Images
 from forwardonly.data.images import require_contrast
-from forwardonly.data.matching import covers, named_as
+from forwardonly.data.inputs import Expected
+from forwardonly.data.matching import covers, featured_as, features_of, named_as
 from forwardonly.data.streams import Passing
 from forwardonly.data.taking import Columns, Data, take
 from forwardonly.measure.free_riding import require_wrong_labels
@@ -67,7 +68,8 @@ def fit(
     """Trains a network, every block by its own rule.
 
     The network remembers the names of the classes (`Network.class_names`). Labels of validation and test images, and of
-    training images if it has learned classes of these names before, are matched to them by name.
+    training images if it has learned classes of these names before, are matched to them by name. So are the columns of
+    tables that have names (`Network.feature_names`).
 
     What fails after training (measuring, writing) or did not learn is warned of and noted in the result's `notes`, and
     a failed validation in those of the epoch's row; the run goes on, or is returned all the same. Of a network built by
@@ -108,13 +110,15 @@ def fit(
     require_network(network)
     seed = whole_number("seed", seed, 0)
 
-    def taken(name: str, data: Any) -> Data:
-        return take(data, network.expected, classes=classes, columns=columns, name=name)
+    def taken(name: str, data: Any, expected: Expected, learning: bool = False) -> Data:
+        return take(data, expected, classes=classes, columns=columns, name=name, learning=learning)
 
-    train = taken("train", train)
-    validation = None if validation is None else taken("validation", validation)
-    test = None if test is None else taken("test", test)
-    other = None if other is None else taken("other", other)
+    scales = network.prepare  # which a network that standardises learns from its first data
+    train = taken("train", train, network.expected, learning=not (scales.standardise and bool(scales.fitted)))
+    like_train = network.expected._replace(features=features_of(train) or network.feature_names)
+    validation = None if validation is None else taken("validation", validation, like_train)
+    test = None if test is None else taken("test", test, like_train)
+    other = None if other is None else taken("other", other, like_train)
     _check(network, train, validation, test, other)
     if network.labelled:
         train, validation, test = _matched(network, train, validation, test)
@@ -143,6 +147,10 @@ def fit(
         compatibility.check(setting)
         _check_options(network, config, train, validation, options)
         batch_size = prepared_for(train, config.batch_size, seed)
+        names = features_of(train)  # of a stream they are known once it is open
+        validation, test, other = (
+            None if data is None else featured_as(data, names) for data in (validation, test, other)
+        )
         if isinstance(train, Passing) and train.batch_size is None and options.get("batch_size") is not None:
             raise ValueError(f"{train.name} has batches of its own, which go by as they are: leave batch_size out.")
         compatibility.check_counts(setting, batch_size)
@@ -154,6 +162,7 @@ def fit(
         with plan.applied(session, strategy.placement[team.stage], folder):
             trainer.open(plain(extra or {}), resume, validation if network.readout.fitted_on == "validation" else None)
             network.class_names = (train.classes or None) if network.labelled else None
+            network.feature_names = names or network.feature_names
             try:
                 with finish_step_on_interrupt() as interrupted:
                     trainer.look_before()
@@ -229,6 +238,9 @@ def _check(network: Network, train: Data, validation: Data | None, test: Data | 
             raise ValueError(
                 f"Labels must be from 0 to {network.classes - 1}, the network's classes, but go from {low} to {high}."
             )
+    for name, data in (("validation", validation), ("test", test)):
+        if isinstance(data, Images) and network.labelled and not len(data) and not data.labelled:
+            raise ValueError(f"There are no {name} images.")
     fitted_on = network.readout.fitted_on
     if not network.labelled and any(each is not None for each in (validation, test, fitted_on)):
         raise ValueError(
