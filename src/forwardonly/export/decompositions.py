@@ -54,10 +54,13 @@ def convolution_backward(
     """Gradients of a convolution's input (B, I, H, W), weight (O, I, h, w) and bias (O,), as convolutions and a sum.
 
     Raises:
-        ValueError: a transposed or grouped convolution, whose gradient is not implemented.
+        ValueError: a transposed or grouped convolution, or one of one or three dimensions, whose gradient is not
+            implemented.
     """
     if transposed or groups != 1:
         raise ValueError("The training step of transposed or grouped convolutions cannot be exported.")
+    if weight.dim() != 4:
+        raise ValueError("The training step of convolutions can be exported where they have two dimensions alone.")
     to_signal = to_weight = to_bias = None
     if wanted[0]:
         # output_padding: the rows and columns at the far side that the stride leaves over

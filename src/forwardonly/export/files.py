@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from forwardonly.export.c.plan import Precision
 from forwardonly.export.converters import to_executorch, to_onnx, to_torch_export, with_int8_weights
-from forwardonly.export.step import TrainingStep, example_inputs, input_type, plain_copy, unchecked
+from forwardonly.export.step import TrainingStep, as_a_graph, example_inputs, input_type, plain_copy, unchecked
 from forwardonly.names import one_of, whole_number
 from forwardonly.network.network import Network, require_network
 from forwardonly.network.storage import write, write_atomically
@@ -72,7 +72,7 @@ def export_network(
     inputs = example_inputs(network, count)
     with _evaluating(network):
         shapes = (tree_map(lambda tensor: axes, inputs),)
-        program = torch.export.export(_Scores(network), (inputs,), dynamic_shapes=shapes)
+        program = _program(_Scores(network), (inputs,), shapes)
     content = _converted(format, program, input_names(inputs), SCORES, input_about(network), xnnpack=True)
     if precision == "int8":
         content = with_int8_weights(content)
@@ -101,7 +101,7 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
         raise ValueError(
             "safetensors holds weights, not graphs: export a training step as onnx, executorch or torch-export."
         )
-    whole = torch.export.export(step.graph, step.examples)
+    whole = _program(step.graph, step.examples)
     weights = {name: tensor for name, tensor in step.state.items() if name in network.state_dict()}
     most = None
     if format == "executorch":
@@ -109,9 +109,7 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
     images = example_inputs(network, 1 if most == 1 else 2)
     axes = {} if most == 1 else {0: Dim("batch", min=1, max=most)}
     with _evaluating(network):
-        predicting = torch.export.export(
-            _ScoresOf(network), (images, weights), dynamic_shapes=(axes, dict.fromkeys(weights))
-        )
+        predicting = _program(_ScoresOf(network), (images, weights), (axes, dict.fromkeys(weights)))
     about, suffix = input_about(network), SUFFIX[format]
     interface = {**_interface(step, list(weights)), "about": about}
     return _write(
@@ -123,6 +121,12 @@ def export_training_step(network: Network, step: TrainingStep, folder: str | Pat
             "interface.json": (json.dumps(interface, indent=2) + "\n").encode(),
         },
     )
+
+
+def _program(module: nn.Module, inputs: tuple[Any, ...], shapes: Any = None) -> ExportedProgram:
+    """A module as a program; `shapes` names the axes that are free."""
+    with as_a_graph():
+        return torch.export.export(module, inputs, dynamic_shapes=shapes)
 
 
 def _converted(
@@ -151,7 +155,7 @@ class _Scores(nn.Module):
 
     def forward(self, images: Any) -> tuple[Tensor, Tensor]:
         scores = self.network.scores(images)
-        return self.network.readout(scores), scores
+        return self.network.joined(scores), scores
 
 
 class _ScoresOf(nn.Module):

@@ -103,15 +103,16 @@ def first_state(specs: OptimiserSpecs, parameters: Mapping[str, Tensor]) -> Stat
     return state
 
 
-def optimiser_specs(prefix: str, block: nn.Module, config: TrainingConfig, body_rate: float = 1.0) -> OptimiserSpecs:
+def optimiser_specs(
+    names: Mapping[int, str], block: nn.Module, config: TrainingConfig, body_rate: float = 1.0
+) -> OptimiserSpecs:
     """The optimiser and options with which the training loop would update each parameter of a block.
 
-    `body_rate` is that of `Update`.
+    `names` has that of each tensor, by its id; `body_rate` is that of `Update`.
 
     Raises:
         ValueError: an optimiser that cannot be exported.
     """
-    names = {id(parameter): prefix + name for name, parameter in block.named_parameters()}
     specs: OptimiserSpecs = {}
     for optimiser in Update(block, config, body_rate).optimisers:
         kind = type(optimiser).__name__

@@ -314,7 +314,11 @@ class Network(nn.Module):
 
     def forward(self, images: Inputs) -> Tensor:
         """The network's scores (B, C): the readout of `scores`; of numbers, the mean that the readout weighs."""
-        joined: Tensor = self.readout(self.scores(images))
+        return self.joined(self.scores(images))
+
+    def joined(self, scores: Tensor) -> Tensor:
+        """What `forward` gives, of what `scores` gave."""
+        joined: Tensor = self.readout(scores)
         return joined if self.units is None else self.readout.mean(joined)
 
     def predict(self, images: Any, *, columns: Columns | None = None, batch_size: int = 1000) -> Tensor:

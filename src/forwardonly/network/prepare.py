@@ -227,6 +227,11 @@ class Units(nn.Module):
         self.std.copy_(torch.where(std > 0, std, 1.0))
         self.fitted.fill_(True)
 
+    def require_fitted(self) -> None:
+        """Raises ValueError before `fit`."""
+        if not self.fitted:
+            raise ValueError("The network does not know its numbers' units: call network.units.fit(numbers) first.")
+
     def standardised(self, numbers: Tensor) -> Tensor:
         """Numbers (..., C) in the units of the loss."""
         return (numbers - self.mean) / self.std

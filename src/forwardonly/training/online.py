@@ -89,8 +89,8 @@ class Online:
             self._learns_from_one = True
         if self.network.targets != "class":
             read, _ = read_targets(labels, self.network.expected, Names(None), "labels")
-            if self.network.units is not None and not self.network.units.fitted:
-                raise ValueError("The network does not know its numbers' units: call network.units.fit(numbers) first.")
+            if self.network.units is not None:
+                self.network.units.require_fitted()
             return read
         if labels.shape != images.shape[:1] or labels.dtype not in WHOLE:
             raise ValueError(
