@@ -76,7 +76,7 @@ def take(
     listed = isinstance(data, list | tuple)
     by_index = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
     if by_index and (not listed or (len(data) and is_single(split(data[0]), expected))):
-        return Indexed(data, expected, names, name, split)
+        return Indexed(data, expected, names, name, split, held=listed)
     if not hasattr(data, "__iter__") and not callable(data):
         return _no_target(name, data)
     return Passing(data, expected, names, name, split)
@@ -123,7 +123,7 @@ def _arrays(x: Any, y: Any, expected: Expected, names: Names, name: str) -> Data
     if (count := len(next(iter(inputs.values() if isinstance(inputs, dict) else inputs)))) != len(targets):
         raise ValueError(f"{name}: {count} inputs but {len(targets)} targets, all need one.")
     own = Names(classes or None, indices=True)
-    return Indexed(rows, expected, own, name, as_it_is, whole=True)
+    return Indexed(rows, expected, own, name, as_it_is, whole=True, held=True)
 
 
 def _is_inputs(x: Any) -> bool:
