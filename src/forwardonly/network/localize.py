@@ -6,7 +6,7 @@ The model then runs as it was written; a wall is a hook that detaches what passe
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,12 +16,12 @@ from forwardonly.names import name_in, nearest, regular_expression, require, who
 from forwardonly.network import models
 from forwardonly.network.build import range_of, rule_of
 from forwardonly.network.cuts import cuts_at
-from forwardonly.network.localized import Cut, Localized
+from forwardonly.network.localized import Cut, Localized, unreached_words
 from forwardonly.network.network import Network
 from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import detached, same, tensors_in, to_device
+from forwardonly.network.signal import detached, reason_of, same, sizes_of, tensors_in, to_device
 from forwardonly.network.walled import Walled, unchanged
 from forwardonly.network.walls import Recording, Wall, balanced, before, candidates, head_of, record, settle
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
@@ -33,6 +33,10 @@ TOO_LARGE = 0.6
 
 class LargeBlockWarning(UserWarning):
     """Most of a model is in one block."""
+
+
+class UnreachedWarning(UserWarning):
+    """The example did not reach some weights of a model, so that no block learns them."""
 
 
 def localize(
@@ -53,9 +57,10 @@ def localize(
 ) -> Network:
     """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
 
-    The model runs as it was written, with any control flow, skips and inputs. Walls stand where every weight is reached
+    The model runs as it was written, with its control flow, skips and inputs. Walls stand where every weight is reached
     by one block's loss alone. What is behind the last wall, such as the model's classifier, is not trained: each rule
-    computes class scores itself. The model is moved to the CPU; `fit` and `.to` move the network.
+    computes class scores itself. Nor are weights that the example does not reach, which a warning names. The model is
+    moved to the CPU; `fit` and `.to` move the network.
 
     Args:
         model: any module; or the name of one to build, "timm:resnet18" or "hf:FOLDER" (a Hugging Face model), with
@@ -122,7 +127,7 @@ def localize(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plain = _run(model.eval(), inputs)
-        walls, head, sizes = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        walls, head, sizes, unreached = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
         if heads == "own" and head is None:
             raise ValueError(
                 "heads='own' needs a model whose output a linear layer gives, such as a causal language model."
@@ -130,8 +135,13 @@ def localize(
         own = head if heads == "own" else None
         cuts = cuts_at(model, inputs, walls, channels, rule.targets == "token", strict=blocks != "auto")
         _warn_of_a_large_block(model, cuts, sizes)
+        modules = _owners(model, unreached)
+        if modules:
+            warnings.warn(unreached_words(modules), UnreachedWarning, stacklevel=2)
         torch.manual_seed(seed)
         config = _config(source, cuts, rule, form, readout, images, own)
+        if modules:
+            config["unreached"] = modules
         network = Localized(model, cuts, rule, form, images=images, head=own, readout=readout, config=config)
         _check(network.walled.eval(), inputs, plain)
     if mean is not None and std is not None:
@@ -204,20 +214,15 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
         with torch.no_grad():
             return tensors_in(detached(Walled(model, ())(inputs)))
     except Exception as problem:  # a model may raise anything
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
-        raise ValueError(f"The model does not take the example {_words(inputs)}: {reason}.") from None
-
-
-def _words(inputs: Any) -> str:
-    """An example's sizes, in words."""
-    return ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors_in(inputs)) or "without a tensor"
+        sizes = sizes_of(inputs) or "without a tensor"
+        raise ValueError(f"The model does not take the example {sizes}: {reason_of(problem)}.") from None
 
 
 def _walls(
     model: nn.Module, inputs: Any, blocks: int | str | Sequence[str], keep_head: bool, end_to_end: bool
-) -> tuple[list[Wall], str | None, Mapping[str, int]]:
-    """The walls of a model, which stand in evaluation and in training, the name of its head, if it is left out, and how
-    many numbers each trained weight has."""
+) -> tuple[list[Wall], str | None, Mapping[str, int], frozenset[str]]:
+    """The walls of a model, which stand in evaluation and in training, the name of its head, if it is left out, how
+    many numbers each trained weight has, and the weights that the inputs reach in neither mode."""
     evaluating = record(model.eval(), inputs)
     with unchanged(model):
         training = record(model.train(), inputs)
@@ -246,7 +251,21 @@ def _walls(
             "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to learn "
             f"from its own loss alone{', but ' + shared if shared else ''}. blocks=1 takes it so."
         )
-    return walls, head, evaluating.sizes
+    return walls, head, evaluating.sizes, evaluating.unreached & training.unreached
+
+
+def _owners(model: nn.Module, weights: Collection[str]) -> list[str]:
+    """Names of the modules all of whose weights are among these, each with all below it; else the weights' own."""
+    every = [name for name, _ in model.named_parameters()]
+    found: list[str] = []
+    for name in every:
+        if name not in weights or any(name.startswith(other + ".") for other in found):
+            continue
+        parts = name.split(".")
+        above = (".".join(parts[:length]) for length in range(1, len(parts)))
+        whole = (m for m in above if all(other in weights for other in every if other.startswith(m + ".")))
+        found.append(next(whole, name))
+    return found
 
 
 def _warn_of_a_large_block(model: nn.Module, cuts: Sequence[Cut], sizes: Mapping[str, int]) -> None:

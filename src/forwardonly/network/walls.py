@@ -2,8 +2,8 @@
 
 One forward pass with hooks records the nodes of autograd's graph at which each module's output ends. From the nodes of
 each candidate wall the graph is walked back to the other walls: the weights on the way are the block's. Where two
-blocks reach one weight, something goes around a wall, and the wall falls. What stands is local by construction,
-whatever control flow, skips, masks or inputs the model has. The method is ours.
+blocks reach one weight, something goes around a wall, and the wall falls. What stands is local by construction on the
+path of that pass, whatever control flow, skips, masks or inputs the model has. The method is ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +53,8 @@ class Recording:
     sizes: dict[str, int]
     """Of the weights; 0 of frozen ones, unless all are."""
     modules: dict[str, nn.Module]
+    unreached: frozenset[str] = frozenset()
+    """Weights that would be trained, and that nothing which the model computed depends on."""
     _children: dict[str, list[str]] = field(default_factory=dict)
 
     def children(self, name: str) -> list[str]:
@@ -118,6 +120,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     names, others = _names(model)
     named = dict(model.named_parameters())
     sizes = {name: weight.numel() * (name not in frozen or len(frozen) == len(named)) for name, weight in named.items()}
+    every = top.union(*ends.values())
     ends = {name: nodes for name, nodes in ends.items() if name and len(calls[name]) == 1}
     moved = {
         f"{name}.{own}": calls[name]
@@ -127,7 +130,9 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         if own.startswith("running_")
     }
     times = {name: calls[name][0] for name in ends}
-    return Recording(ends, times, top, names, others, frozen, moved, sizes, modules)
+    found = Recording(ends, times, top, names, others, frozen, moved, sizes, modules)
+    floats = {names[id(weight)] for weight in named.values() if weight.is_floating_point()}
+    return replace(found, unreached=frozenset(floats - frozen - _reached(every, frozenset(), found)))
 
 
 def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, str]]:
