@@ -140,6 +140,48 @@ def test_other_data_are_not_resumed_with(small, kind, tmp_path):
         fo.fit(fresh(**own), changed(), out=tmp_path, resume=True, **length)
 
 
+class Adds(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+
+    def forward(self, x, z):
+        return self.two(self.one(x + z).relu()).relu()
+
+
+def held(small, form):
+    """Data in memory in which several tensors lie, and a fresh network for them."""
+    x, y = small.images.flatten(1) / 255, small.labels
+    if form == "list":
+        return fresh((64,)), list(zip(x, y.tolist(), strict=True))
+    several = {"x": x, "z": x} if form == "dict" else (x, x)
+    torch.manual_seed(0)
+    few = {name: part[:2] for name, part in several.items()} if form == "dict" else (x[:2], x[:2])
+    net = fo.localize(Adds(), fo.rules.Projection(classes=10), few)
+    return net, TensorDataset(x, x, y) if form == "set" else (several, y)
+
+
+@pytest.mark.parametrize("form", ["dict", "tuple", "set", "list"])
+def test_data_in_memory_are_compared_whole(small, form, tmp_path):
+    """Also where their first and last examples are those that the run had."""
+    net, data = held(small, form)
+    fo.fit(net, data, epochs=1, out=tmp_path)
+    inner = torch.arange(1, 199)
+    order = torch.cat([torch.tensor([0]), inner.flip(0), torch.tensor([199])])
+    pixels = small.images.clone()
+    pixels[100, 0, 3, 3] ^= 1
+    for images, labels in (
+        (small.images[order], small.labels[order]),
+        (pixels, small.labels),
+        (small.images, small.labels[order]),
+    ):
+        net, other = held(fo.data.Images(images, labels, small.classes, "other"), form)
+        with pytest.raises(ValueError, match="learned from other images"):
+            fo.fit(net, other, epochs=2, out=tmp_path, resume=True)
+    net, data = held(small, form)
+    assert len(fo.fit(net, data, epochs=2, out=tmp_path, resume=True).history) == 2
+
+
 def test_a_run_by_steps_goes_on_with_more_of_them(small, tmp_path):
     flat = [(small.images[k : k + 20], small.labels[k : k + 20]) for k in range(0, 200, 20)]
     fo.fit(fresh(), lambda: iter(flat), steps=20, epochs=2, out=tmp_path)

@@ -57,6 +57,60 @@ def test_anything_else_makes_other_features(images, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+class Pooled(nn.Module):
+    """Features whose layers and weights say nothing of `pool`."""
+
+    def __init__(self, pool, by=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.pool, self.by = nn.Conv2d(1, 6, 3), pool, by
+
+    def forward(self, images):
+        return self.by * self.pool(self.conv(images))
+
+
+def mean(maps):
+    return maps.mean((2, 3))
+
+
+@pytest.mark.parametrize("other", [Pooled(lambda maps: maps.amax((2, 3))), Pooled(mean, by=1.01)])
+def test_an_extractor_of_the_same_weights_and_another_forward_has_its_own_features(images, tmp_path, other):
+    for _ in range(2):  # first computed, then found
+        for own in (Pooled(mean), other):
+            cached = extract(own, images, cache=tmp_path)
+            assert torch.equal(cached.images, extract(own, images).images)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+class Apart(nn.Module):
+    """Gives another last bit at every second call, as another number of threads may; and looks at its whole batch."""
+
+    calls = 0
+
+    def forward(self, images):
+        Apart.calls += 1
+        features = images.flatten(1) - images.mean()
+        return features * (1 + (Apart.calls % 2) * 1e-6)
+
+
+def test_rounding_and_what_else_is_in_a_batch_make_no_other_extractor(images, tmp_path):
+    first = extract(Apart(), images, cache=tmp_path)
+    Apart.calls += 1
+    assert torch.equal(extract(Apart(), images, cache=tmp_path).images, first.images)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_trial_draws_no_random_number_and_an_extractor_that_draws_is_known_again(images, tmp_path):
+    class Draws(nn.Module):
+        def forward(self, images):
+            return images.flatten(1) + torch.rand(())
+
+    first = extract(Draws(), images, cache=tmp_path)
+    state = torch.random.get_rng_state()
+    assert torch.equal(extract(Draws(), images, cache=tmp_path).images, first.images)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_a_damaged_cache_is_computed_again(images, tmp_path):
     first = extract(Counting(), images, cache=tmp_path)
     (file,) = tmp_path.iterdir()

@@ -10,8 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import forwardonly as fo
+from forwardonly.data.indexed import Indexed
 from forwardonly.data.inputs import Expected
-from forwardonly.data.streams import Indexed, Passing
+from forwardonly.data.streams import Passing
 from forwardonly.data.taking import take
 from forwardonly.targets import IGNORED
 

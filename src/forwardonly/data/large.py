@@ -17,11 +17,12 @@ from torch import Tensor
 
 from forwardonly.data.folders import list_folder, split_parts
 from forwardonly.data.images import Splits
+from forwardonly.data.indexed import Indexed
 from forwardonly.data.inputs import Expected
 from forwardonly.data.loading import divide
 from forwardonly.data.pictures import common_shape, decode, picture_head, quiet_pool, read_with_changes
 from forwardonly.data.reading import reading
-from forwardonly.data.streams import Indexed, as_it_is
+from forwardonly.data.streams import as_it_is
 from forwardonly.data.targets import Names
 from forwardonly.names import as_path, whole_number
 from forwardonly.system.cores import cores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -52,12 +52,14 @@ def is_single(raw: Raw, expected: Expected) -> bool:
     return getattr(first, "ndim", 2) < 2
 
 
-def fingerprint(pair: Pair) -> str:
-    """A hash of a batch's targets, its shapes, and its first input."""
+def fingerprint(pair: Pair, whole: bool = False) -> str:
+    """A hash of a batch's targets, its shapes, and its first input; or of all its inputs, and their names."""
     found = blake2b(digest_size=16)
+    if whole and isinstance(pair.inputs, dict):
+        found.update(str(list(pair.inputs)).encode())
     for tensor in parts(pair.inputs):
         found.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        found.update(_bytes(tensor[:1]))
+        found.update(_bytes(tensor if whole else tensor[:1]))
     if pair.targets is not None:
         found.update(_bytes(pair.targets))
     return found.hexdigest()
@@ -70,9 +72,17 @@ def type_of(data: Any) -> str:
     return own if inner is None else f"{own} of {type_of(inner)}"
 
 
-def chained(before: str, pair: Pair) -> str:
-    """A hash of all batches so far, from that of those before and the next one."""
-    return blake2b((before + fingerprint(pair)).encode(), digest_size=16).hexdigest()
+def chained(before: str, pair: Pair, whole: bool = False) -> str:
+    """A hash of all batches so far, from that of those before and the next one's `fingerprint`."""
+    return blake2b((before + fingerprint(pair, whole)).encode(), digest_size=16).hexdigest()
+
+
+def chained_all(pairs: Iterable[Pair]) -> str:
+    """A hash of every number of these batches."""
+    seen = ""
+    for pair in pairs:
+        seen = chained(seen, pair, whole=True)
+    return seen
 
 
 def _bytes(tensor: Tensor) -> Any:

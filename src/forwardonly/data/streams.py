@@ -1,23 +1,22 @@
-"""Data that are read batch by batch: data sets read by index, and streams whose batches go by as they are.
+"""Data that are read batch by batch, and streams whose batches go by in their own order.
 
-Both give batches (inputs, targets) as tensors. A data set with a length is read in the order of the run, by worker
-processes where it has some; a stream comes in its own order, and is recognised by its own words.
+Batches are (inputs, targets), as tensors. A stream is recognised by its own words; `indexed.py` has data sets with a
+length, which are read in the order of the run.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from forwardonly.data.inputs import Expected, Inputs, names_in, parts, read_inputs
-from forwardonly.data.pairs import Pair, Raw, chained, concatenated, fingerprint, is_single, joined, type_of
+from forwardonly.data.pairs import Pair, Raw, chained, concatenated, is_single, joined, type_of
 from forwardonly.data.targets import Names, read_targets
 from forwardonly.names import whole_number
 from forwardonly.targets import Kind
@@ -114,11 +113,10 @@ class Stream:
             raise ValueError(f"{what} is empty: leave empty batches out.")
         if targets is None and self.kind == "token" and isinstance(read, Tensor):
             return Pair(read[:, :-1], read[:, 1:])
-        if targets is None and not self.expected.labelled:
-            targets = range(count)
-        if targets is None:
+        given = range(count) if targets is None and not self.expected.labelled else targets
+        if given is None:
             return Pair(read, None)
-        labels, _ = read_targets(targets, self.expected, self._known(), f"targets of {what}")
+        labels, _ = read_targets(given, self.expected, self._known(), f"targets of {what}")
         if len(labels) != count:
             raise ValueError(f"{what} has {count} inputs but {len(labels)} targets: each input needs one.")
         if self._renumbered is not None:
@@ -135,70 +133,6 @@ class Stream:
         if self.expected.names is not None:
             return Names(self.expected.names)
         return Names(range(self.expected.outputs), assumed=True)
-
-
-class Indexed(Stream):
-    """A data set with a length, whose examples are read by index: a torch `Dataset`, a Hugging Face one, picture files.
-
-    Args:
-        data: has `len` and gives one example by its index, or several from `__getitems__`.
-        workers: processes that read.
-        whole: whether `__getitems__` gives a batch (inputs, targets) and not a list of examples.
-        about: the data set's own words, by which a resumed run knows it; else its type, length and two examples.
-    """
-
-    def __init__(
-        self,
-        data: Any,
-        expected: Expected,
-        names: Names,
-        name: str,
-        split: Callable[[Any], Raw],
-        *,
-        workers: int = 0,
-        whole: bool = False,
-        about: Any = None,
-    ):
-        super().__init__(expected, names, name, split)
-        self.data = data
-        self.workers = workers
-        self.whole = whole
-        self.about = about
-        self.labels: Tensor | None = None
-        """The labels of all, where they are known without reading."""
-        if len(data) == 0:
-            raise ValueError(f"{name} is empty: there is no example to learn from.")
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def words(self) -> dict[str, Any]:
-        if self.about is not None:
-            return {"about": self.about}
-        ends = next(self.fetch([torch.tensor([0, len(self) - 1])]))
-        return {"type": type_of(self.data), "length": len(self), "first and last": fingerprint(ends)}
-
-    def fetch(self, order: Iterable[Tensor]) -> Iterator[Pair]:
-        """The examples at each of the `order`'s indices (B,), a batch each."""
-        batches = [chosen.tolist() for chosen in order]
-        loader = DataLoader(
-            self.data,
-            batch_sampler=batches,
-            num_workers=self.workers,
-            collate_fn=as_it_is,
-            prefetch_factor=2 if self.workers else None,
-        )
-        for chosen, items in zip(batches, loader, strict=True):
-            raw = items if self.whole else joined([self.split(item) for item in items])
-            yield self.read(raw, f"{self.name}, the batch of examples {chosen[0]} and others,")
-
-    def in_order(self, batch_size: int) -> Iterator[tuple[Inputs, Tensor | None]]:
-        yield from self.fetch(torch.arange(len(self)).split(whole_number("batch_size", batch_size, 1)))
-
-    def sample(self, count: int) -> Pair:
-        count = min(count, len(self))
-        chosen = torch.arange(count) * len(self) // count  # spread evenly: files are sorted by class
-        return concatenated(list(self.fetch(chosen.split(256))))
 
 
 class Place(NamedTuple):

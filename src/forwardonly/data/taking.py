@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from forwardonly.data.examples import read_arrays
 from forwardonly.data.images import Images, Splits
+from forwardonly.data.indexed import Indexed
 from forwardonly.data.inputs import Expected, is_array, is_pandas, read_inputs
 from forwardonly.data.matching import featured_as
 from forwardonly.data.pairs import Raw, is_single
 from forwardonly.data.resolution import require_columns_told_apart
-from forwardonly.data.streams import Indexed, Passing, as_it_is
+from forwardonly.data.streams import Passing, as_it_is
 from forwardonly.data.targets import Names, read_targets, some
 from forwardonly.targets import OBJECTIVES
 
@@ -85,7 +86,7 @@ def take(
     listed = isinstance(data, list | tuple)
     by_index = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
     if by_index and (not listed or (len(data) and is_single(split(data[0]), expected))):
-        return Indexed(data, expected, names, name, split)
+        return Indexed(data, expected, names, name, split, held=listed)
     if not hasattr(data, "__iter__") and not callable(data):
         return _no_target(name, data)
     return Passing(data, expected, names, name, split)
@@ -135,7 +136,7 @@ def _arrays(x: Any, y: Any, expected: Expected, names: Names, name: str, learnin
     if (count := len(next(iter(inputs.values() if isinstance(inputs, dict) else inputs)))) != len(targets):
         raise ValueError(f"{name}: {count} inputs but {len(targets)} targets, all need one.")
     own = Names(classes or None, indices=True)
-    return Indexed(rows, expected, own, name, as_it_is, whole=True)
+    return Indexed(rows, expected, own, name, as_it_is, whole=True, held=True)
 
 
 def _is_inputs(x: Any) -> bool:

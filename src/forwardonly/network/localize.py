@@ -17,15 +17,15 @@ from forwardonly.network import models
 from forwardonly.network.build import range_of, rule_of
 from forwardonly.network.cuts import cuts_at
 from forwardonly.network.heads import Heads, heads_of, warn_of_several, without
-from forwardonly.network.localized import Cut, Localized
+from forwardonly.network.localized import Cut, Localized, UnreachedWarning, unreached_words
 from forwardonly.network.network import Network
 from forwardonly.network.prepare import Form, form_of
 from forwardonly.network.reading import Channels, Layout, Reading
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import detached, named_tensors, same, tensors_in, to_device
+from forwardonly.network.signal import detached, named_tensors, reason_of, same, sizes_of, to_device
 from forwardonly.network.vocabulary import fed_tables, with_vocabulary
 from forwardonly.network.walled import Walled, unchanged
-from forwardonly.network.walls import Recording, Wall, balanced, candidates, record, settle
+from forwardonly.network.walls import Recording, Wall, balanced, candidates, owners, record, settle
 from forwardonly.rules import TABLE, Projection, Rule, TwoStreamRule
 from forwardonly.rules.base import require_rule
 
@@ -55,9 +55,10 @@ def localize(
 ) -> Network:
     """A network whose blocks are parts of `model`, each trained by its own copy of `rule`.
 
-    The model runs as it was written, with any control flow, skips and inputs. Walls stand where every weight is reached
+    The model runs as it was written, with its control flow, skips and inputs. Walls stand where every weight is reached
     by one block's loss alone. What is behind the last wall, such as the model's classifier, is not trained: each rule
-    computes class scores itself. The model is moved to the CPU; `fit` and `.to` move the network.
+    computes class scores itself. Nor are weights that the example does not reach, which a warning names. The model is
+    moved to the CPU; `fit` and `.to` move the network.
 
     Args:
         model: any module; or the name of one to build, "timm:resnet18" or "hf:FOLDER" (a Hugging Face model), with
@@ -128,7 +129,7 @@ def localize(
         with fed_tables(model, example) as fed:
             plain = _run(model.eval(), inputs)
         form = with_vocabulary(form, example, fed)
-        walls, left_out, sizes = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
+        walls, left_out, sizes, unreached = _walls(model, inputs, blocks, keep_head, rule.end_to_end)
         if heads == "own" and left_out.main is None:
             raise ValueError(
                 "heads='own' needs a model whose output, or its entry logits, a linear layer gives, such as a causal "
@@ -139,8 +140,13 @@ def localize(
         cuts = cuts_at(model, inputs, walls, channels, each_position, strict=blocks != "auto", scores=left_out.place)
         warn_of_several(left_out)
         _warn_of_a_large_block(model, cuts, sizes)
+        modules = owners(model, unreached)
+        if modules:
+            warnings.warn(unreached_words(modules), UnreachedWarning, stacklevel=2)
         torch.manual_seed(seed)
         config = _config(source, cuts, rule, form, readout, images, own)
+        if modules:
+            config["unreached"] = modules
         network = Localized(model, cuts, rule, form, images=images, head=own, readout=readout, config=config)
         _check(network.walled.eval(), inputs, plain)
     if mean is not None and std is not None:
@@ -222,20 +228,15 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
         with torch.no_grad():
             return [tensor.detach() for _, tensor in named_tensors(Walled(model, ())(inputs))]
     except Exception as problem:  # a model may raise anything
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
-        raise ValueError(f"The model does not take the example {_words(inputs)}: {reason}.") from None
-
-
-def _words(inputs: Any) -> str:
-    """An example's sizes, in words."""
-    return ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors_in(inputs)) or "without a tensor"
+        sizes = sizes_of(inputs) or "without a tensor"
+        raise ValueError(f"The model does not take the example {sizes}: {reason_of(problem)}.") from None
 
 
 def _walls(
     model: nn.Module, inputs: Any, blocks: int | str | Sequence[str], keep_head: bool, end_to_end: bool
-) -> tuple[list[Wall], Heads, Mapping[str, int]]:
-    """The walls of a model, which stand in evaluation and in training, what is left out as its head, and how many
-    numbers each trained weight has."""
+) -> tuple[list[Wall], Heads, Mapping[str, int], frozenset[str]]:
+    """The walls of a model, which stand in evaluation and in training, what is left out as its head, how many
+    numbers each trained weight has, and the weights that the inputs reach in neither mode."""
     evaluating = record(model.eval(), inputs)
     with unchanged(model):
         training = record(model.train(), inputs)
@@ -268,7 +269,7 @@ def _walls(
             "No wall can stand inside the model, which leaves one block, trained by backprop: each block is to learn "
             f"from its own loss alone{', but ' + shared if shared else ''}. blocks=1 takes it so."
         )
-    return walls, heads, evaluating.sizes
+    return walls, heads, evaluating.sizes, evaluating.unreached & training.unreached
 
 
 def _warn_of_a_large_block(model: nn.Module, cuts: Sequence[Cut], sizes: Mapping[str, int]) -> None:

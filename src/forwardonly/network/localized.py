@@ -17,7 +17,7 @@ from forwardonly.network.network import Network
 from forwardonly.network.prepare import AsGiven, Form, Prepare
 from forwardonly.network.reading import Reading, mask_of
 from forwardonly.network.readout import Kind
-from forwardonly.network.signal import Signal, same, tensors_in, to_device
+from forwardonly.network.signal import Signal, reason_of, same, sizes_of, tensors_in
 from forwardonly.network.walled import Arrival, Part, Walled, WalledBlock, unchanged
 from forwardonly.rules import BlockPosition, Rule
 from forwardonly.rules.own_head import OwnHead
@@ -115,6 +115,14 @@ class Localized(Network):
         """The user's model, with the weights as they are."""
         return self.walled.model
 
+    @property
+    def unreached(self) -> list[str]:
+        """Names of the modules, or weights, that the example did not reach, and that are not frozen."""
+        trained = [name for name, weight in self.model.named_parameters() if weight.requires_grad]
+        return [
+            of for of in self._config.get("unreached", ()) if any(f"{name}.".startswith(f"{of}.") for name in trained)
+        ]
+
     def walk(self, incoming: Signal, at: Callable[[Block, Any], Signal], blocks: int | None = None) -> None:
         """As of any network; the model computes, and stops at the last wall."""
         row = self.row[:blocks]
@@ -127,7 +135,16 @@ class Localized(Network):
             return passed
 
         load(0)
-        self.walled.walk(incoming, visit, blocks)
+        try:
+            self.walled.walk(incoming, visit, blocks)
+        except (RuntimeError, IndexError) as problem:
+            of_sizes = type(problem) in (RuntimeError, IndexError)  # and not a lack of memory, or of another process
+            if not of_sizes or not isinstance(self.prepare, AsGiven) or self.prepare.sized_as_the_example(incoming):
+                raise
+            raise ValueError(
+                f"The model does not take inputs of {sizes_of(incoming)}, for its example was of "
+                f"{sizes_of(self.blank(1), 'batch')}: {reason_of(problem)}."
+            ) from None
 
     @property
     def draws(self) -> bool:
@@ -229,20 +246,27 @@ class Localized(Network):
         if not right:
             raise NotEmitted("its blocks alone give something else than the model")
 
-    def _read(self, inputs: Any) -> Any:
-        return super()._read(inputs) if self._images else to_device(inputs, self.device)
-
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
         """One pass through the model for each label, (L, B, C)."""
         columns = []
         for label in range(self.classes):
             labelled = self.with_labels(prepared, torch.full((len(prepared),), label, device=prepared.device))
-            columns.append(
-                torch.stack(
-                    self.each(labelled, lambda block, activation, _: block.contrastive_rule.goodness(activation))
-                )
-            )
+            own = self.seen(labelled, lambda block, activation, _: block.contrastive_rule.goodness(activation))
+            columns.append(self.readout.whole(own))
         return torch.stack(columns, dim=2)
+
+
+class UnreachedWarning(UserWarning):
+    """The example did not reach some weights of a model, so that no block learns them."""
+
+
+def unreached_words(modules: Sequence[str]) -> str:
+    """A sentence that the example did not reach these modules' weights."""
+    shown = ", ".join(map(repr, modules[:3])) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
+    return (
+        f"The example does not reach the weights of {shown}, so no block learns them: give localize an example for "
+        "which the model uses them, or freeze them by requires_grad_(False)."
+    )
 
 
 def _own_head(model: nn.Module, head: str, cuts: Sequence[Cut], index: int, rule: Rule) -> OwnHead:

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from forwardonly import labels as label_code
 from forwardonly.bodies import Stem
 from forwardonly.bodies.dropout import drops
-from forwardonly.data.inputs import Expected, Inputs, each, is_array, is_pandas, read_inputs
+from forwardonly.data.inputs import Expected, Inputs
 from forwardonly.data.taking import Columns, take
 from forwardonly.names import require, whole_number
 from forwardonly.network.block import Block, refuse_shared_weights
 from forwardonly.network.candidates import goodness_by_label
+from forwardonly.network.given import is_inputs, read_given
 from forwardonly.network.label_classifier import LabelClassifier
 from forwardonly.network.losses import losses_along, losses_among_all
 from forwardonly.network.prepare import Prepare, Units
 from forwardonly.network.readout import Kind, Readout
-from forwardonly.network.signal import Signal
+from forwardonly.network.signal import Signal, to_device
 from forwardonly.network.vocabulary import ids_of
 from forwardonly.rules import ContrastiveRule, OnePassRule, Rule, UnlabelledRule
 from forwardonly.targets import OBJECTIVES
@@ -46,9 +47,8 @@ class Network(nn.Module):
 
     `in_place` says whether its blocks are parts of a model that runs as it was written (`localize`).
 
-    `class_names` are those of the images that it learned from, by which `fo.evaluate` matches the labels of others;
-    None for a network that has not been trained. `feature_names` are those of the columns of the table that it learned
-    from, by which other tables' columns are put in order; None for what has no names. `fo.save` keeps both.
+    `class_names` are those of the data that it learned from, by which `fo.evaluate` matches the labels of others, and
+    `feature_names` those of a table's columns, by which others' are put in order; None before. `fo.save` keeps both.
 
     Raises:
         ValueError: no blocks, blocks of several families, or blocks that share weights.
@@ -232,13 +232,30 @@ class Network(nn.Module):
     def each(
         self, incoming: Signal, see: Callable[[Block, Tensor, Signal], Any], blocks: int | None = None
     ) -> list[Any]:
-        """What is to `see` of the first `blocks`, or all, each given its activation and its output; autograd is off."""
-        seen = []
+        """What is to `see` of the first `blocks`, or all, each given its activation and its output; autograd is off.
+
+        Raises:
+            ValueError: a model of the user's leaves one of them out for these inputs.
+        """
+        seen = self.seen(incoming, see, blocks)
+        if missing := set(range(len(self.row[:blocks]))) - set(seen):
+            raise ValueError(
+                f"The model leaves out block {min(missing)} for these inputs, and what is asked for needs every block: "
+                "choose inputs for which all of them run."
+            )
+        return [seen[index] for index in sorted(seen)]
+
+    def seen(
+        self, incoming: Signal, see: Callable[[Block, Tensor, Signal], Any], blocks: int | None = None
+    ) -> dict[int, Any]:
+        """As `each`, by the blocks' indices: without those that a model of the user's leaves out for these inputs."""
+        seen = {}
+        indices = {id(block): index for index, block in enumerate(self.row)}
 
         def at(block: Block, arriving: Any) -> Signal:
             activation = block(arriving)
             passed = block.pass_on(activation, arriving)
-            seen.append(see(block, activation, passed))
+            seen[indices[id(block)]] = see(block, activation, passed)
             return passed
 
         with torch.no_grad():
@@ -266,9 +283,7 @@ class Network(nn.Module):
     def scores(self, images: Inputs) -> Tensor:
         """Every block's scores of the classes, or of other outputs, (L, B, C) in float32; of tokens (L, B, T, C).
 
-        Numbers are in their own units.
-
-        They take one pass under one-pass rules and softmax prediction, and C passes for the goodness under each label.
+        Numbers are in their own units. One-pass rules and softmax prediction take one pass, goodness under labels C.
 
         Raises:
             ValueError: images of another shape than the network's, not finite, or floats outside 0 to 1 where the
@@ -282,7 +297,7 @@ class Network(nn.Module):
                     assert self.label_classifier is not None
                     return self.label_classifier(self.read(prepared))
                 return self._goodness_of_all(prepared)
-            scores = torch.stack(self.each(prepared, lambda block, activation, _: _one_pass_scores(block, activation)))
+            scores = self.readout.whole(self.seen(prepared, lambda block, own, _: _one_pass_scores(block, own)))
             return scores if self.units is None else self.units(scores)
 
     def goodness(self, images: Tensor) -> Tensor:
@@ -297,10 +312,8 @@ class Network(nn.Module):
             return self._goodness_of_all(self.prepare(self._read(images)))
 
     def _read(self, inputs: Any) -> Any:
-        """Inputs as tensors on the network's device."""
-        if isinstance(inputs, tuple | dict) or is_pandas(inputs):
-            return each(read_inputs(inputs, self.expected, "The inputs"), lambda part: part.to(self.device))
-        return _tensor(inputs).to(self.device)
+        """Inputs of any kind that `fo.fit` takes, as tensors on the network's device."""
+        return to_device(read_given(inputs, self.expected, self.prepare), self.device)
 
     def _goodness_of_all(self, prepared: Tensor) -> Tensor:
         return goodness_by_label(self.row, *self.apart(prepared))
@@ -336,7 +349,7 @@ class Network(nn.Module):
             ValueError: as `scores`, or data that are none.
         """
         batch_size = whole_number("batch_size", batch_size, 1)
-        if isinstance(images, Tensor | tuple | dict) or (is_array(images) and not isinstance(images, list)):
+        if is_inputs(images, self.expected, self.prepare):
             with self.evaluating():
                 scores = self(images)
         else:
@@ -379,21 +392,6 @@ class Network(nn.Module):
 def require_network(network: Any) -> None:
     """Raises ValueError unless it is a network of ours."""
     require("network", network, Network, "what fo.mlp, fo.build, fo.localize or fo.load gives")
-
-
-def _tensor(images: Any) -> Tensor:
-    """Images as a tensor; arrays are taken too."""
-    if isinstance(images, Tensor):
-        return images
-    try:
-        if hasattr(images, "__array__"):
-            return torch.as_tensor(images)
-    except (TypeError, ValueError, RuntimeError):
-        pass  # no numbers, or of a type that torch does not have
-    raise ValueError(
-        f"Images must be a tensor or an array (N, channels, height, width) of uint8 or float, not "
-        f"{type(images).__name__}."
-    )
 
 
 def _one_pass_scores(block: Block, activation: Tensor) -> Tensor:

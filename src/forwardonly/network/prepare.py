@@ -293,6 +293,11 @@ class AsGiven(Prepare):
     def fit(self, inputs: Signal) -> None:
         """Nothing."""
 
+    def sized_as_the_example(self, inputs: Signal) -> bool:
+        """Whether inputs have the example's sizes, but for their number."""
+        own, others = (sorted(tensor.shape[1:] for tensor in tensors_in(each)) for each in (self.blank(1), inputs))
+        return own == others
+
     def forward(self, inputs: Signal) -> Signal:
         _require_form(inputs, self.form, "The network")
         if self.checks:

@@ -3,6 +3,7 @@
 Shapes: scores (L, B, C): blocks, batch, classes.
 """
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -90,6 +91,27 @@ class Readout(nn.Module):
             self.weights[first:end] = 1.0
         elif self.fitted_on is not None:
             self.weights.copy_(loss_aware_weights(scores, labels, targets))
+
+    def whole(self, scores: Mapping[int, Tensor]) -> Tensor:
+        """Scores (L, B, ...) of all blocks, from those of the blocks that ran, by their indices.
+
+        A block that did not run has no say: it gets what the others say together, so that it changes neither their
+        prediction nor their mean. Where those that ran have no weight, the last of them speaks.
+
+        Raises:
+            ValueError: no block ran.
+        """
+        if not scores:
+            raise ValueError("The model leaves out every block for these inputs, so that nothing scores them.")
+        ran = sorted(scores)
+        rows = torch.stack([scores[index] for index in ran])
+        if len(ran) == len(self.weights):
+            return rows
+        weights = self.weights[ran]
+        if not bool(weights.any()):
+            weights[-1] = 1.0
+        others = torch.tensordot(weights / weights.sum(), rows.float(), 1).to(rows.dtype)
+        return torch.stack([scores.get(index, others) for index in range(len(self.weights))])
 
     def mean(self, joined: Tensor) -> Tensor:
         """The blocks' mean score, of their weighted sum."""

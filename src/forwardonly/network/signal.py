@@ -49,6 +49,17 @@ def floats_in(signal: Signal) -> list[Tensor]:
     return [tensor for tensor in tensors_in(signal) if tensor.is_floating_point() and tensor.dim() > 0]
 
 
+def sizes_of(signal: Signal, first: str = "") -> str:
+    """The sizes of a signal's tensors in words; `first` stands for that of their first axis."""
+    sizes = ([first, *tensor.shape[1:]] if first else tensor.shape for tensor in tensors_in(signal))
+    return ", ".join(" x ".join(map(str, own)) for own in sizes)
+
+
+def reason_of(problem: Exception) -> str:
+    """What an error of a model's own code says, in one line."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
+
+
 def readable(signal: Signal) -> list[Tensor]:
     """The tensors of a signal that a rule reads where nothing says which.
 

@@ -2,13 +2,13 @@
 
 One forward pass with hooks records the nodes of autograd's graph at which each module's output ends. From the nodes of
 each candidate wall the graph is walked back to the other walls: the weights on the way are the block's. Where two
-blocks reach one weight, something goes around a wall, and the wall falls. What stands is local by construction,
-whatever control flow, skips, masks or inputs the model has. The method is ours.
+blocks reach one weight, something goes around a wall, and the wall falls. What stands is local by construction on the
+path of that pass, whatever control flow, skips, masks or inputs the model has. The method is ours.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,8 @@ class Recording:
     modules: dict[str, nn.Module]
     left_out: frozenset[str] = frozenset()
     """Modules without a wall, as the model's head is in them or before them (`heads.py`)."""
+    unreached: frozenset[str] = frozenset()
+    """Weights that would be trained, and that nothing which the model computed depends on."""
     _children: dict[str, list[str]] = field(default_factory=dict)
 
     def children(self, name: str) -> list[str]:
@@ -122,6 +124,7 @@ def record(model: nn.Module, inputs: Any) -> Recording:
     names, others = _names(model)
     named = dict(model.named_parameters())
     sizes = {name: weight.numel() * (name not in frozen or len(frozen) == len(named)) for name, weight in named.items()}
+    every = frozenset(outputs.values()).union(*ends.values())
     ends = {name: nodes for name, nodes in ends.items() if name and len(calls[name]) == 1}
     moved = {
         f"{name}.{own}": calls[name]
@@ -131,7 +134,23 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         if own.startswith("running_")
     }
     times = {name: calls[name][0] for name in ends}
-    return Recording(ends, times, outputs, names, others, frozen, moved, sizes, modules)
+    found = Recording(ends, times, outputs, names, others, frozen, moved, sizes, modules)
+    floats = {names[id(weight)] for weight in named.values() if weight.is_floating_point()}
+    return replace(found, unreached=frozenset(floats - frozen - weights_before(every, frozenset(), found)))
+
+
+def owners(model: nn.Module, weights: Collection[str]) -> list[str]:
+    """Names of the modules all of whose weights are among these, each with all below it; else the weights' own."""
+    every = [name for name, _ in model.named_parameters()]
+    found: list[str] = []
+    for name in every:
+        if name not in weights or any(name.startswith(other + ".") for other in found):
+            continue
+        parts = name.split(".")
+        above = (".".join(parts[:length]) for length in range(1, len(parts)))
+        whole = (m for m in above if all(other in weights for other in every if other.startswith(m + ".")))
+        found.append(next(whole, name))
+    return found
 
 
 def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, str]]:

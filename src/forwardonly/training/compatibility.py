@@ -149,21 +149,22 @@ def block_that_needs_two(network: Network) -> int | None:
     blank = network.blank(1)
     one = {"class": (1,), "token": tuple(tensors_in(blank)[0].shape[:2])}.get(network.targets)
     label = torch.zeros(one or (1, network.classes), dtype=torch.int64 if one else None, device=network.device)
-    training, seen, found = network.training, list[Tensor](), list[bool]()
+    training, seen = network.training, list[Tensor]()
     norms = [norm for norm in network.train().modules() if isinstance(norm, _BatchNorm) and norm.training]
     network.eval()  # the trial must not change running statistics
     handles = [norm.register_forward_pre_hook(lambda _, given: seen.extend(given)) for norm in norms]
 
-    def see(block: Block, activation: Tensor, passed: Signal) -> None:
+    def see(block: Block, activation: Tensor, passed: Signal) -> bool:
         block.rule.local_loss(activation, label, None)
-        found.append(any(values.numel() == values.shape[1] for values in seen))
+        needs = any(values.numel() == values.shape[1] for values in seen)
         seen.clear()
+        return needs
 
-    network.each(network.prepare(blank), see)
+    found = network.seen(network.prepare(blank), see)  # a model may leave blocks out for inputs of zeros
     for handle in handles:
         handle.remove()
     network.train(training)
-    return found.index(True) + 1 if any(found) else None
+    return next((index + 1 for index, needs in sorted(found.items()) if needs), None)
 
 
 def refusal(one: str, other: str, reason: str = "") -> str:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from forwardonly.data import Images
+from forwardonly.data.indexed import Indexed
 from forwardonly.data.inputs import Inputs, each, parts
-from forwardonly.data.streams import SAMPLE, Indexed, Passing
+from forwardonly.data.streams import SAMPLE, Passing
 from forwardonly.data.taking import Data
 from forwardonly.labels import wrong_labels
 from forwardonly.network.network import Network

@@ -370,6 +370,7 @@ class Trainer:
             figures.remember(result, session, self.other, self.at_a_time)
         for text in (
             *figures.unmoved(session, progress.history, self.summed_losses),
+            *figures.unreached(session.network),
             *figures.nearly_black(session.images),
         ):
             figures.note(result, text)

@@ -16,6 +16,8 @@ from forwardonly.measure.free_riding import diagnose
 from forwardonly.measure.metrics import Figures
 from forwardonly.measure.probe import probe
 from forwardonly.network.block import is_frozen
+from forwardonly.network.localized import Localized, unreached_words
+from forwardonly.network.network import Network
 from forwardonly.system.memory import peak_memory_bytes
 from forwardonly.training.distributed.team import LostPeer
 from forwardonly.training.session import Session
@@ -162,6 +164,12 @@ def unmoved(session: Session, history: Sequence[Mapping[str, Any]], losses: Tens
                 "nothing: try another learning rate or seed, and look whether its input is the same for all images."
             )
     return found
+
+
+def unreached(network: Network) -> list[str]:
+    """A sentence if weights of a model are in no block because the example did not reach them."""
+    names = network.unreached if isinstance(network, Localized) else []
+    return [unreached_words(names)] if names else []
 
 
 def nearly_black(images: Data) -> list[str]:
