@@ -25,7 +25,7 @@ PAIRS = [
     Pair("MNIST", "784-1000-1000-1000", "goodness", "ff/mnist/mlp-3x1000", "backprop/mnist/mlp-3x1000"),
     Pair("MNIST", HALF, "auxiliary", "best/mnist/six-half", "backprop/mnist/six-half"),
     Pair("MNIST", HALF, "plain", "projection/mnist/six-half", "backprop/mnist/six-half"),
-    Pair("MNIST", HALF, "channels", "channel-learnable/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", SIX, "channels", "channel-learnable/mnist/six", None),
     Pair(
         "Fashion-MNIST",
         MLP,
