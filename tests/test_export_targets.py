@@ -10,6 +10,7 @@ from torch import nn
 
 import forwardonly as fo
 from forwardonly.export import export_network, export_training_step, training_step
+from forwardonly.network.answers import alike
 
 SGD = {"optimiser": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.01}
 RATE = torch.tensor(0.05)
@@ -87,6 +88,16 @@ def test_an_exported_network_says_the_numbers_that_the_library_says(tmp_path):
     (path,) = export_network(net, tmp_path, format="torch-export")
     said, _ = torch.export.load(path).module()(INPUTS)
     torch.testing.assert_close(said, net(INPUTS))  # the blocks' mean, not their sum
+
+
+def test_what_an_export_predicts_is_compared_by_the_kind_of_target():
+    scores, others = torch.tensor([[3.0, 1.0], [2.0, 1.0]]), torch.tensor([[3.0, 1.0], [2.0, -1.0]])
+    numbers, labels = perceptron("number", NUMBERS), perceptron("labels", (NUMBERS > 1).float())
+    classes = fo.mlp((4,), [8], rule=fo.rules.Projection(classes=2))
+    assert alike(classes, scores, others).tolist() == [True, True]
+    assert alike(labels, scores, others).tolist() == [True, False]
+    assert alike(numbers, scores, others).tolist() == [True, False]
+    assert alike(numbers, scores, scores + 0.01 * numbers.units.std).all()
 
 
 class Centred(nn.Module):

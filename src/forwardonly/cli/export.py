@@ -28,6 +28,7 @@ from forwardonly.export import (
     input_about,
     training_step,
 )
+from forwardonly.network.answers import alike
 from forwardonly.network.storage import read_config
 
 OF_A_STEP = ("batch_size", "spare_classes", "optimiser", "learning_rate", "momentum", "weight_decay")
@@ -216,11 +217,11 @@ def _compare(path: Path, exported: Scores, batch: int, saved_run: SavedRun, test
     agree, difference = 0, 0.0
     for images in test.inputs_in_order(batch):
         assert isinstance(images, torch.Tensor)
-        scores = exported(images)
+        scores = torch.as_tensor(exported(images))
         with torch.no_grad():
-            ours = saved_run.network(images).numpy()
-        agree += int((scores.argmax(1) == ours.argmax(1)).sum())
-        difference = max(difference, float(np.abs(scores - ours).max()))
+            ours = saved_run.network(images)
+        agree += int(alike(saved_run.network, scores, ours).sum())
+        difference = max(difference, float((scores - ours).abs().max()))
     if agree < 0.99 * len(test):
-        raise ValueError(f"{path} predicts another class than the run for {len(test) - agree} of {len(test)} images.")
+        raise ValueError(f"{path} predicts otherwise than the run for {len(test) - agree} of {len(test)} images.")
     return {"images": len(test), "agree": agree, "largest_difference": difference}

@@ -49,3 +49,15 @@ def answers(network: Network, scores: Tensor, names: Sequence[str]) -> list[dict
 
 def _named(names: Sequence[str], row: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, row, strict=True))
+
+
+def alike(network: Network, scores: Tensor, others: Tensor) -> Tensor:
+    """Of which inputs two results (B, C) of `network(...)` say the same, (B,).
+
+    The same class, the same labels, or numbers within 5 % of their deviation in the training data.
+    """
+    if network.units is not None:
+        return ((scores - others).abs() <= 0.05 * network.units.std).all(1)
+    predict = OBJECTIVES[network.targets].predict
+    same = predict(scores) == predict(others)
+    return same if same.dim() == 1 else same.all(1)
