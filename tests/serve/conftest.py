@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -41,8 +42,15 @@ def network(run):
 
 @pytest.fixture(scope="session")
 def address(run, tmp_path_factory):
-    """Where `forwardonly serve` answers, as a process of its own."""
-    log = tmp_path_factory.mktemp("service") / "log"
+    """Where `forwardonly serve` answers for the digits."""
+    with serving(run, tmp_path_factory.mktemp("service")) as at:
+        yield at
+
+
+@contextmanager
+def serving(run, folder):
+    """Where `forwardonly serve` answers, as a process of its own that writes its log into the folder."""
+    log = folder / "log"
     with log.open("wb") as sink:
         words = [sys.executable, "-m", "forwardonly", "serve", str(run), "--port", "0", "--device", "cpu"]
         process = subprocess.Popen(words, stdout=sink, stderr=sink)

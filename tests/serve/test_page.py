@@ -1,8 +1,12 @@
 """The page in a real browser, at the widths of a laptop and of a phone."""
 
 import pytest
+import torch
+
+import forwardonly as fo
 
 from .browser import chromium, installed, wait
+from .conftest import serving
 
 pytestmark = pytest.mark.skipif(installed() is None, reason="there is no Chromium on this machine")
 
@@ -39,6 +43,26 @@ def test_a_dropped_image_shows_every_blocks_scores(page, address, picture, tmp_p
     assert (ground == "rgb(20, 24, 26)") is dark
     page.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("targets", "said", "column", "won"),
+    [("labels", "It has digit (", "label", True), ("number", "The number is ", "number", False)],
+)
+def test_labels_and_numbers_are_said_as_such(page, picture, digits, tmp_path, targets, said, column, won):
+    train = digits.train
+    wanted = {"labels": torch.stack([train.labels >= 0, train.labels < 0], 1).float(), "number": train.labels.float()}
+    rule = fo.rules.Projection(classes=2 if targets == "labels" else 1, targets=targets)
+    names = {"classes": ("digit", "letter")} if targets == "labels" else {}
+    net = fo.mlp(train.shape, [16], rule=rule)
+    fo.fit(net, (train.images, wanted[targets]), epochs=2, out=tmp_path / "run", precision="fp32", **names)
+    with serving(tmp_path / "run", tmp_path) as at:
+        page.open(at, width=1280)
+        page.drop(picture, "#drop")
+        answer = wait(lambda: not page.run("wide.hidden") and page.run("verdict.textContent"), "an answer")
+        assert answer.startswith(said)
+        assert page.run("head.querySelector('th').textContent") == column
+        assert page.run("body.querySelectorAll('.won').length > 0") is won
 
 
 def test_it_works_by_keyboard_and_shows_where_one_is(page, address, picture):
