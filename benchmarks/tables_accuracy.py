@@ -23,8 +23,8 @@ SIX, HALF = "six", "six, half as wide"
 PAIRS = [
     Pair("MNIST", MLP, "prototypes", "hyperspherical/mnist/mlp-2x1000", "backprop/mnist/mlp-2x1000"),
     Pair("MNIST", "784-1000-1000-1000", "goodness", "ff/mnist/mlp-3x1000", "backprop/mnist/mlp-3x1000"),
-    Pair("MNIST", HALF, "auxiliary", "best/mnist/six-half", "backprop/mnist/six-half"),
-    Pair("MNIST", HALF, "plain", "projection/mnist/six-half", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "auxiliary", "best/mnist/six-half-all-images", "backprop/mnist/six-half"),
+    Pair("MNIST", HALF, "plain", "projection/mnist/six-half", None),
     Pair("MNIST", SIX, "channels", "channel-learnable/mnist/six", None),
     Pair(
         "Fashion-MNIST",
@@ -33,7 +33,7 @@ PAIRS = [
         "hyperspherical/fashion-mnist/mlp-2x1000",
         "backprop/fashion-mnist/mlp-2x1000",
     ),
-    Pair("Fashion-MNIST", HALF, "auxiliary", "fashion-fast/best", "fashion-fast/backprop"),
+    Pair("Fashion-MNIST", HALF, "auxiliary", "best/fashion-mnist/six-half", "backprop/fashion-mnist/six-half"),
     Pair("Fashion-MNIST", HALF, "plain", "projection/fashion-mnist/six-half", None),
     Pair("Fashion-MNIST", SIX, "channels", "channel-learnable/fashion-mnist/six", None),
     Pair(
@@ -76,9 +76,9 @@ PAIRS = [
 """The best rule of each kind on each data set and net."""
 HEADLINE = [
     "hyperspherical/mnist/mlp-2x1000",
-    "best/mnist/six-half",
+    "best/mnist/six-half-all-images",
     "hyperspherical/fashion-mnist/mlp-2x1000",
-    "fashion-fast/best",
+    "best/fashion-mnist/six-half",
     "bilinear/cifar-10/six",
     "best/cifar-10/six",
 ]
