@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
 import forwardonly as fo
-from forwardonly.data.resolution import require_columns_told_apart
-from forwardonly.estimator.perceptron import DTYPES, Perceptron
+from forwardonly.estimator.perceptron import Perceptron
 
 
 class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
@@ -50,10 +48,8 @@ class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
         Raises:
             ValueError: options or data that make no sense, or labels of one class only.
         """
-        given = X
-        X, y = validate_data(self, X, y, dtype=DTYPES)
+        X, y = self._read(X, y)
         check_classification_targets(y)
-        require_columns_told_apart(given, "X")
         self._classes(X, np.unique(y))
         return self._train(self._data(X, y))
 
@@ -69,11 +65,9 @@ class ForwardOnlyClassifier(ClassifierMixin, Perceptron):
             ValueError: as `fit`, or no `classes` in the first call, or different ones later.
         """
         first = not hasattr(self, "network_")
-        given = X
-        X, y = validate_data(self, X, y, dtype=DTYPES, reset=first)
+        X, y = self._read(X, y, first=first)
         check_classification_targets(y)
         if first:
-            require_columns_told_apart(given, "X")
             if classes is None:
                 raise ValueError("classes must be given in the first call of partial_fit.")
             self._classes(X, np.unique(classes))

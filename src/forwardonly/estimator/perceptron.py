@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 import forwardonly as fo
+from forwardonly.data.resolution import require_columns_told_apart
 from forwardonly.names import plain
 from forwardonly.network.storage import read_config
 from forwardonly.rules import ContrastiveRule
@@ -175,6 +176,15 @@ class Perceptron(BaseEstimator):
             rows = torch.from_numpy((X.astype(np.float32) - np.float32(self._shift)) / np.float32(self._scale))
         blank = self.network_.shape[2] - rows.shape[1]
         return torch.nn.functional.pad(rows, (blank, 0)).view(len(rows), 1, 1, -1)
+
+    def _read(self, X: Any, y: Any, *, first: bool = True, **kind: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and targets as arrays, as scikit-learn checks them; of the `first`, from which scales are learned, also
+        whether float32 tells each column's values apart. `kind` says what the targets are.
+        """
+        rows, targets = validate_data(self, X, y, dtype=DTYPES, reset=first, **kind)
+        if first:
+            require_columns_told_apart(X, "X")
+        return rows, targets
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -8,12 +8,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import validate_data
 
 from forwardonly.data.examples import Examples
-from forwardonly.data.resolution import require_columns_told_apart
 from forwardonly.data.targets import require_told_apart
-from forwardonly.estimator.perceptron import DTYPES, Perceptron
+from forwardonly.estimator.perceptron import Perceptron
 
 
 class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, Perceptron):
@@ -78,9 +76,7 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, Perceptron):
         Raises:
             ValueError: options or data that make no sense.
         """
-        given = X
-        X, y = validate_data(self, X, y, dtype=DTYPES, multi_output=True, y_numeric=True)
-        require_columns_told_apart(given, "X")
+        X, y = self._read(X, y, multi_output=True, y_numeric=True)
         self._numbers(X, y)
         return self._train(self._data(X, y))
 
@@ -92,10 +88,9 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, Perceptron):
         Raises:
             ValueError: as `fit`, or another number of numbers than before.
         """
-        first, given = not hasattr(self, "network_"), X
-        X, y = validate_data(self, X, y, dtype=DTYPES, reset=first, multi_output=True, y_numeric=True)
+        first = not hasattr(self, "network_")
+        X, y = self._read(X, y, first=first, multi_output=True, y_numeric=True)
         if first:
-            require_columns_told_apart(given, "X")
             self._numbers(X, y)
         if (count := y.size // len(y)) != self.network_.classes:
             raise ValueError(f"y has {count} numbers a row, it had {self.network_.classes} in the first call.")

@@ -25,6 +25,7 @@ from forwardonly.export.optimisers import OptimiserSpecs, PlainUpdate, State, fi
 from forwardonly.names import whole_number
 from forwardonly.network.block import is_frozen
 from forwardonly.network.network import Network, require_network
+from forwardonly.network.signal import reason_of
 from forwardonly.rules import ContrastiveRule
 from forwardonly.targets import OBJECTIVES, Kind
 from forwardonly.training.batch import Batch
@@ -150,8 +151,7 @@ def as_a_graph() -> Iterator[None]:
     except ValueError:
         raise
     except Exception as problem:  # a model may do anything
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
-        raise ValueError(f"The model cannot be written as a graph: {reason}.") from problem
+        raise ValueError(f"The model cannot be written as a graph: {reason_of(problem)}.") from problem
 
 
 def _kind(tensor: Tensor) -> str:

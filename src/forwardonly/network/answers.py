@@ -23,9 +23,9 @@ def answers(network: Network, scores: Tensor, names: Sequence[str]) -> list[dict
     """
     if network.targets == "token":
         raise ValueError("The network learns tokens: ask it by network.predict.")
-    joined = network.readout(scores)
+    joined = network.joined(scores)
     if network.targets == "number":
-        return [{"numbers": _named(names, row)} for row in network.readout.mean(joined).tolist()]
+        return [{"numbers": _named(names, row)} for row in joined.tolist()]
     shares = network.probabilities_of(scores)
     if network.targets == "labels":
         present = [
