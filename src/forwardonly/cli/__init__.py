@@ -43,7 +43,7 @@ COMMANDS = {
         "forwardonly.cli.evaluate", "Measure a run: accuracy, accuracy of each block, confusion matrix."
     ),
     "probe": Command("forwardonly.cli.probe", "Classify by a run's activations: what it learned, also without labels."),
-    "predict": Command("forwardonly.cli.predict", "Classify images with a run."),
+    "predict": Command("forwardonly.cli.predict", "Say the class, the labels or the numbers of images by a run."),
     "compare": Command("forwardonly.cli.compare", "Compare rules over seeds: table, tests, report."),
     "reproduce": Command("forwardonly.cli.reproduce", "Reproduce one table of a paper, with its numbers next to ours."),
     "diagnose": Command(
