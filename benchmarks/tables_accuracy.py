@@ -60,7 +60,7 @@ PAIRS = [
         "whole-run/bilinear/six/two-workers-fp32",
     ),
     Pair("CIFAR-10", SIX, "prototypes", "hyperspherical/cifar-10/six-muon", None),
-    Pair("CIFAR-10", SIX, "channels", "channel-learnable/cifar-10/six", None),
+    Pair("CIFAR-10", SIX, "channels", "channel-learnable/cifar-10/six-14-epochs", None),
     Pair(
         "CIFAR-10",
         "ResNet-17, a quarter as wide",

@@ -34,7 +34,8 @@ def test_every_line_is_a_command_whose_network_suits_its_data(name, scale):
     for row in rows:
         chosen = parsed(["--data", row.data, *row.options_of_train()])
         assert (chosen.rule, chosen.data, chosen.body) == (row.rule, row.data, row.body)
-        assert chosen.validation == 5_000 or row.options.get("readout", "sum") in ("sum", "last", "skip-first")
+        held = 1_000 if (scale, row.name) == ("cpu", "channel-learnable, cifar-10, six convolutions") else 5_000
+        assert chosen.validation == held or row.options.get("readout", "sum") in ("sum", "last", "skip-first")
         source = SOURCES_OF_DATA[row.data]
         images = SimpleNamespace(shape=source.shape, classes=range(source.classes))
         assert chosen.build(images, chosen.make_rule(images)).classes == source.classes
