@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_no_room_for_the_cache_is_a_sentence(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.npy*"))
 
 
-def test_trained_as_in_memory_and_resumed_by_the_files_names_sizes_and_times(tmp_path):
+def test_trained_as_in_memory_and_resumed_by_the_files_names_and_content(tmp_path):
     folder = draw(tmp_path / "shapes")
     kept = []
     for kind in ("memory", "stream", "cache"):
@@ -124,10 +125,39 @@ def test_trained_as_in_memory_and_resumed_by_the_files_names_sizes_and_times(tmp
     train, _, _ = fo.data.stream(folder, image_size=12, workers=0)
     run = fo.fit(net, train, epochs=3, precision="fp32", crop=1, out=tmp_path / "stream", resume=True)
     assert len(run.history) == 3
-    os.utime(folder / "disc" / "000.png", ns=(1, 1))
-    train, _, _ = fo.data.stream(folder, image_size=12, workers=0)
+    copied = copy_with_new_times(folder, tmp_path / "copied")
+    train, _, _ = fo.data.stream(copied, image_size=12, workers=0)
+    run = fo.fit(net, train, epochs=4, precision="fp32", crop=1, out=tmp_path / "stream", resume=True)
+    assert len(run.history) == 4
+    change_a_byte(copied / "disc" / "000.png")
+    train, _, _ = fo.data.stream(copied, image_size=12, workers=0)
     with pytest.raises(ValueError, match="learned from other images"):
-        fo.fit(net, train, epochs=4, precision="fp32", crop=1, out=tmp_path / "stream", resume=True)
+        fo.fit(net, train, epochs=5, precision="fp32", crop=1, out=tmp_path / "stream", resume=True)
+
+
+def copy_with_new_times(folder, target):
+    shutil.copytree(folder, target)
+    for file in target.rglob("*.png"):
+        os.utime(file, ns=(1, 1))
+    return target
+
+
+def change_a_byte(file):
+    """Of the end of the file, which Pillow does not read; size and times stay."""
+    before = file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("place", [0, 200_000, -1])
+def test_of_a_large_file_three_pieces_are_compared(tmp_path, place):
+    file = tmp_path / "large.png"
+    file.write_bytes(bytes(400_000))
+    before = large._content(file)
+    content = bytearray(file.read_bytes())
+    content[place] = 1
+    file.write_bytes(content)
+    assert large._content(file) != before
 
 
 def test_the_command_line_streams_what_does_not_fit_and_caches_if_asked(tmp_path, monkeypatch, capsys):
@@ -287,10 +317,10 @@ def test_images_that_a_streamed_run_learned_from_are_left_out_where_they_fit_int
     words = ["train", "--data", str(folder), "--image-size", "12", "--hidden", "8", "--epochs", "1", "--cache"]
     assert cli.main([*words, "--out", str(run)]) == 0
     counts = []
-    for where in ("shapes", "moved"):
-        folder = folder.rename(tmp_path / where)
+    for where in ("shapes", "moved", "copied"):
+        folder = copy_with_new_times(folder, tmp_path / where) if where == "copied" else folder.rename(tmp_path / where)
         capsys.readouterr()
         assert cli.main([command, str(run), "--data", str(folder), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         counts.append((found["images"], found["whole"]))
-    assert counts[0] == counts[1] and not counts[1][1]
+    assert counts[0] == counts[1] == counts[2] and not counts[1][1]

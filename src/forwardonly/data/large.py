@@ -30,6 +30,8 @@ from forwardonly.system.cores import cores
 LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
 SHARE = 0.5  # of the machine's memory that a folder may take decoded, before it is decoded as it goes by
 BATCH = 64  # pictures that a process decodes at a time for the cache
+WHOLE = 1 << 16  # bytes of a file up to which all are hashed; of larger ones three pieces
+PIECE = 1 << 12
 DECODING = 2  # to be raised whenever the same files give other pixels than before, so that no old cache is read
 
 
@@ -157,8 +159,8 @@ def stream(
         validation: how many training images are held out, as by `load`.
         seed: of what is held out.
         cache: decode all once into a file beside the folder, `.FOLDER-KEY.npy`, and read that; its key is made of the
-            files' names, sizes and times and the version of Pillow, so that a changed folder is decoded anew. Else
-            images are decoded each time.
+            files' names, sizes, times and content and the version of Pillow, so that a changed folder is decoded anew.
+            Else images are decoded each time.
         workers: processes that decode; by default one for each processor, at most 8.
 
     Raises:
@@ -204,7 +206,8 @@ def read_streamed(
         workers=workers,
     )
     if cache:
-        everything = decoded_once(everything, root.resolve().parent / f".{name}-{_decoding(key)}.npy")
+        times = [os.stat(file).st_mtime_ns for file in found.files]
+        everything = decoded_once(everything, root.resolve().parent / f".{name}-{_decoding(f'{key} {times}')}.npy")
     return split_parts(everything, found.where)
 
 
@@ -254,17 +257,30 @@ def _look(paths: list[Path], shape: tuple[int, int, int], image_size: int | None
 
 
 def _key(root: Path, files: Sequence[str], options: Any) -> str:
-    """A hash of the files' names, sizes and times, and of how they are read."""
+    """A hash of the files' names and content, and of how they are read; a copy of the folder has the same."""
     found = blake2b(repr(options).encode(), digest_size=16)
-    with reading(root, "a folder"):
-        for file in files:
-            about = os.stat(root / file)
-            found.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    with quiet_pool() as pool:
+        for file, content in zip(files, pool.map(_content, [root / file for file in files]), strict=True):
+            found.update(file.encode() + b"\0" + content)
     return found.hexdigest()
 
 
+def _content(path: Path) -> bytes:
+    """A hash of a file's size and bytes; of a large file's first, middle and last bytes, to read little of it."""
+    with reading(path, "an image"), path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        found = blake2b(size.to_bytes(8, "little"), digest_size=16)
+        if size <= WHOLE:
+            found.update(stream.read())
+        else:
+            for start in (0, (size - PIECE) // 2, size - PIECE):
+                stream.seek(start)
+                found.update(stream.read(PIECE))
+        return found.digest()
+
+
 def _decoding(key: str) -> str:
-    """A hash of files and of what decodes them: this library and Pillow, which another version may change in a bit."""
+    """A hash of that and of what decodes: this library and Pillow, which another version may change in a bit."""
     import PIL
 
     return blake2b(f"{key} {DECODING} {PIL.__version__}".encode(), digest_size=8).hexdigest()

@@ -29,13 +29,15 @@ class Heads:
     """The one among them that is the model's head, if it can be told."""
     place: str | None = None
     """The entry of the output that it gives, or that is called logits."""
+    alone: bool = False
+    """Whether it gives all that the model gives."""
 
 
 def heads_of(recording: Recording) -> Heads:
     """The linear layers whose output is the model's, or one of several that the model gives."""
     ends, outputs = recording.ends, recording.outputs
     if (only := _only(recording)) is not None:
-        return Heads((only,), only, next(iter(outputs)))
+        return Heads((only,), only, next(iter(outputs)), alone=True)
     top, logits = frozenset(outputs.values()), [place for place in outputs if place.rpartition(".")[2] == LOGITS]
     linear = [name for name, own in ends.items() if isinstance(recording.modules[name], nn.Linear) and own & top]
     users = _users(recording) if linear else {}
@@ -94,7 +96,7 @@ def without(heads: Heads, recording: Recording) -> Recording:
     """
     if not heads.layers:
         return recording
-    if heads.main is not None and heads.main == _only(recording):
+    if heads.main is not None and heads.alone:
         gone = {name for name, time in recording.times.items() if time >= recording.times[heads.main]}
     else:
         own = frozenset[Any]().union(*(recording.ends[name] for name in heads.layers))
