@@ -69,6 +69,7 @@ PAIRS = [
         "backprop/cifar-10/resnet17-quarter",
     ),
     Pair("CIFAR-100", SIX, "auxiliary", "best/cifar-100/six", "backprop/cifar-100/six"),
+    Pair("CIFAR-100", SIX, "plain", "bilinear/cifar-100/six", "backprop/cifar-100/six"),
     Pair("CIFAR-100", SIX, "prototypes", "hyperspherical/cifar-100/six-20-epochs", None),
     Pair("CIFAR-100", SIX, "channels", "channel-learnable/cifar-100/six", None),
     Pair("Tiny ImageNet", SIX, "auxiliary", "best/tiny-imagenet/six", None),
@@ -81,6 +82,8 @@ HEADLINE = [
     "best/fashion-mnist/six-half",
     "bilinear/cifar-10/six",
     "best/cifar-10/six",
+    "best/cifar-100/six",
+    "bilinear/cifar-100/six",
 ]
 """The rows of the README's table, by the group of the local rule."""
 

@@ -138,6 +138,15 @@ def test_on_flat_activations_it_is_linear_maps_alone(digits):
     assert [block.rule.classifier.weight.shape for block in network.row] == [(80, 60), (80, 60)]
 
 
+@pytest.mark.parametrize(("classes", "maps"), [(2, 8), (10, 8), (20, 4), (80, 1), (200, 1)])
+def test_many_classes_have_fewer_maps_each(classes, maps):
+    rule = Bilinear(classes=classes)
+    assert rule.options()["maps_per_class"] == maps
+    rule = rule.for_block((6, 9, 9), BlockPosition(0, 1))
+    assert len(rule.classifier.weight) == classes * maps
+    assert rule.scores(torch.zeros(3, 6, 9, 9)).shape == (3, classes)
+
+
 @pytest.mark.parametrize("name", ["group", "window", "maps_per_class"])
 def test_a_head_of_no_size_is_one_clear_sentence(name):
     with pytest.raises(ValueError, match=f"{name} of a bilinear head must be at least 1, not 0"):

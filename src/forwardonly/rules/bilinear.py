@@ -22,6 +22,7 @@ from forwardonly.rules.defaults import MUON
 from forwardonly.rules.projection import Projection
 
 CENTRE = 0.28  # the mean of GELU behind a norm; products of activations that are not centred repeat their means
+MAPS, MOST = 80, 8  # of all classes, of one: a step of Muon takes time as the square of all
 LENGTH = 20.0  # of an image's products, about that of its pooled activation, so that one learning rate suits both
 
 
@@ -39,8 +40,8 @@ class Bilinear(Projection):
     window: int = 8
     """Largest side in pixels of the windows over which products are averaged. Larger images need larger windows,
     because the number of features grows with the number of windows."""
-    maps_per_class: int = 8
-    """Linear maps for each class."""
+    maps_per_class: int | None = None
+    """Linear maps for each class, by default 8 up to ten classes and fewer for more, down to one from 80 on."""
     map_rate: float = 2.0
     """Learning rate of the linear maps, as a multiple of the block's."""
     label_smoothing: float = 0.05
@@ -51,6 +52,8 @@ class Bilinear(Projection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.maps_per_class is None:
+            self.maps_per_class = min(MOST, max(1, MAPS // self.classes))
         for name in ("group", "window", "maps_per_class"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a bilinear head must be at least 1, not {getattr(self, name)}.")
@@ -62,6 +65,7 @@ class Bilinear(Projection):
         size = grid_size(shape, self.grid)
         if len(shape) == 3:
             size += product_pool(torch.zeros(1, *shape), self.group, self.window).shape[1]
+        assert self.maps_per_class is not None
         self.classifier = nn.Linear(size, self.classes * self.maps_per_class)
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
@@ -74,4 +78,4 @@ class Bilinear(Projection):
             products = product_pool(activation - CENTRE, self.group, self.window, LENGTH)
             features = torch.cat([features, products], dim=1)
         scores = self.logit_scale.exp() * scores_of(features, self.classifier.weight) + self.classifier.bias
-        return scores.unflatten(1, (self.classes, self.maps_per_class)).logsumexp(2)
+        return scores.unflatten(1, (self.classes, -1)).logsumexp(2)

@@ -218,7 +218,8 @@ def six_blocks(scale: Scale) -> list[Line]:
         ("backprop", "cifar-10", first),
     )
     alike = [(rule, data, second) for data in ("cifar-10", "cifar-100") for rule in LOCAL_AND_BACKPROP]
-    alike += [(rule, "tiny-imagenet", {**second, "stride": 2}) for rule in ("best", "backprop")]  # images of 64 pixels
+    strided = {**second, "stride": 2}  # for images of 64 pixels
+    alike += [(rule, "tiny-imagenet", strided) for rule in ("best", "bilinear", "backprop")]
     return [
         Line(
             f"{rule}, {data}" + (", best's training config" if index >= len(own) and rule != "best" else ""),
