@@ -30,7 +30,7 @@ from forwardonly.system.cores import cores
 LOOKED_AT = 64  # pictures that are decoded before a run, to say early what is wrong with them
 SHARE = 0.5  # of the machine's memory that a folder may take decoded, before it is decoded as it goes by
 BATCH = 64  # pictures that a process decodes at a time for the cache
-WHOLE = 1 << 16  # bytes of a file up to which all are hashed; of larger ones three pieces
+WHOLE = 1 << 14  # bytes of a file up to which all are hashed; of larger ones three pieces
 PIECE = 1 << 12
 DECODING = 2  # to be raised whenever the same files give other pixels than before, so that no old cache is read
 
