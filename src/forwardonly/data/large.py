@@ -206,7 +206,8 @@ def read_streamed(
         workers=workers,
     )
     if cache:
-        times = [os.stat(file).st_mtime_ns for file in found.files]
+        with reading(root, "a folder"):
+            times = [os.stat(file).st_mtime_ns for file in found.files]
         everything = decoded_once(everything, root.resolve().parent / f".{name}-{_decoding(f'{key} {times}')}.npy")
     return split_parts(everything, found.where)
 

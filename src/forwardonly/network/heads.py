@@ -96,8 +96,9 @@ def without(heads: Heads, recording: Recording) -> Recording:
     """
     if not heads.layers:
         return recording
-    if heads.main is not None and heads.alone:
-        gone = {name for name, time in recording.times.items() if time >= recording.times[heads.main]}
+    if heads.alone:
+        (only,) = heads.layers
+        gone = {name for name, time in recording.times.items() if time >= recording.times[only]}
     else:
         own = frozenset[Any]().union(*(recording.ends[name] for name in heads.layers))
         behind = _behind(own, _users(recording))

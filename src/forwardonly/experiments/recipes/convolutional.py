@@ -105,11 +105,12 @@ def lcca(scale: Scale) -> list[Line]:
         *_each(scale, "backprop", dict.fromkeys(("cifar-10", "mnist", "fashion-mnist")), _resnet(scale)),
     ]
     length = {"epochs": {"quick": 1, "cpu": 10, "full": 100}[scale], "width": 0.25 if scale == "quick" else 1.0}
+    own: dict[str, Options] = {"mnist": {"flip": "none"}}  # digits have a handedness
+    if scale == "cpu":
+        own["cifar-10"] = {"epochs": 14, "validation": 1_000}
     for data in ("cifar-10", "cifar-100", "fashion-mnist", "mnist"):
         name = f"channel-learnable, {data}, six convolutions"
-        options = {**REGIONS, **length, **({"flip": "none"} if data == "mnist" else {})}  # digits have a handedness
-        if scale == "cpu" and data == "cifar-10":
-            options |= {"epochs": 14, "validation": 1_000}
+        options = {**REGIONS, **length, **own.get(data, {})}
         rows.append(Line(name, None, data, "channel-learnable", "six", options))
     augmented = {**learnable, **AUGMENTED}
     rows.append(
