@@ -131,8 +131,17 @@ class Page:
         assert "exceptionDetails" not in reply, reply
         return reply["result"].get("value")
 
-    def drop(self, path, selector):
-        """Drops a file on an element, as a hand would."""
+    def drop(self, path, selector, tries=5):
+        """Drops a file on an element, as a hand would: again where the page, on a busy machine, took no notice."""
+        self.run("addEventListener('drop', () => { window.dropped = true; }, { capture: true, once: true })")
+        for _ in range(tries):
+            self._drop(path, selector)
+            with contextlib.suppress(TimeoutError):
+                wait(lambda: self.run("window.dropped"), "the drop", seconds=10)
+                return
+        raise TimeoutError(f"the page took no notice of what was dropped on it, {tries} times")
+
+    def _drop(self, path, selector):
         x, y = self.run(
             f"(() => {{ const r = document.querySelector('{selector}').getBoundingClientRect();"
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"

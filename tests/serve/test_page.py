@@ -18,7 +18,16 @@ def page(tmp_path_factory):
 
 
 def answered(page):
-    return wait(lambda: (text := page.run("verdict.textContent")).startswith("It is") and text, "an answer")
+    said = []
+
+    def look():
+        said.append(page.run("verdict.textContent"))
+        return said[-1].startswith("It is") and said[-1]
+
+    try:
+        return wait(look, "an answer")
+    except TimeoutError as late:
+        raise TimeoutError(f"{late}: the page says “{said[-1]}”") from None
 
 
 @pytest.mark.parametrize(("width", "dark"), [(380, False), (380, True), (1280, False), (1280, True)])
