@@ -85,6 +85,9 @@ def test_blocks_start_at_even_distances(delay, depth, first_steps):
     assert sum(map(sum, map(schedule.steps_in_epoch, range(10)))) == sum(100 - first for first in first_steps)
 
 
+OWN = {"step": {"final_rate": 0.1}}
+
+
 @pytest.mark.parametrize(
     ("schedule", "warmup", "progress", "factor"),
     [
@@ -97,18 +100,22 @@ def test_blocks_start_at_even_distances(delay, depth, first_steps):
         ("cosine", 0.2, 0.199, 1.0),
         ("linear", 0.2, 0.2, 1.0),
         ("linear", 0.2, 0.6, 0.5),
+        ("step", 0.0, 0.499, 1.0),
+        ("step", 0.0, 0.5, 0.1),
+        ("step", 0.2, 0.599, 1.0),
+        ("step", 0.2, 0.6, 0.1),
     ],
 )
 def test_the_learning_rate_follows_its_schedule(schedule, warmup, progress, factor):
-    config = TrainingConfig(lr_schedule=schedule, warmup=warmup, epochs=10)
+    config = TrainingConfig(lr_schedule=schedule, warmup=warmup, epochs=10, **OWN.get(schedule, {}))
     assert Schedule(config, 100, 1).rate_factor(round(1000 * progress)) == pytest.approx(factor, abs=1e-9)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "step"])
 @pytest.mark.parametrize("warmup", [0.01, 0.2, 0.5, 0.99])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
 def test_every_step_of_a_warm_up_learns(schedule, warmup, steps):
-    config = TrainingConfig(lr_schedule=schedule, warmup=warmup, epochs=1)
+    config = TrainingConfig(lr_schedule=schedule, warmup=warmup, epochs=1, **OWN.get(schedule, {}))
     rates = [Schedule(config, steps, 1).rate_factor(step) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)
     rising = sum(step < warmup * steps for step in range(steps))
@@ -147,6 +154,7 @@ def test_numpy_s_whole_numbers_are_whole_numbers(images, tmp_path):
         ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
         ({"batch_size": "16"}, "batch_size must be a whole number, not '16'"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"lr_schedule": "step"}, "choose a final_rate above 0, such as 0.1"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"schedule": "lazy"}, "schedule must be one of simultaneous, greedy"),
         ({"precision": "fp16"}, "precision must be one of auto, fp32, bf16"),

@@ -45,10 +45,10 @@ class TrainingConfig:
     """Weight decay of the optimiser; muon keeps the norm of weights, so under muon it acts on read-outs alone."""
     momentum: float | None = None
     """Momentum, for optimisers that take one; by default 0.6 for muon, 0.9 for others."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Decay of the learning rate from its highest value."""
+    lr_schedule: Literal["constant", "linear", "cosine", "step"] = "cosine"
+    """Decay of the learning rate from its highest value; step is one fall, half-way between warm-up and end."""
     final_rate: float = 0.0
-    """Learning rate at the end of a linear or cosine schedule, as a share of the highest."""
+    """Learning rate at the end, as a share of the highest; a step schedule wants one above 0."""
     warmup: float = 0.0
     """Share of the run in which the learning rate rises linearly to its highest value, n steps from 1/n of it on."""
     delay: float = 0.0
@@ -122,6 +122,8 @@ class TrainingConfig:
             raise ValueError(f"threads must be at least 1, not {self.threads}.")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"final_rate is a share of the highest rate, from 0 to 1, not {self.final_rate}.")
+        if self.lr_schedule == "step" and self.final_rate == 0:
+            raise ValueError("Nothing is learned after a step to 0: choose a final_rate above 0, such as 0.1.")
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
         if self.clip is not None and self.clip <= 0:

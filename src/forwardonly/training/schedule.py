@@ -1,10 +1,17 @@
 """The schedule: which blocks have started to learn, and the learning rate of each step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from forwardonly.training.config import TrainingConfig
 from forwardonly.training.update import Update
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 - 0.5 * math.cos(math.pi * left),
+    "step": lambda left: float(left > 0.5),
+}
+"""The part of the fall that is still to come, by the share of the run that is left after warm-up."""
 
 
 class Schedule:
@@ -40,7 +47,7 @@ class Schedule:
         if config.lr_schedule == "constant":
             return 1.0
         left = 1 - (progress - config.warmup) / (1 - config.warmup)
-        share = left if config.lr_schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+        share = SHAPES[config.lr_schedule](left)
         return config.final_rate + (1 - config.final_rate) * share
 
     def set_rate(self, updates: Sequence[Update], step: int) -> None:
