@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import functools
 import inspect
 import io
 import itertools
@@ -99,7 +100,8 @@ def own_options(
     cls: type[Any], *, only: Collection[str] = (), without: Collection[str] = (), hidden: Collection[str] = ()
 ) -> type[Any]:
     """A plain dataclass with options of `cls`, and their sentences as help, in which `hidden` ones do not appear."""
-    hints, sentences = get_type_hints(cls, include_extras=True), _sentences(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    sentences = _sentences(cls)  # type: ignore[arg-type]  # a class can be hashed
     return make_dataclass(
         f"{cls.__name__}Options",
         [
@@ -126,6 +128,7 @@ def _where_set(default: str) -> str:
     return "" if default == "None" else f"(default: {default})"
 
 
+@functools.cache
 def _sentences(cls: type[Any]) -> dict[str, str]:
     """The string below each field of a dataclass and of its base classes."""
     found: dict[str, str] = {}
@@ -153,7 +156,7 @@ def _tyro(options: Any, argv: Sequence[str], prog: str, description: str) -> tup
         prog=prog,
         description=description,
         return_unknown_args=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
     )
 
 
