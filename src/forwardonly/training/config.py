@@ -48,7 +48,7 @@ class TrainingConfig:
     lr_schedule: Literal["constant", "linear", "cosine", "step"] = "cosine"
     """Decay of the learning rate from its highest value; step is one fall, half-way between warm-up and end."""
     final_rate: float = 0.0
-    """Learning rate at the end, as a share of the highest; a step schedule wants one above 0."""
+    """Learning rate at the end of a schedule that falls, as a share of the highest; step wants one above 0."""
     warmup: float = 0.0
     """Share of the run in which the learning rate rises linearly to its highest value, n steps from 1/n of it on."""
     delay: float = 0.0
