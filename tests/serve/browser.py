@@ -29,6 +29,7 @@ FLAGS = (
     "--disable-sync",
 )
 STARTS = 3
+DROPS = 5
 
 
 def installed():
@@ -131,15 +132,18 @@ class Page:
         assert "exceptionDetails" not in reply, reply
         return reply["result"].get("value")
 
-    def drop(self, path, selector, tries=5):
-        """Drops a file on an element, as a hand would: again where the page, on a busy machine, took no notice."""
+    def drop(self, path, selector):
+        """Drops a file on an element, as a hand would.
+
+        Now and then, on a busy machine, the page is entered twice and the file never falls; it is dropped again then.
+        """
         self.run("addEventListener('drop', () => { window.dropped = true; }, { capture: true, once: true })")
-        for _ in range(tries):
+        for _ in range(DROPS):
             self._drop(path, selector)
             with contextlib.suppress(TimeoutError):
                 wait(lambda: self.run("window.dropped"), "the drop", seconds=10)
                 return
-        raise TimeoutError(f"the page took no notice of what was dropped on it, {tries} times")
+        raise TimeoutError(f"the page took no notice of what was dropped on it, {DROPS} times")
 
     def _drop(self, path, selector):
         x, y = self.run(

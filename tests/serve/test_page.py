@@ -18,16 +18,11 @@ def page(tmp_path_factory):
 
 
 def answered(page):
-    said = []
-
-    def look():
-        said.append(page.run("verdict.textContent"))
-        return said[-1].startswith("It is") and said[-1]
-
+    said = "verdict.textContent"
     try:
-        return wait(look, "an answer")
+        return wait(lambda: (text := page.run(said)).startswith("It is") and text, "an answer")
     except TimeoutError as late:
-        raise TimeoutError(f"{late}: the page says “{said[-1]}”") from None
+        raise TimeoutError(f"{late}: the page says “{page.run(said)}”") from None
 
 
 @pytest.mark.parametrize(("width", "dark"), [(380, False), (380, True), (1280, False), (1280, True)])
